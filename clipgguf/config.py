@@ -1,0 +1,197 @@
+"""CLIP's configuration: JSON in, frozen dataclasses out, omitted fields filled with transformers' defaults.
+
+The defaults are those of transformers 5.23, ``configuration_clip.py`` (CLIPTextConfig, CLIPVisionConfig, CLIPConfig)
+and ``image_processing_clip.py``; transformers 4 writes only the fields that differ from them.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from clipgguf.errors import ConfigError
+from clipgguf.json_file import read_json_object
+
+# CLIPImageProcessor's IMAGE_MEAN and IMAGE_STD, "OPENAI_CLIP_MEAN" and "OPENAI_CLIP_STD" in transformers.
+CLIP_IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# GGUF metadata holds sizes as 32-bit unsigned integers, and everything else that is a number as float32.
+LARGEST_UINT32 = 2**32 - 1
+LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
+
+# The activations that a CLIP GGUF file can tell its readers of, by the bool ``clip.use_gelu``.
+KNOWN_ACTIVATIONS = ("gelu", "quick_gelu")
+
+
+@dataclass(frozen=True, slots=True)
+class TextConfig:
+    """The text tower's sizes, under transformers' names (CLIPTextConfig)."""
+
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    vocab_size: int = 49408
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    projection_dim: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class VisionConfig:
+    """The vision tower's sizes, under transformers' names (CLIPVisionConfig); image and patch sizes in pixels."""
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    image_size: int = 224
+    patch_size: int = 32
+    num_channels: int = 3
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    projection_dim: int = 512
+
+    @property
+    def positions(self) -> int:
+        """The rows of the position embedding: one for each patch, and one for the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+@dataclass(frozen=True, slots=True)
+class ClipConfig:
+    """A whole CLIP model's configuration, and the name that goes into the file."""
+
+    text: TextConfig
+    vision: VisionConfig
+    name: str
+
+    @classmethod
+    def read(cls, path: Path) -> "ClipConfig":
+        """Read a config.json of a CLIPModel.
+
+        ``name`` is its ``_name_or_path``, and without one the base name of the directory.
+        Raises ConfigError, with every field that is wrong.
+        """
+        return cls.parse(read_json_object(path), path)
+
+    @classmethod
+    def parse(cls, config: Mapping[str, Any], path: Path) -> "ClipConfig":
+        """Make sense of a config.json that is already read; ``path`` is for the messages and the default name."""
+        model_type = config.get("model_type")
+        has_towers = any(key in config for key in ("text_config", "vision_config"))
+        if model_type != "clip" and not (model_type is None and has_towers):
+            is_what = "has no model_type" if model_type is None else f"is of model_type {model_type!r}"
+            raise ConfigError(f"{path}: {is_what}, supported is 'clip' (CLIPModel)")
+        problems: list[str] = []
+        text = _fields(TextConfig, config, "text", path, problems)
+        vision = _fields(VisionConfig, config, "vision", path, problems)
+        ConfigError.raise_all(problems)
+        if vision.patch_size > vision.image_size:
+            problems.append(
+                f"{path}: vision_config: patch_size {vision.patch_size} is larger than image_size {vision.image_size}"
+            )
+        for key, tower in (("text_config", text), ("vision_config", vision)):
+            if tower.hidden_size % tower.num_attention_heads:
+                problems.append(
+                    f"{path}: {key}: hidden_size {tower.hidden_size} is no multiple of "
+                    f"num_attention_heads {tower.num_attention_heads}"
+                )
+        ConfigError.raise_all(problems)
+        name = config.get("_name_or_path")
+        return cls(text, vision, name if isinstance(name, str) else path.absolute().parent.name)
+
+
+_Fields = TypeVar("_Fields", TextConfig, VisionConfig)
+
+
+def _fields(cls: type[_Fields], config: Mapping[str, Any], tower: str, path: Path, problems: list[str]) -> _Fields:
+    """Return a tower's dataclass: the values that the config has, and the defaults for those that it omits."""
+    key, values = _tower(config, tower)
+    if not isinstance(values, dict):
+        problems.append(f"{path}: {key} is {values!r}, should be an object")
+        return cls()
+    # CLIPModel makes its projections from the top level's projection_dim; a tower's own comes first all the same,
+    # because that is what readers were given so far.
+    values = {"projection_dim": config.get("projection_dim"), **values}
+    checked: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        value = values.get(field.name)
+        if value is None:
+            continue
+        if wanted := _wrong_type(field.type, value):
+            problems.append(f"{path}: {key}: {field.name} is {value!r}, should be {wanted}")
+        else:
+            checked[field.name] = value
+    return cls(**checked)
+
+
+def _tower(config: Mapping[str, Any], tower: str) -> tuple[str, Any]:
+    """Return which key describes a tower, and what stands there."""
+    # A non-null ``*_config_dict`` wins completely: CLIPConfig writes the class's defaults overlaid with the
+    # dict over every field of ``*_config``, so that even an empty dict resets all of them.
+    for key in (f"{tower}_config_dict", f"{tower}_config"):
+        if config.get(key) is not None:
+            return key, config[key]
+    return f"{tower}_config", {}
+
+
+def _wrong_type(field_type: Any, value: Any) -> str | None:
+    """Return what a field should hold when the value is no such thing, else None."""
+    if field_type is int:
+        fits = type(value) is int and 0 < value <= LARGEST_UINT32
+        return None if fits else "a positive integer of 32 bits"
+    if field_type is float:
+        return None if _is_float32(value) and value > 0 else "a positive number"
+    return None if isinstance(value, str) else "a string"
+
+
+def _is_float32(value: Any) -> bool:
+    """Return whether a JSON value is a number that float32 holds without becoming infinite."""
+    return type(value) in (int, float) and abs(value) <= LARGEST_FLOAT32
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStatistics:
+    """The mean and standard deviation, one value for each of R, G and B, that normalize pixels in [0, 1]."""
+
+    mean: tuple[float, ...] = CLIP_IMAGE_MEAN
+    std: tuple[float, ...] = CLIP_IMAGE_STD
+    is_default: bool = False
+
+
+def read_image_statistics(directory: Path) -> ImageStatistics:
+    """Return a model directory's image statistics, or CLIP's defaults where it has none.
+
+    They stand at the top level of preprocessor_config.json; a processor that transformers 5 saved has them in
+    processor_config.json under ``image_processor`` instead. Raises ConfigError when either is malformed.
+    """
+    for path, key in (
+        (directory / "preprocessor_config.json", None),
+        (directory / "processor_config.json", "image_processor"),
+    ):
+        if not path.exists():
+            continue
+        values = read_json_object(path)
+        if key is not None:
+            values = values.get(key) or {}
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: {key} is {values!r}, should be an object")
+        if "image_mean" not in values and "image_std" not in values:
+            continue
+        return ImageStatistics(
+            mean=_rgb(values.get("image_mean"), CLIP_IMAGE_MEAN, f"{path}: image_mean"),
+            std=_rgb(values.get("image_std"), CLIP_IMAGE_STD, f"{path}: image_std"),
+        )
+    return ImageStatistics(is_default=True)
+
+
+def _rgb(values: Any, default: tuple[float, ...], where: str) -> tuple[float, ...]:
+    if values is None:
+        return default
+    if not isinstance(values, list) or len(values) != 3 or not all(map(_is_float32, values)):
+        raise ConfigError(f"{where} is {values!r}, should be 3 numbers, one for each of R, G and B")
+    return tuple(map(float, values))

@@ -1,0 +1,142 @@
+"""Convert a model directory: open, plan, write."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipgguf.checkpoint import Checkpoint
+from clipgguf.config import ClipConfig, ImageStatistics, read_image_statistics
+from clipgguf.errors import CheckpointError
+from clipgguf.plan import OUTTYPES, Content, Plan, make_plan
+from clipgguf.vocabulary import read_vocabulary
+from clipgguf.writer import Progress, write_plan
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What a conversion did: the file, how much went in and out, how long it took, and what deserves a second look.
+
+    ``bytes_in`` and ``bytes_out`` count tensor data, ``seconds`` is wall time. ``warnings`` and ``notes`` are lines of
+    text; a warning says that the file may not be what was wanted, a note that it is, and how.
+    """
+
+    path: Path
+    tensors: int
+    bytes_in: int
+    bytes_out: int
+    seconds: float
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def convert(
+    model_dir: PathLike,
+    output: PathLike | None = None,
+    *,
+    text_only: bool = False,
+    vision_only: bool = False,
+    outtype: str = "f16",
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Convert a Hugging Face CLIP directory to one GGUF file.
+
+    ``output`` is the file itself if it ends in ``.gguf``, else a directory, made if missing; without it the file goes
+    into the model directory. ``outtype`` is "f16" or "f32". ``image_mean`` and ``image_std`` are 3 values for pixels
+    in [0, 1] and replace those of the image processor's file. ``threads`` is how many convert; the result does not
+    depend on it. ``progress`` is called with the bytes of tensor data written and the bytes to write.
+
+    Raises ConfigError, CheckpointError or OutputError (all of them ClipGGUFError) when the directory is no CLIP model
+    that can be converted, or the file cannot be written; whatever was on disk is then as it was.
+    Raises ValueError for arguments that contradict each other.
+    """
+    started = time.perf_counter()
+    plan = plan_conversion(
+        model_dir,
+        text_only=text_only,
+        vision_only=vision_only,
+        outtype=outtype,
+        image_mean=image_mean,
+        image_std=image_std,
+    )
+    path = _output_path(model_dir, output, plan.file_name)
+    overflows = write_plan(plan, path, threads=threads, progress=progress)
+    return Conversion(
+        path=path,
+        tensors=len(plan.tensors),
+        bytes_in=plan.bytes_in,
+        bytes_out=plan.bytes_out,
+        seconds=time.perf_counter() - started,
+        warnings=plan.warnings + _overflow_warnings(plan, overflows),
+        notes=plan.notes,
+    )
+
+
+def plan_conversion(
+    model_dir: PathLike,
+    *,
+    text_only: bool = False,
+    vision_only: bool = False,
+    outtype: str = "f16",
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
+) -> Plan:
+    """Work out what ``convert`` with the same arguments will write, from the headers alone; raises what it raises."""
+    if text_only and vision_only:
+        raise ValueError("text_only and vision_only exclude each other")
+    if outtype not in OUTTYPES:
+        raise ValueError(f"outtype is {outtype!r}, should be one of {', '.join(OUTTYPES)}")
+    content = Content.TEXT_ONLY if text_only else Content.VISION_ONLY if vision_only else Content.TWO_TOWER
+    directory = Path(model_dir)
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: is no directory, should be a model's, with config.json and its weights")
+    config = ClipConfig.read(directory / "config.json")
+    vocabulary = None if vision_only else read_vocabulary(directory)
+    statistics = None if text_only else _statistics(directory, image_mean, image_std)
+    return make_plan(
+        config,
+        Checkpoint.open(directory).tensors,
+        content=content,
+        outtype=outtype,
+        vocabulary=vocabulary,
+        statistics=statistics,
+    )
+
+
+def _statistics(
+    directory: Path, image_mean: Sequence[float] | None, image_std: Sequence[float] | None
+) -> ImageStatistics:
+    if image_mean is not None and image_std is not None:
+        return ImageStatistics(tuple(image_mean), tuple(image_std))
+    found = read_image_statistics(directory)
+    return ImageStatistics(
+        tuple(image_mean) if image_mean is not None else found.mean,
+        tuple(image_std) if image_std is not None else found.std,
+        found.is_default,
+    )
+
+
+def _output_path(model_dir: PathLike, output: PathLike | None, file_name: str) -> Path:
+    if output is None:
+        return Path(model_dir, file_name)
+    if os.fspath(output).endswith(".gguf"):
+        return Path(output)
+    return Path(output, file_name)
+
+
+def _overflow_warnings(plan: Plan, overflows: dict[str, int]) -> tuple[str, ...]:
+    warnings = []
+    for tensor in plan.tensors:
+        if count := overflows.get(tensor.name):
+            advice = "; --outtype f32 keeps them" if tensor.outtype_decides else ""
+            warnings.append(
+                f"{tensor.name}: {count:,} of {tensor.elements:,} values are finite in the source and too large for "
+                f"{tensor.ggml_type.name}, they became infinite{advice}"
+            )
+    return tuple(warnings)

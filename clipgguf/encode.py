@@ -1,0 +1,115 @@
+"""Element types: which GGML type a tensor gets, and pure functions from a chunk of source to that type's bytes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
+
+F16 = GGMLQuantizationType.F16
+F32 = GGMLQuantizationType.F32
+
+# Source elements, by safetensors' dtype codes; little-endian as the format is. numpy has no bfloat16: it is the upper
+# half of a float32, and is carried here as the 16-bit integer with its bits.
+SOURCE_DTYPES: dict[str, np.dtype[np.generic]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
+TARGET_DTYPES: dict[GGMLQuantizationType, np.dtype[np.generic]] = {F32: np.dtype("<f4"), F16: np.dtype("<f2")}
+
+# What reference readers hold as infinite once rounded; 65520 and more in float16.
+FLOAT16_MAX = 65504
+
+
+def ggml_type_for(name: str, shape: tuple[int, ...], outtype: GGMLQuantizationType) -> GGMLQuantizationType:
+    """Return the element type of a tensor with this GGUF name and (squeezed) shape.
+
+    Matrices get the file's type. The patch convolution, the one tensor of 4 axes, is f16 in every file, because ggml's
+    convolution takes no f32 kernel; biases, norms and the class embedding are f32 in every file.
+    """
+    if len(shape) == 4:
+        return F16
+    if len(shape) == 2 and name.endswith(".weight"):
+        return outtype
+    return F32
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """How chunks of one source dtype become chunks of one GGML type.
+
+    ``encode(source, target)`` fills ``target`` from as many elements of ``source`` and returns how many finite values
+    became infinite. It is None when the bytes are the same and need no encoding. Safe to call from several threads.
+    """
+
+    source_dtype: np.dtype[np.generic]
+    target_dtype: np.dtype[np.generic]
+    encode: Callable[[NDArray[np.generic], NDArray[np.generic]], int] | None
+
+
+def encoder(source_dtype: str, target: GGMLQuantizationType) -> Encoder:
+    """Return the encoder from a safetensors dtype to a GGML type; KeyError for a pair that has none."""
+    return Encoder(SOURCE_DTYPES[source_dtype], TARGET_DTYPES[target], _ENCODE[source_dtype, target])
+
+
+def _cast(source: NDArray[np.generic], target: NDArray[np.generic]) -> int:
+    """Round to nearest even; the processor's overflow flag tells whether anything became infinite."""
+    try:
+        with np.errstate(all="ignore", over="raise"):
+            np.copyto(target, source, casting="unsafe")
+    except FloatingPointError:
+        with np.errstate(all="ignore"):
+            np.copyto(target, source, casting="unsafe")
+            return int(np.count_nonzero(np.isinf(target) & np.isfinite(source)))
+    return 0
+
+
+def _f64_to_f16(source: NDArray[np.generic], target: NDArray[np.generic]) -> int:
+    # Through float32, as a model that was loaded in float32 goes: rounding once instead would differ in rare last bits.
+    with np.errstate(all="ignore"):
+        single = source.astype(np.float32)
+    _cast(single, target)
+    with np.errstate(all="ignore"):
+        infinite = np.isinf(target)
+        return int(np.count_nonzero(infinite & np.isfinite(source))) if infinite.any() else 0
+
+
+def _bf16_to_f32(source: NDArray[np.generic], target: NDArray[np.generic]) -> int:
+    np.left_shift(source, 16, out=target.view("<u4"), dtype=np.uint32, casting="unsafe")
+    return 0
+
+
+@cache
+def _bf16_to_f16_table() -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+    """Return the float16 of all 65,536 bfloat16 values, and which of them are finite but have an infinite float16."""
+    singles = np.empty(1 << 16, "<f4")
+    _bf16_to_f32(np.arange(1 << 16, dtype=np.uint16), singles)
+    with np.errstate(all="ignore"):
+        halves = singles.astype("<f2")
+    return halves, np.isinf(halves) & np.isfinite(singles)
+
+
+def _bf16_to_f16(source: NDArray[np.generic], target: NDArray[np.generic]) -> int:
+    # A 16-bit source has so few values that looking them up is exact, and quicker than shifting and rounding.
+    halves, overflows = _bf16_to_f16_table()
+    np.take(halves, source, out=target, mode="clip")
+    # The magnitude's largest bits are 0x7C00 or more where anything is infinite (or no number).
+    if int((target.view("<u2") & 0x7FFF).max(initial=0)) >= 0x7C00:
+        return int(np.count_nonzero(overflows[source]))
+    return 0
+
+
+_ENCODE: dict[tuple[str, GGMLQuantizationType], Callable[[NDArray[np.generic], NDArray[np.generic]], int] | None] = {
+    ("F64", F32): _cast,
+    ("F64", F16): _f64_to_f16,
+    ("F32", F32): None,
+    ("F32", F16): _cast,
+    ("F16", F32): _cast,
+    ("F16", F16): None,
+    ("BF16", F32): _bf16_to_f32,
+    ("BF16", F16): _bf16_to_f16,
+}

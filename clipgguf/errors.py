@@ -1,0 +1,42 @@
+"""What can go wrong with a user's files, as exceptions whose text is ready to be shown."""
+
+from collections.abc import Iterable
+
+
+class ClipGGUFError(Exception):
+    """A request that cannot be carried out, with one line for every reason.
+
+    Each line says which file or tensor is meant, what is wrong with it, and what would be right.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        """Take one or more problems, each a line of text."""
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        """Return the problems, one a line."""
+        return "\n".join(self.problems)
+
+    @classmethod
+    def raise_all(cls, problems: Iterable[str]) -> None:
+        """Raise one error with all the problems, or return when there are none."""
+        if found := tuple(problems):
+            raise cls(*found)
+
+
+class ConfigError(ClipGGUFError):
+    """A JSON file of the model directory that is missing, unreadable or describes no model that we convert."""
+
+
+class CheckpointError(ClipGGUFError):
+    """A weight file that is missing or damaged, or whose tensors do not fit the configuration."""
+
+
+class OutputError(ClipGGUFError):
+    """The GGUF file cannot be written where it was asked for."""
+
+
+def os_reason(error: OSError) -> str:
+    """Return the operating system's words for an error, without the path and number that ``str`` adds."""
+    return error.strerror or str(error)

@@ -1,0 +1,306 @@
+"""What a conversion will write: metadata and tensors in order, worked out before a byte of output exists.
+
+Pure: configuration, headers and options in, a Plan out. Everything that can be wrong with a request is found here.
+"""
+
+import enum
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gguf import GGMLQuantizationType, GGUFValueType, LlamaFileType
+
+from clipgguf.checkpoint import SourceTensor
+from clipgguf.config import KNOWN_ACTIVATIONS, ClipConfig, ImageStatistics
+from clipgguf.encode import SOURCE_DTYPES, TARGET_DTYPES, ggml_type_for
+from clipgguf.errors import CheckpointError
+from clipgguf.names import (
+    NEVER_WRITTEN,
+    TEXT,
+    VISION,
+    ExpectedTensor,
+    Tower,
+    expected_tensors,
+)
+
+# The element type of a file's matrices by its name on the command line, and the number that general.file_type has.
+OUTTYPES: Mapping[str, tuple[GGMLQuantizationType, LlamaFileType]] = {
+    "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
+    "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
+}
+
+
+class Content(enum.Enum):
+    """Which parts of a model go into a file: the prefix of the file's name, and general.description."""
+
+    TWO_TOWER = ("", "two-tower CLIP model")
+    TEXT_ONLY = ("text-", "text-only CLIP model")
+    VISION_ONLY = ("vision-", "vision-only CLIP model")
+
+    @property
+    def towers(self) -> tuple[Tower, ...]:
+        """The towers whose tensors go in."""
+        return {Content.TEXT_ONLY: (TEXT,), Content.VISION_ONLY: (VISION,)}.get(self, (TEXT, VISION))
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataItem:
+    """One key of the file's metadata; ``value_type`` is that of the elements where the value is a list."""
+
+    key: str
+    value_type: GGUFValueType
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """One tensor of the file: where it comes from and what becomes of it; ``shape`` is row-major and squeezed."""
+
+    source: SourceTensor
+    name: str
+    shape: tuple[int, ...]
+    ggml_type: GGMLQuantizationType
+    nbytes: int
+
+    @property
+    def elements(self) -> int:
+        """How many values the tensor has."""
+        return math.prod(self.shape)
+
+    @property
+    def outtype_decides(self) -> bool:
+        """Whether another --outtype gives this tensor another element type."""
+        return ggml_type_for(self.name, self.shape, GGMLQuantizationType.F32) != ggml_type_for(
+            self.name, self.shape, GGMLQuantizationType.F16
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole GGUF file that is not yet written. ``warnings`` and ``notes`` are lines for the user."""
+
+    file_name: str
+    metadata: tuple[MetadataItem, ...]
+    tensors: tuple[PlannedTensor, ...]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def bytes_in(self) -> int:
+        """The bytes of the checkpoint that will be read."""
+        return sum(tensor.source.nbytes for tensor in self.tensors)
+
+    @property
+    def bytes_out(self) -> int:
+        """The bytes of tensor data that will be written, padding not counted."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+
+def make_plan(
+    config: ClipConfig,
+    tensors: Mapping[str, SourceTensor],
+    *,
+    content: Content,
+    outtype: str,
+    vocabulary: Sequence[str] | None,
+    statistics: ImageStatistics | None,
+) -> Plan:
+    """Plan the GGUF file for a CLIP checkpoint.
+
+    ``vocabulary`` is needed with the text tower, ``statistics`` with the vision tower; ``outtype`` is a key of OUTTYPES.
+    Raises CheckpointError with all that is wrong with the tensors: missing, unknown, of a wrong shape or dtype.
+    """
+    matrix_type, file_type = OUTTYPES[outtype]
+    warnings: list[str] = []
+    notes: list[str] = []
+    expected = _match(config, tensors, content)
+    planned = tuple(_planned(expectation, tensors[expectation.canonical_name], matrix_type) for expectation in expected)
+    projection_dims = {
+        tower: tensors[tower.projection].shape[0] for tower in content.towers if tower.projection in tensors
+    }
+    warnings += _projection_warnings(config, projection_dims)
+    warnings += _activation_warnings(config, content)
+    if vocabulary is not None and len(vocabulary) != config.text.vocab_size:
+        warnings.append(
+            f"the vocabulary has {len(vocabulary)} tokens, the token embedding {config.text.vocab_size} rows"
+        )
+    if statistics is not None and statistics.is_default:
+        notes.append("no image processor's file gives image_mean and image_std; CLIP's own are written")
+    if matrix_type != GGMLQuantizationType.F16:
+        notes += [
+            f"{tensor.name} stays f16: ggml's convolution takes no f32 kernel"
+            for tensor in planned
+            if len(tensor.shape) == 4
+        ]
+    prefix, _ = content.value
+    return Plan(
+        file_name=f"{prefix}model-{outtype}.gguf",
+        metadata=tuple(_metadata(config, content, file_type, projection_dims, vocabulary, statistics)),
+        tensors=planned,
+        warnings=tuple(warnings),
+        notes=tuple(notes),
+    )
+
+
+def _planned(expectation: ExpectedTensor, source: SourceTensor, matrix_type: GGMLQuantizationType) -> PlannedTensor:
+    shape = tuple(axis for axis in source.shape if axis != 1)
+    ggml_type = ggml_type_for(expectation.gguf_name, shape, matrix_type)
+    nbytes = math.prod(shape) * TARGET_DTYPES[ggml_type].itemsize
+    return PlannedTensor(source, expectation.gguf_name, shape, ggml_type, nbytes)
+
+
+def _match(config: ClipConfig, tensors: Mapping[str, SourceTensor], content: Content) -> list[ExpectedTensor]:
+    """Return the tensors that the file must have, after making sure that the checkpoint has them and no others."""
+    _check_depth(config, tensors, content)
+    expected = list(
+        expected_tensors(
+            config.text if TEXT in content.towers else None,
+            config.vision if VISION in content.towers else None,
+        )
+    )
+    problems: list[str] = []
+    for expectation in expected:
+        source = tensors.get(expectation.canonical_name)
+        if source is None:
+            problems.append(
+                f"the checkpoint lacks tensor {expectation.canonical_name!r}, "
+                f"config.json asks for it with shape {_shape_text(expectation.shape)}"
+            )
+            continue
+        where = f"{source.path}: tensor {source.name!r}"
+        if not _shape_fits(source.shape, expectation.shape):
+            problems.append(
+                f"{where} has shape {_shape_text(source.shape)}, config.json asks for {_shape_text(expectation.shape)}"
+            )
+        if source.dtype not in SOURCE_DTYPES:
+            problems.append(f"{where} is of type {source.dtype}, supported are {', '.join(SOURCE_DTYPES)}")
+    projections = {tensors[tower.projection].shape[:1] for tower in content.towers if tower.projection in tensors}
+    if len(projections) > 1:
+        problems.append(
+            f"{VISION.projection} and {TEXT.projection} have different numbers of rows, "
+            f"{tensors[VISION.projection].shape} and {tensors[TEXT.projection].shape}; they should share one space"
+        )
+    known = {expectation.canonical_name for expectation in expected} | NEVER_WRITTEN
+    left_out = [tower for tower in (TEXT, VISION) if tower not in content.towers]
+    problems += [
+        f"{tensor.path}: tensor {name!r} is unknown, a CLIP model of this configuration has no such tensor"
+        for name, tensor in tensors.items()
+        if name not in known and not any(tower.owns(name) for tower in left_out)
+    ]
+    CheckpointError.raise_all(problems)
+    return expected
+
+
+def _check_depth(config: ClipConfig, tensors: Mapping[str, SourceTensor], content: Content) -> None:
+    # A config can ask for four thousand million blocks; they are not worth a line each.
+    problems = []
+    for tower, layers in ((TEXT, config.text.num_hidden_layers), (VISION, config.vision.num_hidden_layers)):
+        if tower in content.towers and layers > len(tensors):
+            problems.append(
+                f"config.json asks for {layers:,} blocks in {tower.canonical_prefix[:-1]}, "
+                f"the whole checkpoint has {len(tensors):,} tensors"
+            )
+    CheckpointError.raise_all(problems)
+
+
+def _shape_fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(
+        want is None or have == want for have, want in zip(shape, expected, strict=True)
+    )
+
+
+def _shape_text(shape: tuple[int | None, ...]) -> str:
+    return f"({', '.join('any' if axis is None else str(axis) for axis in shape)})"
+
+
+def _projection_warnings(config: ClipConfig, projection_dims: Mapping[Tower, int]) -> list[str]:
+    warnings = []
+    for tower, key, configured in (
+        (TEXT, "text_config", config.text.projection_dim),
+        (VISION, "vision_config", config.vision.projection_dim),
+    ):
+        rows = projection_dims.get(tower, configured)
+        if rows != configured:
+            warnings.append(
+                f"config.json: {key}: projection_dim is {configured}, but {tower.projection} has {rows} rows; {rows} is written"
+            )
+    return warnings
+
+
+def _activation_warnings(config: ClipConfig, content: Content) -> list[str]:
+    text, vision = config.text.hidden_act, config.vision.hidden_act
+    if content is Content.VISION_ONLY:
+        text = vision
+    warnings = [
+        f"config.json: hidden_act {act!r} is none that readers of the file know; they will compute quick_gelu"
+        for act in dict.fromkeys((text, vision))
+        if act not in KNOWN_ACTIVATIONS
+    ]
+    if text != vision:
+        warnings.append(
+            f"config.json: the text tower's hidden_act is {text!r}, the vision tower's {vision!r}; "
+            "the file has one flag for both and tells the vision tower's"
+        )
+    return warnings
+
+
+def _metadata(
+    config: ClipConfig,
+    content: Content,
+    file_type: LlamaFileType,
+    projection_dims: Mapping[Tower, int],
+    vocabulary: Sequence[str] | None,
+    statistics: ImageStatistics | None,
+) -> list[MetadataItem]:
+    """Return the metadata in the order of the file; general.architecture, which GGUFWriter adds, comes before it."""
+    has_text, has_vision = TEXT in content.towers, VISION in content.towers
+    items = [
+        _bool("clip.has_text_encoder", has_text),
+        _bool("clip.has_vision_encoder", has_vision),
+        _bool("clip.has_llava_projector", False),
+        _uint32("general.file_type", int(file_type)),
+        _string("general.name", config.name),
+        _string("general.description", content.value[1]),
+    ]
+    if has_text:
+        text = config.text
+        items += [
+            _uint32("clip.text.context_length", text.max_position_embeddings),
+            _uint32("clip.text.embedding_length", text.hidden_size),
+            _uint32("clip.text.feed_forward_length", text.intermediate_size),
+            _uint32("clip.text.projection_dim", projection_dims[TEXT]),
+            _uint32("clip.text.attention.head_count", text.num_attention_heads),
+            _float32("clip.text.attention.layer_norm_epsilon", text.layer_norm_eps),
+            _uint32("clip.text.block_count", text.num_hidden_layers),
+            _string("tokenizer.ggml.tokens", list(vocabulary or ())),
+        ]
+    if has_vision:
+        vision = config.vision
+        statistics = statistics or ImageStatistics()
+        items += [
+            _uint32("clip.vision.image_size", vision.image_size),
+            _uint32("clip.vision.patch_size", vision.patch_size),
+            _uint32("clip.vision.embedding_length", vision.hidden_size),
+            _uint32("clip.vision.feed_forward_length", vision.intermediate_size),
+            _uint32("clip.vision.projection_dim", projection_dims[VISION]),
+            _uint32("clip.vision.attention.head_count", vision.num_attention_heads),
+            _float32("clip.vision.attention.layer_norm_epsilon", vision.layer_norm_eps),
+            _uint32("clip.vision.block_count", vision.num_hidden_layers),
+            _float32("clip.vision.image_mean", list(statistics.mean)),
+            _float32("clip.vision.image_std", list(statistics.std)),
+        ]
+    # One flag for the whole file; false means quick_gelu. The reference asks the vision tower even for a text-only file.
+    items.append(_bool("clip.use_gelu", config.vision.hidden_act == "gelu"))
+    # GGUFWriter leaves out an empty string without a word; so does the plan, which must say what the file will have.
+    return [item for item in items if item.value != ""]
+
+
+def _item_maker(value_type: GGUFValueType) -> Callable[[str, Any], MetadataItem]:
+    return lambda key, value: MetadataItem(key, value_type, value)
+
+
+_bool = _item_maker(GGUFValueType.BOOL)
+_uint32 = _item_maker(GGUFValueType.UINT32)
+_float32 = _item_maker(GGUFValueType.FLOAT32)
+_string = _item_maker(GGUFValueType.STRING)

@@ -1,0 +1,136 @@
+"""Tensors as a stream of encoded chunks: converted ahead on a few threads, handed out in order.
+
+Memory is bounded by design. There are ``threads + LOOK_AHEAD`` buffers, each of one chunk, used in turn; besides them,
+each chunk that is under way keeps its source range of the memory map resident (at most CHUNK_ELEMENTS elements).
+"""
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgguf.checkpoint import MappedFile
+from clipgguf.encode import Encoder, encoder
+from clipgguf.plan import PlannedTensor
+
+# 1 MiB of float32: large enough that a chunk's overhead vanishes, small enough that its target stays in the cache.
+CHUNK_ELEMENTS = 1 << 18
+LARGEST_ELEMENT = 4
+LOOK_AHEAD = 2
+MOST_THREADS = 8
+
+
+def default_threads() -> int:
+    """Return how many threads to convert on: the cores that this process may use, and at most MOST_THREADS."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_THREADS)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a tensor: its bytes as the file wants them, and how many finite values became infinite in it.
+
+    ``data`` is valid until the next chunk is asked for.
+    """
+
+    tensor: PlannedTensor
+    data: memoryview
+    overflows: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A chunk that is still to be encoded: a byte range of a mapped source file."""
+
+    tensor: PlannedTensor
+    codec: Encoder
+    file: MappedFile
+    offset: int
+    nbytes: int
+
+    def run(self, buffer: NDArray[np.uint8]) -> Chunk:
+        """Encode into the buffer, and let go of the source; bytes that need no encoding stay where they are."""
+        data = self.file.view(self.offset, self.nbytes)
+        if self.codec.encode is None:
+            return Chunk(self.tensor, data, 0)
+        source = np.frombuffer(data, self.codec.source_dtype)
+        target = buffer[: len(source) * self.codec.target_dtype.itemsize]
+        overflows = self.codec.encode(source, target.view(self.codec.target_dtype))
+        self.release()
+        return Chunk(self.tensor, memoryview(target), overflows)
+
+    def release(self) -> None:
+        """Let go of the source range."""
+        self.file.release(self.offset, self.nbytes)
+
+
+class ChunkStream:
+    """The chunks of all planned tensors, in order; a context manager that holds the threads and the memory maps."""
+
+    def __init__(self, tensors: Sequence[PlannedTensor], threads: int) -> None:
+        """Map the source files of the tensors. Raises CheckpointError when one is gone or has become shorter."""
+        self._tensors = tensors
+        self._files: dict[Path, MappedFile] = {}
+        sizes: dict[Path, int] = {}
+        for tensor in tensors:
+            source = tensor.source
+            sizes[source.path] = max(sizes.get(source.path, 0), source.offset + source.nbytes)
+        try:
+            for path, size in sizes.items():
+                self._files[path] = MappedFile(path, size)
+        except BaseException:
+            self._close_files()
+            raise
+        # Buffer i serves chunks i, i + n, i + 2n, ...: with never more than n of them under way, its turn comes
+        # only after the chunk before was handed out and used.
+        self._buffers = [np.empty(CHUNK_ELEMENTS * LARGEST_ELEMENT, np.uint8) for _ in range(threads + LOOK_AHEAD)]
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="encode")
+
+    def __enter__(self) -> "ChunkStream":
+        """Return the stream itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the threads and unmap the files."""
+        self._executor.shutdown(cancel_futures=True)
+        self._close_files()
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Yield the chunks in the order of the tensors; each one's data lasts until the next is asked for."""
+        under_way: deque[tuple[_Job, Future[Chunk]]] = deque()
+        buffers = itertools.cycle(self._buffers)
+        for job in self._jobs():
+            under_way.append((job, self._executor.submit(job.run, next(buffers))))
+            if len(under_way) == len(self._buffers):
+                yield from _hand_out(under_way)
+        while under_way:
+            yield from _hand_out(under_way)
+
+    def _jobs(self) -> Iterator[_Job]:
+        for tensor in self._tensors:
+            source = tensor.source
+            codec = encoder(source.dtype, tensor.ggml_type)
+            step = CHUNK_ELEMENTS * codec.source_dtype.itemsize
+            for start in range(0, source.nbytes, step):
+                nbytes = min(step, source.nbytes - start)
+                yield _Job(tensor, codec, self._files[source.path], source.offset + start, nbytes)
+
+    def _close_files(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+def _hand_out(under_way: deque[tuple[_Job, Future[Chunk]]]) -> Iterator[Chunk]:
+    job, future = under_way.popleft()
+    yield future.result()
+    if job.codec.encode is None:
+        job.release()

@@ -1,0 +1,134 @@
+"""Write a plan as a GGUF file: the only user of GGUFWriter. The file appears under its name when it is complete."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+from gguf import GGUFEndian, GGUFValueType, GGUFWriter
+
+from clipgguf.encode import TARGET_DTYPES
+from clipgguf.errors import OutputError, os_reason
+from clipgguf.plan import MetadataItem, Plan, PlannedTensor
+from clipgguf.stream import Chunk, ChunkStream, default_threads
+
+Progress = Callable[[int, int], None]
+
+TEMPORARY_SUFFIX = ".clipgguf-tmp"
+
+
+def write_plan(
+    plan: Plan, path: Path, *, threads: int | None = None, progress: Progress | None = None
+) -> dict[str, int]:
+    """Write the file that a plan describes to ``path``, whose directories are made when they are missing.
+
+    ``progress`` is called with the bytes of tensor data written so far and in all. Returns, by GGUF name, how many
+    finite source values became infinite, for the tensors where any did.
+
+    The bytes go to a temporary file beside ``path``, which is flushed to disk and then renamed; until then whatever
+    is there stays as it is. Raises OutputError when the file cannot be written, CheckpointError when a source file
+    has changed; then, as after Ctrl-C, nothing new is left behind.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path}: is a directory, should be a file name")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+    with ChunkStream(plan.tensors, threads or default_threads()) as stream, _output_errors(path):
+        made = _make_directory(path.parent)
+        try:
+            overflows = _write(plan, temporary, iter(stream), progress)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            for directory in made:
+                with contextlib.suppress(OSError):  # Somebody else has put something there in the meantime.
+                    directory.rmdir()
+            raise
+    return overflows
+
+
+@contextlib.contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise OutputError(f"{path}: cannot be written: {os_reason(e)}") from e
+
+
+def _make_directory(directory: Path) -> list[Path]:
+    """Make a directory and its parents, and return those that were not there, innermost first."""
+    missing = [d for d in (directory, *directory.parents) if not d.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def _write(plan: Plan, path: Path, chunks: Iterator[Chunk], progress: Progress | None) -> dict[str, int]:
+    """Write the whole file to a new ``path`` and flush it to disk."""
+    writer = GGUFWriter(path, arch="clip", endianess=GGUFEndian.LITTLE)
+    for item in plan.metadata:
+        _add_metadata(writer, item)
+    for tensor in plan.tensors:
+        dtype = TARGET_DTYPES[tensor.ggml_type]
+        writer.add_tensor_info(tensor.name, tensor.shape, dtype, tensor.nbytes, raw_dtype=tensor.ggml_type)
+    total, done = plan.bytes_out, 0
+    overflows: dict[str, int] = {}
+
+    def wrote(chunk: Chunk) -> None:
+        nonlocal done
+        done += len(chunk.data)
+        if chunk.overflows:
+            overflows[chunk.tensor.name] = overflows.get(chunk.tensor.name, 0) + chunk.overflows
+        if progress is not None:
+            progress(done, total)
+
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for tensor in plan.tensors:
+            streamed = cast(Any, _StreamedTensor(tensor, chunks, wrote))
+            writer.write_tensor_data(streamed, tensor_endianess=GGUFEndian.LITTLE)
+        assert writer.fout is not None
+        writer.flush()
+        os.fsync(writer.fout[0].fileno())
+    except BaseException:
+        # Closing flushes once more, and fails once more on a full disk; the first error is the one to tell.
+        with contextlib.suppress(OSError):
+            writer.close()
+        raise
+    writer.close()
+    return overflows
+
+
+_ADD: Mapping[GGUFValueType, Callable[[GGUFWriter, str, Any], None]] = {
+    GGUFValueType.BOOL: GGUFWriter.add_bool,
+    GGUFValueType.UINT32: GGUFWriter.add_uint32,
+    GGUFValueType.FLOAT32: GGUFWriter.add_float32,
+    GGUFValueType.STRING: GGUFWriter.add_string,
+}
+
+
+def _add_metadata(writer: GGUFWriter, item: MetadataItem) -> None:
+    if isinstance(item.value, list):
+        # GGUFWriter finds the element type from the elements: Python's str, float, int and bool.
+        writer.add_array(item.key, item.value)
+    else:
+        _ADD[item.value_type](writer, item.key, item.value)
+
+
+class _StreamedTensor:
+    """What ``GGUFWriter.write_tensor_data`` needs of an array, ``nbytes`` and ``tofile``, over a stream of chunks."""
+
+    def __init__(self, tensor: PlannedTensor, chunks: Iterator[Chunk], wrote: Callable[[Chunk], None]) -> None:
+        self.nbytes = tensor.nbytes
+        self._chunks = chunks
+        self._wrote = wrote
+
+    def tofile(self, file: IO[bytes]) -> None:
+        left = self.nbytes
+        while left:
+            chunk = next(self._chunks)
+            file.write(chunk.data)
+            left -= len(chunk.data)
+            self._wrote(chunk)

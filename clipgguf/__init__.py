@@ -8,12 +8,8 @@
 The names below are the whole public interface.
 """
 
-from typing import TYPE_CHECKING, Any
-
+from clipgguf.convert import Conversion, convert
 from clipgguf.errors import CheckpointError, ClipGGUFError, ConfigError, OutputError
-
-if TYPE_CHECKING:
-    from clipgguf.convert import Conversion, convert
 
 __version__ = "0.1.0"
 
@@ -26,12 +22,3 @@ __all__ = [
     "__version__",
     "convert",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    # numpy and gguf cost about 100 ms and 20 MB; whoever only asks for the version does not pay for them.
-    if name in ("Conversion", "convert"):
-        import importlib
-
-        return getattr(importlib.import_module("clipgguf.convert"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

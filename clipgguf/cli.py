@@ -4,14 +4,15 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
-from clipgguf import ClipGGUFError, __version__
+from clipgguf import ClipGGUFError, __version__, convert
+from clipgguf.convert import plan_conversion
 
 if TYPE_CHECKING:
     from clipgguf.plan import Plan
@@ -99,9 +100,6 @@ def convert_command(
         "image_mean": image_mean,
         "image_std": image_std,
     }
-    # Imported here, because these import numpy and gguf, which --version and --help do not need.
-    from clipgguf.convert import convert, plan_conversion
-
     if dry_run:
         plan = plan_conversion(directory, **request)
         _show_messages(plan.warnings, () if quiet else plan.notes)
@@ -180,7 +178,7 @@ def _show_plan(plan: "Plan") -> None:
     for heading in ("key", "value"):
         metadata.add_column(heading, overflow="fold")
     for item in plan.metadata:
-        is_long = isinstance(item.value, list) and len(item.value) > 8
+        is_long = not isinstance(item.value, str) and isinstance(item.value, Sequence) and len(item.value) > 8
         add_row(metadata, item.key, f"{len(item.value):,} values" if is_long else item.value)
 
     tensors = Table(box=None, pad_edge=False)

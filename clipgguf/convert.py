@@ -5,13 +5,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clipgguf.checkpoint import Checkpoint
 from clipgguf.config import ClipConfig, ImageStatistics, read_image_statistics
 from clipgguf.errors import CheckpointError
-from clipgguf.plan import OUTTYPES, Content, Plan, make_plan
 from clipgguf.vocabulary import read_vocabulary
-from clipgguf.writer import Progress, write_plan
+
+# numpy and gguf, 20 MB of code and as much of a second as all the rest, are imported by the functions that need them,
+# after the JSON is read: the memory that parsing a vocabulary took then serves them, instead of adding to the peak.
+if TYPE_CHECKING:
+    from clipgguf.plan import Plan
+    from clipgguf.writer import Progress
 
 PathLike = str | os.PathLike[str]
 
@@ -43,7 +48,7 @@ def convert(
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: "Progress | None" = None,
 ) -> Conversion:
     """Convert a Hugging Face CLIP directory to one GGUF file.
 
@@ -66,6 +71,8 @@ def convert(
         image_std=image_std,
     )
     path = _output_path(model_dir, output, plan.file_name)
+    from clipgguf.writer import write_plan
+
     overflows = write_plan(plan, path, threads=threads, progress=progress)
     return Conversion(
         path=path,
@@ -86,19 +93,19 @@ def plan_conversion(
     outtype: str = "f16",
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
-) -> Plan:
+) -> "Plan":
     """Work out what ``convert`` with the same arguments will write, from the headers alone; raises what it raises."""
     if text_only and vision_only:
         raise ValueError("text_only and vision_only exclude each other")
-    if outtype not in OUTTYPES:
-        raise ValueError(f"outtype is {outtype!r}, should be one of {', '.join(OUTTYPES)}")
-    content = Content.TEXT_ONLY if text_only else Content.VISION_ONLY if vision_only else Content.TWO_TOWER
     directory = Path(model_dir)
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: is no directory, should be a model's, with config.json and its weights")
     config = ClipConfig.read(directory / "config.json")
     vocabulary = None if vision_only else read_vocabulary(directory)
     statistics = None if text_only else _statistics(directory, image_mean, image_std)
+    from clipgguf.plan import Content, make_plan
+
+    content = Content.TEXT_ONLY if text_only else Content.VISION_ONLY if vision_only else Content.TWO_TOWER
     return make_plan(
         config,
         Checkpoint.open(directory).tensors,
@@ -130,7 +137,7 @@ def _output_path(model_dir: PathLike, output: PathLike | None, file_name: str) -
     return Path(output, file_name)
 
 
-def _overflow_warnings(plan: Plan, overflows: dict[str, int]) -> tuple[str, ...]:
+def _overflow_warnings(plan: "Plan", overflows: dict[str, int]) -> tuple[str, ...]:
     warnings = []
     for tensor in plan.tensors:
         if count := overflows.get(tensor.name):

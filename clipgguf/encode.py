@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType
@@ -13,16 +14,16 @@ F32 = GGMLQuantizationType.F32
 
 # Source elements, by safetensors' dtype codes; little-endian as the format is. numpy has no bfloat16: it is the upper
 # half of a float32, and is carried here as the 16-bit integer with its bits.
-SOURCE_DTYPES: dict[str, np.dtype[np.generic]] = {
+SOURCE_DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
-TARGET_DTYPES: dict[GGMLQuantizationType, np.dtype[np.generic]] = {F32: np.dtype("<f4"), F16: np.dtype("<f2")}
+TARGET_DTYPES: dict[GGMLQuantizationType, np.dtype[Any]] = {F32: np.dtype("<f4"), F16: np.dtype("<f2")}
 
-# What reference readers hold as infinite once rounded; 65520 and more in float16.
-FLOAT16_MAX = 65504
+# Elements that a step with intermediate arrays works on at a time, so that these stay in the processor's cache.
+_BLOCK = 1 << 15
 
 
 def ggml_type_for(name: str, shape: tuple[int, ...], outtype: GGMLQuantizationType) -> GGMLQuantizationType:
@@ -46,9 +47,9 @@ class Encoder:
     became infinite. It is None when the bytes are the same and need no encoding. Safe to call from several threads.
     """
 
-    source_dtype: np.dtype[np.generic]
-    target_dtype: np.dtype[np.generic]
-    encode: Callable[[NDArray[np.generic], NDArray[np.generic]], int] | None
+    source_dtype: np.dtype[Any]
+    target_dtype: np.dtype[Any]
+    encode: Callable[[NDArray[Any], NDArray[Any]], int] | None
 
 
 def encoder(source_dtype: str, target: GGMLQuantizationType) -> Encoder:
@@ -56,7 +57,7 @@ def encoder(source_dtype: str, target: GGMLQuantizationType) -> Encoder:
     return Encoder(SOURCE_DTYPES[source_dtype], TARGET_DTYPES[target], _ENCODE[source_dtype, target])
 
 
-def _cast(source: NDArray[np.generic], target: NDArray[np.generic]) -> int:
+def _cast(source: NDArray[Any], target: NDArray[Any]) -> int:
     """Round to nearest even; the processor's overflow flag tells whether anything became infinite."""
     try:
         with np.errstate(all="ignore", over="raise"):
@@ -68,7 +69,7 @@ def _cast(source: NDArray[np.generic], target: NDArray[np.generic]) -> int:
     return 0
 
 
-def _f64_to_f16(source: NDArray[np.generic], target: NDArray[np.generic]) -> int:
+def _f64_to_f16(source: NDArray[Any], target: NDArray[Any]) -> int:
     # Through float32, as a model that was loaded in float32 goes: rounding once instead would differ in rare last bits.
     with np.errstate(all="ignore"):
         single = source.astype(np.float32)
@@ -78,7 +79,7 @@ def _f64_to_f16(source: NDArray[np.generic], target: NDArray[np.generic]) -> int
         return int(np.count_nonzero(infinite & np.isfinite(source))) if infinite.any() else 0
 
 
-def _bf16_to_f32(source: NDArray[np.generic], target: NDArray[np.generic]) -> int:
+def _bf16_to_f32(source: NDArray[Any], target: NDArray[Any]) -> int:
     np.left_shift(source, 16, out=target.view("<u4"), dtype=np.uint32, casting="unsafe")
     return 0
 
@@ -93,17 +94,20 @@ def _bf16_to_f16_table() -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
     return halves, np.isinf(halves) & np.isfinite(singles)
 
 
-def _bf16_to_f16(source: NDArray[np.generic], target: NDArray[np.generic]) -> int:
+def _bf16_to_f16(source: NDArray[Any], target: NDArray[Any]) -> int:
     # A 16-bit source has so few values that looking them up is exact, and quicker than shifting and rounding.
     halves, overflows = _bf16_to_f16_table()
-    np.take(halves, source, out=target, mode="clip")
-    # The magnitude's largest bits are 0x7C00 or more where anything is infinite (or no number).
-    if int((target.view("<u2") & 0x7FFF).max(initial=0)) >= 0x7C00:
-        return int(np.count_nonzero(overflows[source]))
-    return 0
+    count = 0
+    for start in range(0, len(source), _BLOCK):  # numpy widens the indices to 64 bits, a block at a time.
+        indices, block = source[start : start + _BLOCK], target[start : start + _BLOCK]
+        np.take(halves, indices, out=block, mode="clip")
+        # 0x7C00 and more are the infinities, and what is no number.
+        if int((block.view("<u2") & 0x7FFF).max()) >= 0x7C00:
+            count += int(np.count_nonzero(overflows[indices]))
+    return count
 
 
-_ENCODE: dict[tuple[str, GGMLQuantizationType], Callable[[NDArray[np.generic], NDArray[np.generic]], int] | None] = {
+_ENCODE: dict[tuple[str, GGMLQuantizationType], Callable[[NDArray[Any], NDArray[Any]], int] | None] = {
     ("F64", F32): _cast,
     ("F64", F16): _f64_to_f16,
     ("F32", F32): None,

@@ -108,9 +108,13 @@ def make_plan(
 ) -> Plan:
     """Plan the GGUF file for a CLIP checkpoint.
 
-    ``vocabulary`` is needed with the text tower, ``statistics`` with the vision tower; ``outtype`` is a key of OUTTYPES.
-    Raises CheckpointError with all that is wrong with the tensors: missing, unknown, of a wrong shape or dtype.
+    ``vocabulary`` is needed with the text tower, ``statistics`` with the vision tower; ``outtype`` is a key of
+    OUTTYPES.
+    Raises CheckpointError with all that is wrong with the tensors: missing, unknown, of a wrong shape or dtype;
+    ValueError for an unknown ``outtype``.
     """
+    if outtype not in OUTTYPES:
+        raise ValueError(f"outtype is {outtype!r}, should be one of {', '.join(OUTTYPES)}")
     matrix_type, file_type = OUTTYPES[outtype]
     warnings: list[str] = []
     notes: list[str] = []
@@ -223,7 +227,8 @@ def _projection_warnings(config: ClipConfig, projection_dims: Mapping[Tower, int
         rows = projection_dims.get(tower, configured)
         if rows != configured:
             warnings.append(
-                f"config.json: {key}: projection_dim is {configured}, but {tower.projection} has {rows} rows; {rows} is written"
+                f"config.json: {key}: projection_dim is {configured}, but {tower.projection} has {rows} rows; "
+                f"{rows} is written"
             )
     return warnings
 
@@ -273,7 +278,7 @@ def _metadata(
             _uint32("clip.text.attention.head_count", text.num_attention_heads),
             _float32("clip.text.attention.layer_norm_epsilon", text.layer_norm_eps),
             _uint32("clip.text.block_count", text.num_hidden_layers),
-            _string("tokenizer.ggml.tokens", list(vocabulary or ())),
+            _string("tokenizer.ggml.tokens", vocabulary),
         ]
     if has_vision:
         vision = config.vision
@@ -290,7 +295,7 @@ def _metadata(
             _float32("clip.vision.image_mean", list(statistics.mean)),
             _float32("clip.vision.image_std", list(statistics.std)),
         ]
-    # One flag for the whole file; false means quick_gelu. The reference asks the vision tower even for a text-only file.
+    # One flag for the whole file; false means quick_gelu. Even in a text-only file it is the vision tower's.
     items.append(_bool("clip.use_gelu", config.vision.hidden_act == "gelu"))
     # GGUFWriter leaves out an empty string without a word; so does the plan, which must say what the file will have.
     return [item for item in items if item.value != ""]

@@ -64,7 +64,7 @@ class _Job:
         target = buffer[: len(source) * self.codec.target_dtype.itemsize]
         overflows = self.codec.encode(source, target.view(self.codec.target_dtype))
         self.release()
-        return Chunk(self.tensor, memoryview(target), overflows)
+        return Chunk(self.tensor, target.data, overflows)
 
     def release(self) -> None:
         """Let go of the source range."""
@@ -77,6 +77,7 @@ class ChunkStream:
     def __init__(self, tensors: Sequence[PlannedTensor], threads: int) -> None:
         """Map the source files of the tensors. Raises CheckpointError when one is gone or has become shorter."""
         self._tensors = tensors
+        self._threads = threads
         self._files: dict[Path, MappedFile] = {}
         sizes: dict[Path, int] = {}
         for tensor in tensors:
@@ -88,9 +89,6 @@ class ChunkStream:
         except BaseException:
             self._close_files()
             raise
-        # Buffer i serves chunks i, i + n, i + 2n, ...: with never more than n of them under way, its turn comes
-        # only after the chunk before was handed out and used.
-        self._buffers = [np.empty(CHUNK_ELEMENTS * LARGEST_ELEMENT, np.uint8) for _ in range(threads + LOOK_AHEAD)]
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="encode")
 
     def __enter__(self) -> "ChunkStream":
@@ -106,11 +104,14 @@ class ChunkStream:
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks in the order of the tensors; each one's data lasts until the next is asked for."""
+        # Made only now, from the memory that writing the metadata took. Buffer i serves chunks i, i + n, i + 2n, ...:
+        # with never more than n of them under way, its turn comes only after the chunk before was handed out and used.
+        count = self._threads + LOOK_AHEAD
+        buffers = itertools.cycle([np.full(CHUNK_ELEMENTS * LARGEST_ELEMENT, 0, np.uint8) for _ in range(count)])
         under_way: deque[tuple[_Job, Future[Chunk]]] = deque()
-        buffers = itertools.cycle(self._buffers)
         for job in self._jobs():
             under_way.append((job, self._executor.submit(job.run, next(buffers))))
-            if len(under_way) == len(self._buffers):
+            if len(under_way) == count:
                 yield from _hand_out(under_way)
         while under_way:
             yield from _hand_out(under_way)

@@ -2,8 +2,7 @@
 
 import contextlib
 import os
-import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -33,7 +32,7 @@ def write_plan(
     """
     if path.is_dir():
         raise OutputError(f"{path}: is a directory, should be a file name")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}{TEMPORARY_SUFFIX}")
     with ChunkStream(plan.tensors, threads or default_threads()) as stream, _output_errors(path):
         made = _make_directory(path.parent)
         try:
@@ -110,7 +109,7 @@ _ADD: Mapping[GGUFValueType, Callable[[GGUFWriter, str, Any], None]] = {
 
 
 def _add_metadata(writer: GGUFWriter, item: MetadataItem) -> None:
-    if isinstance(item.value, list):
+    if isinstance(item.value, Sequence) and not isinstance(item.value, str):
         # GGUFWriter finds the element type from the elements: Python's str, float, int and bool.
         writer.add_array(item.key, item.value)
     else:

@@ -23,7 +23,7 @@ class SourceTensor:
 
 
 # What Linux maps around a page that is read for the first time (fault_around_bytes); a multiple of every page size.
-FAULT_WINDOW = 1 << 16
+FAULT_WINDOW = 1 << 21
 
 
 class MappedFile:

@@ -1,0 +1,218 @@
+"""Make CLIP checkpoints as transformers saves them, of any size, in bounded memory and with known values.
+
+The tensor names are written out here a second time on purpose: a test that took them from ``clipgguf.names`` could not
+find a mistake there. ``tests/make_golden.py`` loads checkpoints made by this module with transformers, which finds one.
+"""
+
+import json
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U8": 1}
+CHUNK = 1 << 18
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A tower's sizes, under the names that config.json has for them."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+
+
+@dataclass(frozen=True)
+class Text(Tower):
+    """The text tower's sizes."""
+
+    vocab_size: int = 49408
+    max_position_embeddings: int = 77
+
+
+@dataclass(frozen=True)
+class Vision(Tower):
+    """The vision tower's sizes, in pixels."""
+
+    image_size: int = 224
+    patch_size: int = 32
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A CLIP model's sizes and what else its config.json says."""
+
+    text: Text
+    vision: Vision
+    projection_dim: int
+    hidden_act: str = "quick_gelu"
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def config_json(self) -> dict[str, Any]:
+        """Return config.json with every size in it."""
+        both = {"hidden_act": self.hidden_act, "layer_norm_eps": 1e-05, "projection_dim": self.projection_dim}
+        return {
+            "architectures": ["CLIPModel"],
+            "dtype": "float32",
+            "logit_scale_init_value": 2.6592,
+            "model_type": "clip",
+            "projection_dim": self.projection_dim,
+            "text_config": {**asdict(self.text), **both, "model_type": "clip_text_model"},
+            "transformers_version": "5.23.0",
+            "vision_config": {**asdict(self.vision), **both, "model_type": "clip_vision_model", "num_channels": 3},
+            **self.config,
+        }
+
+    def shapes(self) -> Shapes:
+        """Return all tensors of the model by name, in alphabetical order, as transformers saves them."""
+        t, v = self.text, self.vision
+        positions = (v.image_size // v.patch_size) ** 2 + 1
+        shapes: Shapes = {
+            "logit_scale": (),
+            "text_model.embeddings.token_embedding.weight": (t.vocab_size, t.hidden_size),
+            "text_model.embeddings.position_embedding.weight": (t.max_position_embeddings, t.hidden_size),
+            "text_projection.weight": (self.projection_dim, t.hidden_size),
+            "vision_model.embeddings.class_embedding": (v.hidden_size,),
+            "vision_model.embeddings.patch_embedding.weight": (v.hidden_size, 3, v.patch_size, v.patch_size),
+            "vision_model.embeddings.position_embedding.weight": (positions, v.hidden_size),
+            "visual_projection.weight": (self.projection_dim, v.hidden_size),
+        }
+        for prefix, tower, norms in (
+            ("text_model", t, ("final_layer_norm",)),
+            ("vision_model", v, ("pre_layrnorm", "post_layernorm")),
+        ):
+            d, ffn = tower.hidden_size, tower.intermediate_size
+            for norm in norms:
+                shapes |= _weight_and_bias(f"{prefix}.{norm}", (d,))
+            for n in range(tower.num_hidden_layers):
+                layer = f"{prefix}.encoder.layers.{n}"
+                for linear in ("q_proj", "k_proj", "v_proj", "out_proj"):
+                    shapes |= _weight_and_bias(f"{layer}.self_attn.{linear}", (d, d))
+                for norm in ("layer_norm1", "layer_norm2"):
+                    shapes |= _weight_and_bias(f"{layer}.{norm}", (d,))
+                shapes |= _weight_and_bias(f"{layer}.mlp.fc1", (ffn, d))
+                shapes |= _weight_and_bias(f"{layer}.mlp.fc2", (d, ffn))
+        return dict(sorted(shapes.items()))
+
+
+def _weight_and_bias(name: str, shape: tuple[int, ...]) -> Shapes:
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+TINY = Clip(
+    Text(32, 64, 2, 4, vocab_size=99, max_position_embeddings=16),
+    Vision(48, 96, 3, 4, image_size=28, patch_size=14),
+    projection_dim=24,
+)
+REAL = {
+    "vit-b-32": Clip(Text(512, 2048, 12, 8), Vision(768, 3072, 12, 12), 512),
+    "vit-l-14-336": Clip(Text(768, 3072, 12, 12), Vision(1024, 4096, 24, 16, 336, 14), 768),
+    "vit-h-14": Clip(Text(1024, 4096, 24, 16), Vision(1280, 5120, 32, 16, 224, 14), 1024, "gelu"),
+    "vit-bigg-14": Clip(Text(1280, 5120, 32, 20), Vision(1664, 8192, 48, 16, 224, 14), 1280, "gelu"),
+}
+
+
+def values(seed: int, count: int) -> Iterator[NDArray[np.float32]]:
+    """Yield chunks of ``count`` float32 values in all, in (-2, 2), the same on every platform and numpy release.
+
+    Each has 24 significant bits, so that float16 and bfloat16 must round.
+    """
+    random = np.random.RandomState(seed)
+    for start in range(0, count, CHUNK):
+        integers = random.randint(-(2**24) + 1, 2**24, size=min(CHUNK, count - start), dtype=np.int32)
+        yield (integers.astype(np.float32) * np.float32(2**-23)).astype(np.float32)
+
+
+def to_dtype(chunk: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """Return values as the bytes of a safetensors dtype (bf16 by rounding towards zero, which is exact enough)."""
+    if dtype == "BF16":
+        return (chunk.view("<u4") >> 16).astype("<u2")
+    return chunk.astype({"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "U8": "u1"}[dtype])
+
+
+Dtypes = str | Callable[[str], str]
+
+
+def write_safetensors(path: Path, shapes: Shapes, dtype: Dtypes = "F32", seed: int = 0) -> None:
+    """Write a safetensors file of random tensors; each tensor's values depend on its name and the seed alone."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, shape in shapes.items():
+        code = dtype if isinstance(dtype, str) else dtype(name)
+        nbytes = int(np.prod(shape, dtype=np.int64)) * ITEMSIZE[code]
+        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, offset + nbytes]}
+        offset += nbytes
+    with path.open("wb") as file:
+        file.write(safetensors_header(header))
+        for name, shape in shapes.items():
+            tensor_seed = (seed * 1_000_003 + sum(i * b for i, b in enumerate(name.encode(), 1))) % 2**32
+            for chunk in values(tensor_seed, int(np.prod(shape, dtype=np.int64))):
+                file.write(to_dtype(chunk, header[name]["dtype"]).tobytes())
+
+
+def safetensors_header(header: Mapping[str, Any]) -> bytes:
+    """Return a safetensors file's beginning: the header's length and its JSON, padded to 8 bytes."""
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def write_model(
+    directory: Path,
+    clip: Clip = TINY,
+    *,
+    dtype: Dtypes = "F32",
+    shards: int = 1,
+    order: Callable[[Iterable[str]], Iterable[str]] = sorted,
+    seed: int = 0,
+    extra: Shapes | None = None,
+) -> Path:
+    """Write a whole model directory: config, vocabulary, image processor and weights. Returns the directory.
+
+    With several shards, the tensors are dealt out in turn in the given order, so that towers and blocks are torn apart.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "config.json", clip.config_json())
+    write_json(directory / "vocab.json", {f"tok{i}</w>": i for i in range(clip.text.vocab_size)})
+    write_json(
+        directory / "preprocessor_config.json",
+        {
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_processor_type": "CLIPImageProcessor",
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+            "size": {"shortest_edge": clip.vision.image_size},
+        },
+    )
+    shapes = {**clip.shapes(), **(extra or {})}
+    names = list(order(shapes))
+    if shards == 1:
+        write_safetensors(directory / "model.safetensors", {name: shapes[name] for name in names}, dtype, seed)
+        return directory
+    weight_map: dict[str, str] = {}
+    for number in range(shards):
+        file = f"model-{number + 1:05}-of-{shards:05}.safetensors"
+        part = names[number::shards]
+        write_safetensors(directory / file, {name: shapes[name] for name in part}, dtype, seed)
+        weight_map |= dict.fromkeys(part, file)
+    write_json(directory / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+    return directory
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file as UTF-8."""
+    path.write_text(json.dumps(value, indent=2), encoding="utf-8")
+
+
+def edit_json(path: Path, edit: Callable[[Any], object]) -> None:
+    """Change a JSON file in place by a function that changes what it holds."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    edit(value)
+    write_json(path, value)

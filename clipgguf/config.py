@@ -5,7 +5,7 @@ and ``image_processing_clip.py``; transformers 4 writes only the fields that dif
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -163,35 +163,49 @@ class ImageStatistics:
     is_default: bool = False
 
 
-def read_image_statistics(directory: Path) -> ImageStatistics:
-    """Return a model directory's image statistics, or CLIP's defaults where it has none.
+def read_image_statistics(
+    directory: Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> ImageStatistics:
+    """Return the image statistics: those given, else a model directory's, else CLIP's defaults.
 
-    They stand at the top level of preprocessor_config.json; a processor that transformers 5 saved has them in
-    processor_config.json under ``image_processor`` instead. Raises ConfigError when either is malformed.
+    A directory has them at the top level of preprocessor_config.json; a processor that transformers 5 saved has them in
+    processor_config.json under ``image_processor`` instead. Raises ConfigError when they are malformed.
     """
+    if mean is not None and std is not None:
+        return ImageStatistics(_rgb("image_mean", mean), _rgb("image_std", std))
+    path, values = _image_processor(directory)
+    given = {"image_mean": mean, "image_std": std}
+    found = {
+        key: _rgb(key, given[key]) if given[key] is not None else _rgb(f"{path}: {key}", values.get(key), default)
+        for key, default in (("image_mean", CLIP_IMAGE_MEAN), ("image_std", CLIP_IMAGE_STD))
+    }
+    return ImageStatistics(found["image_mean"], found["image_std"], is_default=not values)
+
+
+def _image_processor(directory: Path) -> tuple[Path, Mapping[str, Any]]:
+    """Return the first file that has image statistics, and the object in it that has them; empty without any."""
+    path = directory
     for path, key in (
         (directory / "preprocessor_config.json", None),
         (directory / "processor_config.json", "image_processor"),
     ):
-        if not path.exists():
-            continue
-        values = read_json_object(path)
+        values = read_json_object(path) if path.exists() else {}
         if key is not None:
             values = values.get(key) or {}
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: {key} is {values!r}, should be an object")
-        if "image_mean" not in values and "image_std" not in values:
-            continue
-        return ImageStatistics(
-            mean=_rgb(values.get("image_mean"), CLIP_IMAGE_MEAN, f"{path}: image_mean"),
-            std=_rgb(values.get("image_std"), CLIP_IMAGE_STD, f"{path}: image_std"),
-        )
-    return ImageStatistics(is_default=True)
+        if "image_mean" in values or "image_std" in values:
+            return path, values
+    return path, {}
 
 
-def _rgb(values: Any, default: tuple[float, ...], where: str) -> tuple[float, ...]:
-    if values is None:
+def _rgb(where: str, values: Any, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
+    if values is None and default is not None:
         return default
-    if not isinstance(values, list) or len(values) != 3 or not all(map(_is_float32, values)):
-        raise ConfigError(f"{where} is {values!r}, should be 3 numbers, one for each of R, G and B")
+    # A mean may be anything; a pixel is divided by the standard deviation.
+    is_std = where.endswith("std")
+    is_sequence = isinstance(values, (list, tuple)) and len(values) == 3
+    if not is_sequence or not all(_is_float32(v) and (v > 0 or not is_std) for v in values):
+        wanted = "3 positive numbers" if is_std else "3 numbers"
+        raise ConfigError(f"{where} is {values!r}, should be {wanted}, one for each of R, G and B")
     return tuple(map(float, values))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipgguf.checkpoint import Checkpoint
-from clipgguf.config import ClipConfig, ImageStatistics, read_image_statistics
+from clipgguf.config import ClipConfig, read_image_statistics
 from clipgguf.errors import CheckpointError
 from clipgguf.vocabulary import read_vocabulary
 
@@ -102,30 +102,17 @@ def plan_conversion(
         raise CheckpointError(f"{directory}: is no directory, should be a model's, with config.json and its weights")
     config = ClipConfig.read(directory / "config.json")
     vocabulary = None if vision_only else read_vocabulary(directory)
-    statistics = None if text_only else _statistics(directory, image_mean, image_std)
+    statistics = None if text_only else read_image_statistics(directory, image_mean, image_std)
     from clipgguf.plan import Content, make_plan
 
     content = Content.TEXT_ONLY if text_only else Content.VISION_ONLY if vision_only else Content.TWO_TOWER
     return make_plan(
         config,
-        Checkpoint.open(directory).tensors,
+        Checkpoint.open(directory),
         content=content,
         outtype=outtype,
         vocabulary=vocabulary,
         statistics=statistics,
-    )
-
-
-def _statistics(
-    directory: Path, image_mean: Sequence[float] | None, image_std: Sequence[float] | None
-) -> ImageStatistics:
-    if image_mean is not None and image_std is not None:
-        return ImageStatistics(tuple(image_mean), tuple(image_std))
-    found = read_image_statistics(directory)
-    return ImageStatistics(
-        tuple(image_mean) if image_mean is not None else found.mean,
-        tuple(image_std) if image_std is not None else found.std,
-        found.is_default,
     )
 
 

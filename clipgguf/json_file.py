@@ -12,6 +12,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
     Raises ConfigError when the file is missing, unreadable, no JSON, or JSON whose top level is no object.
     """
+    if not path.is_file():
+        raise ConfigError(f"{path}: {'is no regular file' if path.exists() else 'is missing'}")
     try:
         # A byte order mark is no JSON, but editors on Windows leave one and transformers' files survive it.
         text = path.read_text(encoding="utf-8-sig")

@@ -11,7 +11,7 @@ from typing import Any
 
 from gguf import GGMLQuantizationType, GGUFValueType, LlamaFileType
 
-from clipgguf.checkpoint import SourceTensor
+from clipgguf.checkpoint import Checkpoint, SourceTensor
 from clipgguf.config import KNOWN_ACTIVATIONS, ClipConfig, ImageStatistics
 from clipgguf.encode import SOURCE_DTYPES, TARGET_DTYPES, ggml_type_for
 from clipgguf.errors import CheckpointError
@@ -99,7 +99,7 @@ class Plan:
 
 def make_plan(
     config: ClipConfig,
-    tensors: Mapping[str, SourceTensor],
+    checkpoint: Checkpoint,
     *,
     content: Content,
     outtype: str,
@@ -118,7 +118,8 @@ def make_plan(
     matrix_type, file_type = OUTTYPES[outtype]
     warnings: list[str] = []
     notes: list[str] = []
-    expected = _match(config, tensors, content)
+    tensors = checkpoint.tensors
+    expected = _match(config, checkpoint, content)
     planned = tuple(_planned(expectation, tensors[expectation.canonical_name], matrix_type) for expectation in expected)
     projection_dims = {
         tower: tensors[tower.projection].shape[0] for tower in content.towers if tower.projection in tensors
@@ -154,9 +155,10 @@ def _planned(expectation: ExpectedTensor, source: SourceTensor, matrix_type: GGM
     return PlannedTensor(source, expectation.gguf_name, shape, ggml_type, nbytes)
 
 
-def _match(config: ClipConfig, tensors: Mapping[str, SourceTensor], content: Content) -> list[ExpectedTensor]:
+def _match(config: ClipConfig, checkpoint: Checkpoint, content: Content) -> list[ExpectedTensor]:
     """Return the tensors that the file must have, after making sure that the checkpoint has them and no others."""
-    _check_depth(config, tensors, content)
+    tensors = checkpoint.tensors
+    _check_depth(config, checkpoint, content)
     expected = list(
         expected_tensors(
             config.text if TEXT in content.towers else None,
@@ -168,7 +170,7 @@ def _match(config: ClipConfig, tensors: Mapping[str, SourceTensor], content: Con
         source = tensors.get(expectation.canonical_name)
         if source is None:
             problems.append(
-                f"the checkpoint lacks tensor {expectation.canonical_name!r}, "
+                f"{checkpoint.directory}: no file has tensor {expectation.canonical_name!r}, "
                 f"config.json asks for it with shape {_shape_text(expectation.shape)}"
             )
             continue
@@ -182,7 +184,7 @@ def _match(config: ClipConfig, tensors: Mapping[str, SourceTensor], content: Con
     projections = {tensors[tower.projection].shape[:1] for tower in content.towers if tower.projection in tensors}
     if len(projections) > 1:
         problems.append(
-            f"{VISION.projection} and {TEXT.projection} have different numbers of rows, "
+            f"{checkpoint.directory}: {VISION.projection} and {TEXT.projection} have different numbers of rows, "
             f"{tensors[VISION.projection].shape} and {tensors[TEXT.projection].shape}; they should share one space"
         )
     known = {expectation.canonical_name for expectation in expected} | NEVER_WRITTEN
@@ -196,14 +198,15 @@ def _match(config: ClipConfig, tensors: Mapping[str, SourceTensor], content: Con
     return expected
 
 
-def _check_depth(config: ClipConfig, tensors: Mapping[str, SourceTensor], content: Content) -> None:
+def _check_depth(config: ClipConfig, checkpoint: Checkpoint, content: Content) -> None:
     # A config can ask for four thousand million blocks; they are not worth a line each.
     problems = []
+    count = len(checkpoint.tensors)
     for tower, layers in ((TEXT, config.text.num_hidden_layers), (VISION, config.vision.num_hidden_layers)):
-        if tower in content.towers and layers > len(tensors):
+        if tower in content.towers and layers > count:
             problems.append(
-                f"config.json asks for {layers:,} blocks in {tower.canonical_prefix[:-1]}, "
-                f"the whole checkpoint has {len(tensors):,} tensors"
+                f"{checkpoint.directory}: config.json asks for {layers:,} blocks in {tower.canonical_prefix[:-1]}, "
+                f"the whole checkpoint has {count:,} tensors"
             )
     CheckpointError.raise_all(problems)
 

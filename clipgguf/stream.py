@@ -24,7 +24,8 @@ from clipgguf.plan import PlannedTensor
 CHUNK_ELEMENTS = 1 << 18
 LARGEST_ELEMENT = 4
 LOOK_AHEAD = 2
-MOST_THREADS = 8
+# One thread writes, and no more than this many are needed to keep it busy.
+MOST_THREADS = 4
 
 
 def default_threads() -> int:

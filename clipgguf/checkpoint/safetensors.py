@@ -20,6 +20,8 @@ def read_safetensors_header(path: Path) -> list[SourceTensor]:
 
     Raises CheckpointError when the file is missing, truncated or no safetensors file.
     """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: {'is no regular file' if path.exists() else 'is missing'}")
     try:
         # Opening validates: lengths, JSON, known dtypes, offsets that cover the file once and without holes, and
         # shapes that agree with them. The package keeps the offsets to itself, so we read them once more below.

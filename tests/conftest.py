@@ -1,0 +1,33 @@
+"""What all tests share: a small model, and the command line as its user runs it."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import write_model
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A small two-tower model in float32, one safetensors file."""
+    return write_model(tmp_path / "tiny-clip")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run ``clipgguf`` with arguments, in an empty directory; its output comes back as text."""
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def run_clipgguf(*args: object, **options: object) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "clipgguf", *map(str, args)]
+        return subprocess.run(  # type: ignore[call-overload, no-any-return]
+            command, **{"cwd": work, "capture_output": True, "text": True, "timeout": 120, **options}
+        )
+
+    return run_clipgguf

@@ -1,0 +1,252 @@
+"""The command line as its user meets it: a real process, its two streams and its exit code."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from gguf import GGUFReader
+
+import clipgguf
+from clipgguf import convert
+from tests.checkpoints import REAL, TINY, edit_json, safetensors_header, write_model
+from tests.conftest import Run
+
+
+def test_the_form_that_everyone_types(model: Path, tmp_path: Path, run: Run) -> None:
+    result = run(model, "-o", "out/")
+    assert (result.returncode, result.stdout) == (0, f"{Path('out', 'model-f16.gguf')}\n")
+    assert (tmp_path / "work/out/model-f16.gguf").read_bytes() == convert(model, tmp_path).path.read_bytes()
+    assert re.fullmatch(r"clipgguf: 93 tensors, 433\.\d+ kB in, 221\.\d+ kB out, \d+\.\d s\n", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "same_as"),
+    [
+        (["convert", "MODEL", "-o", "out"], "model-f16.gguf", {}),
+        (["-m", "MODEL", "--output-dir", "out", "--use-f32"], "model-f32.gguf", {"outtype": "f32"}),
+        (["--model-dir", "MODEL", "-o", "out", "--text-only"], "text-model-f16.gguf", {"text_only": True}),
+        (
+            ["--vision-only", "MODEL", "--outtype", "f32", "-o", "out"],
+            "vision-model-f32.gguf",
+            {"vision_only": True, "outtype": "f32"},
+        ),
+        (
+            ["MODEL", "--image-mean", "0.5", "0.4", "0.3", "--image-std", "1", "2", "3", "-o", "out"],
+            "model-f16.gguf",
+            {"image_mean": (0.5, 0.4, 0.3), "image_std": (1.0, 2.0, 3.0)},
+        ),
+    ],
+    ids=["full name", "the script's spellings", "text", "vision", "statistics"],
+)
+def test_spellings(
+    arguments: list[str], name: str, same_as: dict[str, object], model: Path, tmp_path: Path, run: Run
+) -> None:
+    result = run(*[model if argument == "MODEL" else argument for argument in arguments], "-q")
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"{Path('out', name)}\n", "")
+    expected = convert(model, tmp_path / "expected", **same_as)  # type: ignore[arg-type]
+    assert (tmp_path / "work/out" / name).read_bytes() == expected.path.read_bytes()
+
+
+def test_statistics_given_reach_the_file(model: Path, tmp_path: Path) -> None:
+    path = convert(model, tmp_path, image_mean=[0, 0.5, 1]).path
+    fields = GGUFReader(path).fields
+    assert fields["clip.vision.image_mean"].contents() == [0.0, 0.5, 1.0]
+    assert fields["clip.vision.image_std"].contents()[0] == pytest.approx(0.26862954)
+
+
+def test_statistics_that_are_none(model: Path, run: Run) -> None:
+    result = run(model, "--image-std", "0.5", "nan", "0.5")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("clipgguf: error: image_std is (0.5, nan, 0.5), should be 3 positive numbers")
+
+
+def test_output_may_be_the_file_itself(model: Path, tmp_path: Path, run: Run) -> None:
+    result = run(model, "-o", "new/deep/mine.gguf", "-q")
+    assert result.stdout == f"{Path('new', 'deep', 'mine.gguf')}\n"
+    assert (tmp_path / "work/new/deep/mine.gguf").is_file()
+
+
+def test_without_output_the_file_goes_beside_the_model(model: Path, run: Run) -> None:
+    assert run(".", "-q", cwd=model).stdout == "model-f16.gguf\n"
+    assert (model / "model-f16.gguf").is_file()
+
+
+def test_the_name_in_the_file_is_the_directorys_however_it_is_spelled(model: Path, tmp_path: Path, run: Run) -> None:
+    expected = convert(model, tmp_path / "expected").path.read_bytes()
+    for spelling, cwd in ((f"{model}/", None), (".", model), ("../tiny-clip", model)):
+        assert run(spelling, "-o", tmp_path / "x.gguf", **({"cwd": cwd} if cwd else {})).returncode == 0
+        assert (tmp_path / "x.gguf").read_bytes() == expected
+
+
+def test_directory_that_is_called_like_a_command(tmp_path: Path, run: Run) -> None:
+    write_model(tmp_path / "work" / "convert")
+    assert run("./convert", "-q").stdout == f"{Path('convert', 'model-f16.gguf')}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--text-only", "--vision-only", "MODEL"], ["--text-only", "--vision-only"]),
+        ([], ["Usage: clipgguf"]),
+        (["-o", "out"], ["MODEL_DIR", "missing"]),
+        (["MODEL", "-m", "MODEL"], ["MODEL_DIR", "twice"]),
+        (["MODEL", "more"], ["more"]),
+        (["MODEL", "--outtype", "f64"], ["f64", "f16"]),
+        (["MODEL", "--image-mean", "1", "2"], ["--image-mean"]),
+        (["MODEL", "--fast"], ["--fast"]),
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str], words: list[str], model: Path, run: Run) -> None:
+    result = run(*[model if argument == "MODEL" else argument for argument in arguments])
+    assert result.returncode == 2
+    assert all(word in result.stderr + (result.stdout if not arguments else "") for word in words), result
+    assert "Traceback" not in result.stderr
+    assert not list(model.glob("*.gguf"))
+
+
+def test_version(run: Run) -> None:
+    result = run("--version")
+    assert (result.returncode, result.stdout) == (0, f"clipgguf {clipgguf.__version__}\n")
+
+
+def test_help_names_every_option(run: Run) -> None:
+    result = run("--help")
+    assert result.returncode == 0
+    for option in (
+        "MODEL_DIR", "-o", "--output", "--text-only", "--vision-only", "--outtype", "--image-mean", "--image-std",
+        "--dry-run", "-q", "--version", "--help", "-m", "--model-dir", "--use-f32", "--output-dir",
+    ):  # fmt: skip
+        assert re.search(rf"(?<![\w-]){option}(?![\w-])", result.stdout), option
+
+
+def test_every_option_of_the_help_stands_in_the_readme(run: Run) -> None:
+    readme = Path(__file__).parent.with_name("README.md").read_text(encoding="utf-8")
+    for option in set(re.findall(r"--[a-z][a-z0-9-]+", run("--help").stdout)):
+        assert f"{option}" in readme, option
+
+
+def test_f32_says_that_the_convolution_stays_f16(model: Path, run: Run) -> None:
+    assert "v.patch_embd.weight stays f16" in run(model, "--use-f32", "-o", "out").stderr
+    assert "stays f16" not in run(model, "--use-f32", "--text-only", "-o", "out").stderr
+    assert "stays f16" not in run(model, "-o", "out").stderr
+
+
+def test_quiet_still_warns(model: Path, run: Run) -> None:
+    edit_json(model / "config.json", lambda c: c["text_config"].update(projection_dim=512))
+    (model / "preprocessor_config.json").unlink()
+    loud, quiet = run(model, "-o", "out").stderr, run(model, "-o", "out", "-q").stderr
+    assert "note: no image processor's file" in loud
+    assert quiet.splitlines() == [line for line in loud.splitlines() if "warning: " in line] != []
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(model: Path, tmp_path: Path, run: Run) -> None:
+    result = run(model, "--dry-run", "-o", tmp_path / "out")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert not (tmp_path / "out").exists()
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["clip.text.projection_dim", "24"] in lines
+    assert ["tokenizer.ggml.tokens", "99", "values"] in lines
+    row = "v.blk.2.ffn_up.weight vision_model.encoder.layers.2.mlp.fc2.weight 48 x 96 F32 F16 18,432 9,216"
+    assert row.split() in lines
+    assert lines[-1] == ["model-f16.gguf:", "93", "tensors,", "433,344", "bytes", "in,", "221,856", "bytes", "out"]
+    written = [t.name for t in GGUFReader(convert(model, tmp_path).path).tensors]
+    assert [line[0] for line in lines if line and line[0] in written] == written
+
+
+def test_dry_run_finds_what_is_wrong(model: Path, run: Run) -> None:
+    (model / "model.safetensors").write_bytes(b"")
+    assert run(model, "--dry-run").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "banned"),
+    [
+        ("import clipgguf.cli", {"torch", "transformers", "numpy", "gguf", "rich"}),
+        ("import sys; sys.argv = ['clipgguf', '--version']\nfrom clipgguf.cli import main\n"
+         "try: main()\nexcept SystemExit: pass", {"torch", "transformers", "numpy", "gguf"}),
+        ("import sys; sys.argv = ['clipgguf', '--help']\nfrom clipgguf.cli import main\n"
+         "try: main()\nexcept SystemExit: pass", {"torch", "transformers", "numpy", "gguf"}),
+        ("import clipgguf.convert, clipgguf.writer", {"torch", "transformers"}),
+    ],
+    ids=["import", "version", "help", "writer"],
+)  # fmt: skip
+def test_imports(code: str, banned: set[str]) -> None:
+    code += "\nimport sys; print('modules', *{name.split('.')[0] for name in sys.modules})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = set(result.stdout.splitlines()[-1].split())
+    assert "modules" in modules
+    assert not modules & banned
+
+
+def sparse_model(directory: Path) -> Path:
+    """A model of 600 MB that takes no disk and no time to make: its weights are one hole."""
+    write_model(directory, TINY)
+    clip = REAL["vit-b-32"]
+    edit_json(directory / "config.json", lambda c: c.update(clip.config_json()))
+    header, offset = {}, 0
+    for name, shape in clip.shapes().items():
+        nbytes = 4
+        for axis in shape:
+            nbytes *= axis
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + nbytes]}
+        offset += nbytes
+    beginning = safetensors_header(header)
+    (directory / "model.safetensors").write_bytes(beginning)
+    os.truncate(directory / "model.safetensors", len(beginning) + offset)
+    return directory
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows has no SIGTERM to send, and its Ctrl-C reaches the tests too"
+)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
+def test_interruption_leaves_the_old_file_and_nothing_else(number: int, code: int, tmp_path: Path) -> None:
+    model = sparse_model(tmp_path / "m")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "model-f16.gguf").write_bytes(b"an older file")
+    process = subprocess.Popen([sys.executable, "-m", "clipgguf", model, "-o", out], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size > 1 << 20 for path in out.glob(".*")):
+        assert process.poll() is None, "ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in stderr
+    assert [path.name for path in out.iterdir()] == ["model-f16.gguf"]
+    assert (out / "model-f16.gguf").read_bytes() == b"an older file"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+def test_progress_bar_on_a_terminal(model: Path, tmp_path: Path) -> None:
+    import pty
+
+    controller, terminal = pty.openpty()
+    command = [sys.executable, "-m", "clipgguf", str(model), "-o", str(tmp_path / "out")]
+    result = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+        check=True,
+    )
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            data = os.read(controller, 65_536)
+        except OSError:
+            break
+        if not data:
+            break
+        shown += data
+    os.close(controller)
+    assert result.stdout.decode() == f"{tmp_path / 'out' / 'model-f16.gguf'}\n"
+    assert "221.9/221.9 kB" in shown.decode()

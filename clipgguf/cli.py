@@ -30,7 +30,7 @@ class ConvertByDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=ConvertByDefault, add_completion=False, rich_markup_mode=None)
+app = typer.Typer(cls=ConvertByDefault, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.callback()

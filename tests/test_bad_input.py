@@ -160,7 +160,7 @@ FAULTS: dict[str, tuple[Break, list[list[str]]]] = {
         raw_weights(struct.pack("<Q", 2**62) + b"{}"),
         [["model.safetensors", "no safetensors file"]],
     ),
-    "a header that is no JSON": (raw_weights(struct.pack("<Q", 2) + b"{]"), [["model.safetensors", "JSON"]]),
+    "a header that is no JSON": (raw_weights(struct.pack("<Q", 2) + b"{]"), [["model.safetensors", "no safetensors file"]]),
     "a shape that belies the bytes": (
         raw_weights(safetensors_header({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}) + bytes(8)),
         [["model.safetensors", "shape"]],

@@ -1,5 +1,6 @@
 """The command line as its user meets it: a real process, its two streams and its exit code."""
 
+import contextlib
 import os
 import re
 import signal
@@ -210,16 +211,17 @@ def test_interruption_leaves_the_old_file_and_nothing_else(number: int, code: in
     out = tmp_path / "out"
     out.mkdir()
     (out / "model-f16.gguf").write_bytes(b"an older file")
-    process = subprocess.Popen([sys.executable, "-m", "clipgguf", model, "-o", out], stderr=subprocess.PIPE, text=True)
+    errors = tmp_path / "stderr"
+    with errors.open("wb") as stderr:
+        process = subprocess.Popen([sys.executable, "-m", "clipgguf", str(model), "-o", str(out)], stderr=stderr)
     deadline = time.monotonic() + 60
     while not any(path.stat().st_size > 1 << 20 for path in out.glob(".*")):
         assert process.poll() is None, "ended before it could be interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.001)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert "Traceback" not in stderr
+    assert process.wait(timeout=60) == code
+    assert "Traceback" not in errors.read_text()
     assert [path.name for path in out.iterdir()] == ["model-f16.gguf"]
     assert (out / "model-f16.gguf").read_bytes() == b"an older file"
 
@@ -230,23 +232,14 @@ def test_progress_bar_on_a_terminal(model: Path, tmp_path: Path) -> None:
 
     controller, terminal = pty.openpty()
     command = [sys.executable, "-m", "clipgguf", str(model), "-o", str(tmp_path / "out")]
-    result = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=terminal,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
-        check=True,
-    )
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal, env=environment)
     os.close(terminal)
     shown = b""
-    while True:
-        try:
-            data = os.read(controller, 65_536)
-        except OSError:
-            break
-        if not data:
-            break
-        shown += data
+    with contextlib.suppress(OSError):  # What a terminal raises on Linux when nobody holds its other end any more.
+        while data := os.read(controller, 65_536):
+            shown += data
     os.close(controller)
-    assert result.stdout.decode() == f"{tmp_path / 'out' / 'model-f16.gguf'}\n"
+    stdout, _ = process.communicate(timeout=60)
+    assert stdout.decode() == f"{tmp_path / 'out' / 'model-f16.gguf'}\n"
     assert "221.9/221.9 kB" in shown.decode()

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from typer.core import TyperGroup
 
 from clipgguf import ClipGGUFError, __version__, convert
 from clipgguf.convert import plan_conversion
+from clipgguf.families import Request
 
 if TYPE_CHECKING:
     from clipgguf.plan import Plan
@@ -101,7 +103,7 @@ def convert_command(
         "image_std": image_std,
     }
     if dry_run:
-        plan = plan_conversion(directory, **request)
+        plan = plan_conversion(Request(Path(directory), **request))
         _show_messages(plan.warnings, () if quiet else plan.notes)
         _show_plan(plan)
         return

@@ -1,4 +1,4 @@
-"""CLIP's configuration: JSON in, frozen dataclasses out, omitted fields filled with transformers' defaults.
+"""The towers' configuration: JSON in, frozen dataclasses out, omitted fields filled with transformers' defaults.
 
 The defaults are those of transformers 5.23, ``configuration_clip.py`` (CLIPTextConfig, CLIPVisionConfig, CLIPConfig)
 and ``image_processing_clip.py``; transformers 4 writes only the fields that differ from them.
@@ -61,82 +61,60 @@ class VisionConfig:
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
-@dataclass(frozen=True, slots=True)
-class ClipConfig:
-    """A whole CLIP model's configuration, and the name that goes into the file."""
-
-    text: TextConfig
-    vision: VisionConfig
-    name: str
-
-    @classmethod
-    def read(cls, path: Path) -> "ClipConfig":
-        """Read a config.json of a CLIPModel.
-
-        ``name`` is its ``_name_or_path``, and without one the base name of the directory.
-        Raises ConfigError, with every field that is wrong.
-        """
-        return cls.parse(read_json_object(path), path)
-
-    @classmethod
-    def parse(cls, config: Mapping[str, Any], path: Path) -> "ClipConfig":
-        """Make sense of a config.json that is already read; ``path`` is for the messages and the default name."""
-        model_type = config.get("model_type")
-        has_towers = any(key in config for key in ("text_config", "vision_config"))
-        if model_type != "clip" and not (model_type is None and has_towers):
-            is_what = "has no model_type" if model_type is None else f"is of model_type {model_type!r}"
-            raise ConfigError(f"{path}: {is_what}, supported is 'clip' (CLIPModel)")
-        problems: list[str] = []
-        text = _fields(TextConfig, config, "text", path, problems)
-        vision = _fields(VisionConfig, config, "vision", path, problems)
-        ConfigError.raise_all(problems)
-        if vision.patch_size > vision.image_size:
-            problems.append(
-                f"{path}: vision_config: patch_size {vision.patch_size} is larger than image_size {vision.image_size}"
-            )
-        for key, tower in (("text_config", text), ("vision_config", vision)):
-            if tower.hidden_size % tower.num_attention_heads:
-                problems.append(
-                    f"{path}: {key}: hidden_size {tower.hidden_size} is no multiple of "
-                    f"num_attention_heads {tower.num_attention_heads}"
-                )
-        ConfigError.raise_all(problems)
-        name = config.get("_name_or_path")
-        return cls(text, vision, name if isinstance(name, str) else path.absolute().parent.name)
+_Tower = TypeVar("_Tower", TextConfig, VisionConfig)
 
 
-_Fields = TypeVar("_Fields", TextConfig, VisionConfig)
+def parse_tower(cls: type[_Tower], values: Any, where: str) -> _Tower:
+    """Return a tower's configuration: the fields that a JSON object has, and the defaults for those that it omits.
 
-
-def _fields(cls: type[_Fields], config: Mapping[str, Any], tower: str, path: Path, problems: list[str]) -> _Fields:
-    """Return a tower's dataclass: the values that the config has, and the defaults for those that it omits."""
-    key, values = _tower(config, tower)
+    ``where`` names the object in messages. Raises ConfigError with every field that is wrong.
+    """
     if not isinstance(values, dict):
-        problems.append(f"{path}: {key} is {values!r}, should be an object")
-        return cls()
-    # CLIPModel makes its projections from the top level's projection_dim; a tower's own comes first all the same,
-    # because that is what readers were given so far.
-    values = {"projection_dim": config.get("projection_dim"), **values}
+        raise ConfigError(f"{where} is {values!r}, should be an object")
+    problems: list[str] = []
     checked: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         value = values.get(field.name)
         if value is None:
             continue
         if wanted := _wrong_type(field.type, value):
-            problems.append(f"{path}: {key}: {field.name} is {value!r}, should be {wanted}")
+            problems.append(f"{where}: {field.name} is {value!r}, should be {wanted}")
         else:
             checked[field.name] = value
-    return cls(**checked)
+    ConfigError.raise_all(problems)
+    tower = cls(**checked)
+    if tower.hidden_size % tower.num_attention_heads:
+        problems.append(
+            f"{where}: hidden_size {tower.hidden_size} is no multiple of "
+            f"num_attention_heads {tower.num_attention_heads}"
+        )
+    if isinstance(tower, VisionConfig) and tower.patch_size > tower.image_size:
+        problems.append(f"{where}: patch_size {tower.patch_size} is larger than image_size {tower.image_size}")
+    ConfigError.raise_all(problems)
+    return tower
 
 
-def _tower(config: Mapping[str, Any], tower: str) -> tuple[str, Any]:
-    """Return which key describes a tower, and what stands there."""
+def parse_sub_config(cls: type[_Tower], config: Mapping[str, Any], tower: str, path: Path) -> _Tower:
+    """Return the configuration of one tower ("text" or "vision") of a whole model's config.json.
+
+    Raises ConfigError with every field that is wrong.
+    """
     # A non-null ``*_config_dict`` wins completely: CLIPConfig writes the class's defaults overlaid with the
     # dict over every field of ``*_config``, so that even an empty dict resets all of them.
-    for key in (f"{tower}_config_dict", f"{tower}_config"):
-        if config.get(key) is not None:
-            return key, config[key]
-    return f"{tower}_config", {}
+    keys = (f"{tower}_config_dict", f"{tower}_config")
+    key = next((key for key in keys if config.get(key) is not None), keys[-1])
+    values = config.get(key)
+    if values is None or isinstance(values, dict):
+        # CLIPModel makes its projections from the top level's projection_dim; a tower's own comes first all the
+        # same, because that is what readers were given so far.
+        values = {"projection_dim": config.get("projection_dim"), **(values or {})}
+    return parse_tower(cls, values, f"{path}: {key}")
+
+
+def model_name(config: Mapping[str, Any], directory: Path) -> str:
+    """Return what goes into a file as general.name: ``_name_or_path``, else the base name of the model's directory."""
+    name = config.get("_name_or_path")
+    return name if isinstance(name, str) else directory.absolute().name
 
 
 def _wrong_type(field_type: Any, value: Any) -> str | None:

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipgguf.checkpoint import Checkpoint
-from clipgguf.config import ClipConfig, read_image_statistics
-from clipgguf.errors import CheckpointError
-from clipgguf.vocabulary import read_vocabulary
+from clipgguf.families import Request, open_model
 
 # numpy and gguf, 20 MB of code and as much of a second as all the rest, are imported by the functions that need them,
 # after the JSON is read: the memory that parsing a vocabulary took then serves them, instead of adding to the peak.
@@ -62,14 +59,15 @@ def convert(
     Raises ValueError for arguments that contradict each other.
     """
     started = time.perf_counter()
-    plan = plan_conversion(
-        model_dir,
+    request = Request(
+        model_dir=Path(model_dir),
         text_only=text_only,
         vision_only=vision_only,
         outtype=outtype,
         image_mean=image_mean,
         image_std=image_std,
     )
+    plan = plan_conversion(request)
     path = _output_path(model_dir, output, plan.file_name)
     from clipgguf.writer import write_plan
 
@@ -85,35 +83,12 @@ def convert(
     )
 
 
-def plan_conversion(
-    model_dir: PathLike,
-    *,
-    text_only: bool = False,
-    vision_only: bool = False,
-    outtype: str = "f16",
-    image_mean: Sequence[float] | None = None,
-    image_std: Sequence[float] | None = None,
-) -> "Plan":
-    """Work out what ``convert`` with the same arguments will write, from the headers alone; raises what it raises."""
-    if text_only and vision_only:
-        raise ValueError("text_only and vision_only exclude each other")
-    directory = Path(model_dir)
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory}: is no directory, should be a model's, with config.json and its weights")
-    config = ClipConfig.read(directory / "config.json")
-    vocabulary = None if vision_only else read_vocabulary(directory)
-    statistics = None if text_only else read_image_statistics(directory, image_mean, image_std)
-    from clipgguf.plan import Content, make_plan
+def plan_conversion(request: Request) -> "Plan":
+    """Work out what the conversion that is asked for will write, from JSON and headers alone."""
+    model = open_model(request)
+    from clipgguf.plan import make_plan
 
-    content = Content.TEXT_ONLY if text_only else Content.VISION_ONLY if vision_only else Content.TWO_TOWER
-    return make_plan(
-        config,
-        Checkpoint.open(directory),
-        content=content,
-        outtype=outtype,
-        vocabulary=vocabulary,
-        statistics=statistics,
-    )
+    return make_plan(model, request.outtype)
 
 
 def _output_path(model_dir: PathLike, output: PathLike | None, file_name: str) -> Path:

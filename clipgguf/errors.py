@@ -1,6 +1,7 @@
 """What can go wrong with a user's files, as exceptions whose text is ready to be shown."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class ClipGGUFError(Exception):
@@ -35,6 +36,15 @@ class CheckpointError(ClipGGUFError):
 
 class OutputError(ClipGGUFError):
     """The GGUF file cannot be written where it was asked for."""
+
+
+@contextmanager
+def collect(problems: list[str]) -> Iterator[None]:
+    """Add the problems of an error that is raised inside to a list, so that those of the next step are found, too."""
+    try:
+        yield
+    except ClipGGUFError as e:
+        problems.extend(e.problems)
 
 
 def os_reason(error: OSError) -> str:

@@ -3,18 +3,18 @@
 Pure: configuration, headers and options in, a Plan out. Everything that can be wrong with a request is found here.
 """
 
-import enum
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gguf import GGMLQuantizationType, GGUFValueType, LlamaFileType
 
-from clipgguf.checkpoint import Checkpoint, SourceTensor
-from clipgguf.config import KNOWN_ACTIVATIONS, ClipConfig, ImageStatistics
+from clipgguf.checkpoint import SourceTensor
+from clipgguf.config import KNOWN_ACTIVATIONS, ImageStatistics
 from clipgguf.encode import SOURCE_DTYPES, TARGET_DTYPES, ggml_type_for
 from clipgguf.errors import CheckpointError
+from clipgguf.families import Content, Model
 from clipgguf.names import (
     NEVER_WRITTEN,
     TEXT,
@@ -29,19 +29,6 @@ OUTTYPES: Mapping[str, tuple[GGMLQuantizationType, LlamaFileType]] = {
     "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
     "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
 }
-
-
-class Content(enum.Enum):
-    """Which parts of a model go into a file: the prefix of the file's name, and general.description."""
-
-    TWO_TOWER = ("", "two-tower CLIP model")
-    TEXT_ONLY = ("text-", "text-only CLIP model")
-    VISION_ONLY = ("vision-", "vision-only CLIP model")
-
-    @property
-    def towers(self) -> tuple[Tower, ...]:
-        """The towers whose tensors go in."""
-        return {Content.TEXT_ONLY: (TEXT,), Content.VISION_ONLY: (VISION,)}.get(self, (TEXT, VISION))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +84,9 @@ class Plan:
         return sum(tensor.nbytes for tensor in self.tensors)
 
 
-def make_plan(
-    config: ClipConfig,
-    checkpoint: Checkpoint,
-    *,
-    content: Content,
-    outtype: str,
-    vocabulary: Sequence[str] | None,
-    statistics: ImageStatistics | None,
-) -> Plan:
-    """Plan the GGUF file for a CLIP checkpoint.
+def make_plan(model: Model, outtype: str) -> Plan:
+    """Plan the GGUF file for a model; ``outtype`` is a key of OUTTYPES.
 
-    ``vocabulary`` is needed with the text tower, ``statistics`` with the vision tower; ``outtype`` is a key of
-    OUTTYPES.
     Raises CheckpointError with all that is wrong with the tensors: missing, unknown, of a wrong shape or dtype;
     ValueError for an unknown ``outtype``.
     """
@@ -118,17 +95,17 @@ def make_plan(
     matrix_type, file_type = OUTTYPES[outtype]
     warnings: list[str] = []
     notes: list[str] = []
-    tensors = checkpoint.tensors
-    expected = _match(config, checkpoint, content)
+    content, tensors, vocabulary, statistics = model.content, model.tensors, model.vocabulary, model.statistics
+    expected = _match(model)
     planned = tuple(_planned(expectation, tensors[expectation.canonical_name], matrix_type) for expectation in expected)
     projection_dims = {
         tower: tensors[tower.projection].shape[0] for tower in content.towers if tower.projection in tensors
     }
-    warnings += _projection_warnings(config, projection_dims)
-    warnings += _activation_warnings(config, content)
-    if vocabulary is not None and len(vocabulary) != config.text.vocab_size:
+    warnings += _projection_warnings(model, projection_dims)
+    warnings += _activation_warnings(model)
+    if vocabulary is not None and len(vocabulary) != model.text.vocab_size:
         warnings.append(
-            f"the vocabulary has {len(vocabulary)} tokens, the token embedding {config.text.vocab_size} rows"
+            f"the vocabulary has {len(vocabulary)} tokens, the token embedding {model.text.vocab_size} rows"
         )
     if statistics is not None and statistics.is_default:
         notes.append("no image processor's file gives image_mean and image_std; CLIP's own are written")
@@ -141,7 +118,7 @@ def make_plan(
     prefix, _ = content.value
     return Plan(
         file_name=f"{prefix}model-{outtype}.gguf",
-        metadata=tuple(_metadata(config, content, file_type, projection_dims, vocabulary, statistics)),
+        metadata=tuple(_metadata(model, file_type, projection_dims)),
         tensors=planned,
         warnings=tuple(warnings),
         notes=tuple(notes),
@@ -155,14 +132,14 @@ def _planned(expectation: ExpectedTensor, source: SourceTensor, matrix_type: GGM
     return PlannedTensor(source, expectation.gguf_name, shape, ggml_type, nbytes)
 
 
-def _match(config: ClipConfig, checkpoint: Checkpoint, content: Content) -> list[ExpectedTensor]:
+def _match(model: Model) -> list[ExpectedTensor]:
     """Return the tensors that the file must have, after making sure that the checkpoint has them and no others."""
-    tensors = checkpoint.tensors
-    _check_depth(config, checkpoint, content)
+    content, tensors = model.content, model.tensors
+    _check_depth(model)
     expected = list(
         expected_tensors(
-            config.text if TEXT in content.towers else None,
-            config.vision if VISION in content.towers else None,
+            model.text if TEXT in content.towers else None,
+            model.vision if VISION in content.towers else None,
         )
     )
     problems: list[str] = []
@@ -170,7 +147,7 @@ def _match(config: ClipConfig, checkpoint: Checkpoint, content: Content) -> list
         source = tensors.get(expectation.canonical_name)
         if source is None:
             problems.append(
-                f"{checkpoint.directory}: no file has tensor {expectation.canonical_name!r}, "
+                f"{model.directory}: no file has tensor {expectation.canonical_name!r}, "
                 f"config.json asks for it with shape {_shape_text(expectation.shape)}"
             )
             continue
@@ -184,7 +161,7 @@ def _match(config: ClipConfig, checkpoint: Checkpoint, content: Content) -> list
     projections = {tensors[tower.projection].shape[:1] for tower in content.towers if tower.projection in tensors}
     if len(projections) > 1:
         problems.append(
-            f"{checkpoint.directory}: {VISION.projection} and {TEXT.projection} have different numbers of rows, "
+            f"{model.directory}: {VISION.projection} and {TEXT.projection} have different numbers of rows, "
             f"{tensors[VISION.projection].shape} and {tensors[TEXT.projection].shape}; they should share one space"
         )
     known = {expectation.canonical_name for expectation in expected} | NEVER_WRITTEN
@@ -198,17 +175,15 @@ def _match(config: ClipConfig, checkpoint: Checkpoint, content: Content) -> list
     return expected
 
 
-def _check_depth(config: ClipConfig, checkpoint: Checkpoint, content: Content) -> None:
+def _check_depth(model: Model) -> None:
     # A config can ask for four thousand million blocks; they are not worth a line each.
-    problems = []
-    count = len(checkpoint.tensors)
-    for tower, layers in ((TEXT, config.text.num_hidden_layers), (VISION, config.vision.num_hidden_layers)):
-        if tower in content.towers and layers > count:
-            problems.append(
-                f"{checkpoint.directory}: config.json asks for {layers:,} blocks in {tower.canonical_prefix[:-1]}, "
-                f"the whole checkpoint has {count:,} tensors"
-            )
-    CheckpointError.raise_all(problems)
+    count = len(model.tensors)
+    CheckpointError.raise_all(
+        f"{model.directory}: config.json asks for {layers:,} blocks in {tower.canonical_prefix[:-1]}, "
+        f"the whole checkpoint has {count:,} tensors"
+        for tower, layers in ((TEXT, model.text.num_hidden_layers), (VISION, model.vision.num_hidden_layers))
+        if tower in model.content.towers and layers > count
+    )
 
 
 def _shape_fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
@@ -221,11 +196,11 @@ def _shape_text(shape: tuple[int | None, ...]) -> str:
     return f"({', '.join('any' if axis is None else str(axis) for axis in shape)})"
 
 
-def _projection_warnings(config: ClipConfig, projection_dims: Mapping[Tower, int]) -> list[str]:
+def _projection_warnings(model: Model, projection_dims: Mapping[Tower, int]) -> list[str]:
     warnings = []
     for tower, key, configured in (
-        (TEXT, "text_config", config.text.projection_dim),
-        (VISION, "vision_config", config.vision.projection_dim),
+        (TEXT, "text_config", model.text.projection_dim),
+        (VISION, "vision_config", model.vision.projection_dim),
     ):
         rows = projection_dims.get(tower, configured)
         if rows != configured:
@@ -236,9 +211,9 @@ def _projection_warnings(config: ClipConfig, projection_dims: Mapping[Tower, int
     return warnings
 
 
-def _activation_warnings(config: ClipConfig, content: Content) -> list[str]:
-    text, vision = config.text.hidden_act, config.vision.hidden_act
-    if content is Content.VISION_ONLY:
+def _activation_warnings(model: Model) -> list[str]:
+    text, vision = model.text.hidden_act, model.vision.hidden_act
+    if model.content is Content.VISION_ONLY:
         text = vision
     warnings = [
         f"config.json: hidden_act {act!r} is none that readers of the file know; they will compute quick_gelu"
@@ -253,26 +228,19 @@ def _activation_warnings(config: ClipConfig, content: Content) -> list[str]:
     return warnings
 
 
-def _metadata(
-    config: ClipConfig,
-    content: Content,
-    file_type: LlamaFileType,
-    projection_dims: Mapping[Tower, int],
-    vocabulary: Sequence[str] | None,
-    statistics: ImageStatistics | None,
-) -> list[MetadataItem]:
+def _metadata(model: Model, file_type: LlamaFileType, projection_dims: Mapping[Tower, int]) -> list[MetadataItem]:
     """Return the metadata in the order of the file; general.architecture, which GGUFWriter adds, comes before it."""
-    has_text, has_vision = TEXT in content.towers, VISION in content.towers
+    has_text, has_vision = TEXT in model.content.towers, VISION in model.content.towers
     items = [
         _bool("clip.has_text_encoder", has_text),
         _bool("clip.has_vision_encoder", has_vision),
         _bool("clip.has_llava_projector", False),
         _uint32("general.file_type", int(file_type)),
-        _string("general.name", config.name),
-        _string("general.description", content.value[1]),
+        _string("general.name", model.name),
+        _string("general.description", model.content.value[1]),
     ]
     if has_text:
-        text = config.text
+        text = model.text
         items += [
             _uint32("clip.text.context_length", text.max_position_embeddings),
             _uint32("clip.text.embedding_length", text.hidden_size),
@@ -281,11 +249,11 @@ def _metadata(
             _uint32("clip.text.attention.head_count", text.num_attention_heads),
             _float32("clip.text.attention.layer_norm_epsilon", text.layer_norm_eps),
             _uint32("clip.text.block_count", text.num_hidden_layers),
-            _string("tokenizer.ggml.tokens", vocabulary),
+            _string("tokenizer.ggml.tokens", model.vocabulary),
         ]
     if has_vision:
-        vision = config.vision
-        statistics = statistics or ImageStatistics()
+        vision = model.vision
+        statistics = model.statistics or ImageStatistics()
         items += [
             _uint32("clip.vision.image_size", vision.image_size),
             _uint32("clip.vision.patch_size", vision.patch_size),
@@ -299,7 +267,7 @@ def _metadata(
             _float32("clip.vision.image_std", list(statistics.std)),
         ]
     # One flag for the whole file; false means quick_gelu. Even in a text-only file it is the vision tower's.
-    items.append(_bool("clip.use_gelu", config.vision.hidden_act == "gelu"))
+    items.append(_bool("clip.use_gelu", model.vision.hidden_act == "gelu"))
     # GGUFWriter leaves out an empty string without a word; so does the plan, which must say what the file will have.
     return [item for item in items if item.value != ""]
 

@@ -160,7 +160,10 @@ FAULTS: dict[str, tuple[Break, list[list[str]]]] = {
         raw_weights(struct.pack("<Q", 2**62) + b"{}"),
         [["model.safetensors", "no safetensors file"]],
     ),
-    "a header that is no JSON": (raw_weights(struct.pack("<Q", 2) + b"{]"), [["model.safetensors", "no safetensors file"]]),
+    "a header that is no JSON": (
+        raw_weights(struct.pack("<Q", 2) + b"{]"),
+        [["model.safetensors", "no safetensors file"]],
+    ),
     "a shape that belies the bytes": (
         raw_weights(safetensors_header({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}) + bytes(8)),
         [["model.safetensors", "shape"]],
@@ -294,9 +297,10 @@ def test_disk_that_fills_up(model: Path, tmp_path: Path, run: Run) -> None:
 def test_file_that_shrinks_after_planning(model: Path, tmp_path: Path) -> None:
     from clipgguf import CheckpointError
     from clipgguf.convert import plan_conversion
+    from clipgguf.families import Request
     from clipgguf.writer import write_plan
 
-    plan = plan_conversion(model)
+    plan = plan_conversion(Request(model))
     truncate(model)
     with pytest.raises(CheckpointError, match=r"has 444,\d+ bytes, its header asks for 444,\d+"):
         write_plan(plan, tmp_path / "out" / "x.gguf")

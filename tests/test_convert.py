@@ -13,6 +13,7 @@ from gguf import GGMLQuantizationType, GGUFReader
 
 from clipgguf import CheckpointError, convert
 from clipgguf.convert import plan_conversion
+from clipgguf.families import Request
 from tests.checkpoints import (
     TINY,
     Clip,
@@ -97,7 +98,7 @@ def test_every_source_dtype(dtype: str, outtype: str, tmp_path: Path) -> None:
 def test_mixed_dtypes_in_one_file(tmp_path: Path) -> None:
     codes = ["F64", "F32", "F16", "BF16"]
     model = write_model(tmp_path / "m", dtype=lambda name: codes[len(name) % 4])
-    plan = plan_conversion(model)
+    plan = plan_conversion(Request(model))
     assert {t.source.dtype for t in plan.tensors} == set(codes)
     assert len(GGUFReader(convert(model, tmp_path / "out").path).tensors) == len(plan.tensors)
 

@@ -1,7 +1,7 @@
 """Tensors as a stream of encoded chunks: converted ahead on a few threads, handed out in order.
 
 Memory is bounded by design. There are ``threads + LOOK_AHEAD`` buffers, each of one chunk, used in turn; besides them,
-each chunk that is under way keeps its source range of the memory map resident (at most CHUNK_ELEMENTS elements).
+each chunk that a thread is at work on has its source range mapped (at most CHUNK_ELEMENTS elements).
 """
 
 import itertools
@@ -16,7 +16,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgguf.checkpoint import MappedFile
+from clipgguf.checkpoint import MappedRange, SourceFile
 from clipgguf.encode import Encoder, encoder
 from clipgguf.plan import PlannedTensor
 
@@ -38,55 +38,54 @@ def default_threads() -> int:
 class Chunk:
     """A part of a tensor: its bytes as the file wants them, and how many finite values became infinite in it.
 
-    ``data`` is valid until the next chunk is asked for.
+    ``data`` is valid until the next chunk is asked for. ``mapped`` is the source range where the bytes needed no
+    encoding, and stayed where they are.
     """
 
     tensor: PlannedTensor
     data: memoryview
-    overflows: int
+    overflows: int = 0
+    mapped: MappedRange | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A chunk that is still to be encoded: a byte range of a mapped source file."""
+    """A chunk that is still to be encoded: a byte range of a source file."""
 
     tensor: PlannedTensor
     codec: Encoder
-    file: MappedFile
+    file: SourceFile
     offset: int
     nbytes: int
 
     def run(self, buffer: NDArray[np.uint8]) -> Chunk:
-        """Encode into the buffer, and let go of the source; bytes that need no encoding stay where they are."""
-        data = self.file.view(self.offset, self.nbytes)
+        """Encode the source range into the buffer."""
+        mapped = self.file.map(self.offset, self.nbytes)
         if self.codec.encode is None:
-            return Chunk(self.tensor, data, 0)
-        source = np.frombuffer(data, self.codec.source_dtype)
+            return Chunk(self.tensor, mapped.data, mapped=mapped)
+        source = np.frombuffer(mapped.data, self.codec.source_dtype)
         target = buffer[: len(source) * self.codec.target_dtype.itemsize]
         overflows = self.codec.encode(source, target.view(self.codec.target_dtype))
-        self.release()
+        del source
+        mapped.close()
         return Chunk(self.tensor, target.data, overflows)
-
-    def release(self) -> None:
-        """Let go of the source range."""
-        self.file.release(self.offset, self.nbytes)
 
 
 class ChunkStream:
-    """The chunks of all planned tensors, in order; a context manager that holds the threads and the memory maps."""
+    """The chunks of all planned tensors, in order; a context manager that holds the threads and the source files."""
 
     def __init__(self, tensors: Sequence[PlannedTensor], threads: int) -> None:
-        """Map the source files of the tensors. Raises CheckpointError when one is gone or has become shorter."""
+        """Open the source files of the tensors. Raises CheckpointError when one is gone or has become shorter."""
         self._tensors = tensors
         self._threads = threads
-        self._files: dict[Path, MappedFile] = {}
+        self._files: dict[Path, SourceFile] = {}
         sizes: dict[Path, int] = {}
         for tensor in tensors:
             source = tensor.source
             sizes[source.path] = max(sizes.get(source.path, 0), source.offset + source.nbytes)
         try:
             for path, size in sizes.items():
-                self._files[path] = MappedFile(path, size)
+                self._files[path] = SourceFile(path, size)
         except BaseException:
             self._close_files()
             raise
@@ -99,7 +98,7 @@ class ChunkStream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the threads and unmap the files."""
+        """End the threads and close the files."""
         self._executor.shutdown(cancel_futures=True)
         self._close_files()
 
@@ -109,9 +108,9 @@ class ChunkStream:
         # with never more than n of them under way, its turn comes only after the chunk before was handed out and used.
         count = self._threads + LOOK_AHEAD
         buffers = itertools.cycle([np.full(CHUNK_ELEMENTS * LARGEST_ELEMENT, 0, np.uint8) for _ in range(count)])
-        under_way: deque[tuple[_Job, Future[Chunk]]] = deque()
+        under_way: deque[Future[Chunk]] = deque()
         for job in self._jobs():
-            under_way.append((job, self._executor.submit(job.run, next(buffers))))
+            under_way.append(self._executor.submit(job.run, next(buffers)))
             if len(under_way) == count:
                 yield from _hand_out(under_way)
         while under_way:
@@ -131,8 +130,8 @@ class ChunkStream:
             file.close()
 
 
-def _hand_out(under_way: deque[tuple[_Job, Future[Chunk]]]) -> Iterator[Chunk]:
-    job, future = under_way.popleft()
-    yield future.result()
-    if job.codec.encode is None:
-        job.release()
+def _hand_out(under_way: deque[Future[Chunk]]) -> Iterator[Chunk]:
+    chunk = under_way.popleft().result()
+    yield chunk
+    if chunk.mapped is not None:
+        chunk.mapped.close()

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from clipgguf.checkpoint.safetensors import read_safetensors_header
-from clipgguf.checkpoint.tensors import MappedFile, SourceTensor
+from clipgguf.checkpoint.tensors import MappedRange, SourceFile, SourceTensor
 from clipgguf.errors import CheckpointError
 from clipgguf.json_file import read_json_object
 
-__all__ = ["Checkpoint", "MappedFile", "SourceTensor"]
+__all__ = ["Checkpoint", "MappedRange", "SourceFile", "SourceTensor"]
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

@@ -1,6 +1,8 @@
-"""Where a checkpoint's tensors are: a record for each, and a memory map for each file."""
+"""Where a checkpoint's tensors are: a record for each, and their bytes by memory map."""
 
+import contextlib
 import mmap
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,49 +24,54 @@ class SourceTensor:
     nbytes: int
 
 
-# What Linux maps around a page that is read for the first time (fault_around_bytes); a multiple of every page size.
-FAULT_WINDOW = 1 << 21
-
-
-class MappedFile:
-    """A file's bytes by memory map, of which only what is in use stays resident."""
+class SourceFile:
+    """A file that tensors are read from, by memory maps of the ranges that are in use."""
 
     def __init__(self, path: Path, size: int) -> None:
-        """Map a file that must have at least ``size`` bytes.
+        """Open a file that must have at least ``size`` bytes.
 
         Raises CheckpointError when it cannot be opened or has become shorter since its header was read.
         """
+        self._path = path
         try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as e:  # ValueError: an empty file cannot be mapped.
-            raise CheckpointError(f"{path}: cannot be mapped: {os_reason(e) if isinstance(e, OSError) else e}") from e
-        if len(self._map) < size:
-            raise CheckpointError(f"{path}: has {len(self._map):,} bytes, its header asks for {size:,}")
-        self._bytes = memoryview(self._map)
+            self._file = path.open("rb")
+        except OSError as e:
+            raise CheckpointError(f"{path}: cannot be read: {os_reason(e)}") from e
+        actual = os.fstat(self._file.fileno()).st_size
+        if actual < size:
+            self._file.close()
+            raise CheckpointError(f"{path}: has {actual:,} bytes, its header asks for {size:,}")
 
-    def view(self, offset: int, nbytes: int) -> memoryview:
-        """Return a byte range without copying it."""
-        return self._bytes[offset : offset + nbytes]
-
-    def release(self, offset: int, nbytes: int) -> None:
-        """Give a byte range's pages back to the system, so that resident memory stays flat.
-
-        A page that is read again, or that a neighbour still reads, is mapped anew. Does nothing where the system has
-        no madvise.
-        """
-        if not hasattr(mmap, "MADV_DONTNEED"):
-            return
-        # Outwards to whole windows: reading a page makes Linux map the pages around it as well.
-        start = offset // FAULT_WINDOW * FAULT_WINDOW
-        end = min(-(-(offset + nbytes) // FAULT_WINDOW) * FAULT_WINDOW, len(self._map))
-        self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
+    def map(self, offset: int, nbytes: int) -> "MappedRange":
+        """Map a byte range (at least one byte), which stays resident only until it is closed. Safe in any thread."""
+        # A map of its own for every range, and not one of the whole file with madvise: reading a page makes Linux map
+        # its neighbours too, up to 2 MiB of them, among them pages that were just given back.
+        start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        try:
+            mapped = mmap.mmap(self._file.fileno(), offset + nbytes - start, access=mmap.ACCESS_READ, offset=start)
+        except (OSError, ValueError) as e:  # ValueError: the file has become shorter than the range.
+            reason = os_reason(e) if isinstance(e, OSError) else str(e)
+            raise CheckpointError(
+                f"{self._path}: bytes {offset:,} to {offset + nbytes:,} cannot be read: {reason}"
+            ) from e
+        return MappedRange(mapped, offset - start)
 
     def close(self) -> None:
-        """Unmap the file; a view that is still in use keeps the map alive until it is gone."""
-        try:
-            self._bytes.release()
+        """Close the file; ranges that are still mapped stay so."""
+        self._file.close()
+
+
+class MappedRange:
+    """A byte range of a file in memory; ``data`` is valid until it is closed."""
+
+    def __init__(self, mapped: mmap.mmap, skip: int) -> None:
+        """Take over a map whose first ``skip`` bytes are not wanted."""
+        self._map = mapped
+        self.data = memoryview(mapped)[skip:]
+
+    def close(self) -> None:
+        """Unmap the range. Every view of ``data`` must be gone, or the map stays until it is."""
+        self.data.release()
+        # Only after a failure, when its traceback still holds a view.
+        with contextlib.suppress(BufferError):
             self._map.close()
-        except BufferError:
-            # Only after a failure: its traceback holds a view, and the map goes when that does.
-            pass

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from clipgguf import ClipGGUFError, __version__, convert
-from clipgguf.convert import plan_conversion
+from clipgguf import ClipGGUFError, __version__
+from clipgguf.convert import plan_conversion, run_conversion
 from clipgguf.families import Request
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _show_version(wanted: bool) -> None:
 def convert_command(
     model_dir: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL_DIR", help="Directory of the model: config.json and its safetensors files."),
+        typer.Argument(metavar="MODEL_DIR", help="Directory of the model: config.json and its weights."),
     ] = None,
     model_dir_option: Annotated[
         str | None,
@@ -79,6 +79,44 @@ def convert_command(
         tuple[float, float, float] | None,
         typer.Option("--image-std", metavar="R G B", help="Standard deviation of the pixels."),
     ] = None,
+    llava_projector: Annotated[
+        Path | None,
+        typer.Option(
+            "--llava-projector",
+            metavar="PATH",
+            help="Make an mmproj file of the CLIP model and this projector: llava.projector, mm_projector.bin, a "
+            "safetensors file, or a LLaVA checkpoint's directory.",
+        ),
+    ] = None,
+    vision_tower: Annotated[
+        Path | None,
+        typer.Option("--vision-tower", metavar="DIR", help="The vision tower of a LLaVA checkpoint that has none."),
+    ] = None,
+    vision_config: Annotated[
+        Path | None,
+        typer.Option("--vision-config", metavar="FILE", help="The vision tower's config.json where none is beside it."),
+    ] = None,
+    feature_layer: Annotated[
+        int | None,
+        typer.Option(
+            "--feature-layer",
+            metavar="N",
+            help="The layer whose features the projector takes; -2 is after all blocks but the last. "
+            "[default: the config's, else -2]",
+        ),
+    ] = None,
+    keep_last_layer: Annotated[
+        bool,
+        typer.Option(
+            "--keep-last-layer",
+            help="Store all blocks of the tower: for PowerInfer and older llama.cpp, which leave out the last one "
+            "themselves. Today's llama.cpp runs the right ones either way.",
+        ),
+    ] = False,
+    projector_type: Annotated[
+        Literal["mlp", "ldp", "ldpv2"] | None,
+        typer.Option("--projector-type", help="The projector's kind. [default: told from its tensors]"),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be written, as a table, and write nothing.")
     ] = False,
@@ -87,28 +125,36 @@ def convert_command(
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Convert a Hugging Face CLIP directory to a GGUF file, whose path is all that goes to standard output.
+    """Convert a CLIP or LLaVA checkpoint to a GGUF file, whose path is all that goes to standard output.
 
     This is what clipgguf does unless its first argument names another command. A directory that is called like a
     command is reached as ./NAME.
     """
     directory = _one_of(model_dir, model_dir_option)
-    if text_only and vision_only:
-        raise typer.BadParameter("excludes --vision-only", param_hint="'--text-only'")
-    request: dict[str, Any] = {
-        "text_only": text_only,
-        "vision_only": vision_only,
-        "outtype": "f32" if use_f32 else outtype,
-        "image_mean": image_mean,
-        "image_std": image_std,
-    }
+    exclusive = {"--text-only": text_only, "--vision-only": vision_only, "--llava-projector": llava_projector}
+    if len(given := [option for option, value in exclusive.items() if value]) > 1:
+        raise typer.BadParameter(f"excludes {given[1]}", param_hint=f"'{given[0]}'")
+    request = Request(
+        model_dir=Path(directory),
+        text_only=text_only,
+        vision_only=vision_only,
+        outtype="f32" if use_f32 else outtype,
+        image_mean=image_mean,
+        image_std=image_std,
+        llava_projector=llava_projector,
+        vision_tower=vision_tower,
+        vision_config=vision_config,
+        feature_layer=feature_layer,
+        keep_last_layer=keep_last_layer,
+        projector_type=projector_type,
+    )
     if dry_run:
-        plan = plan_conversion(Request(Path(directory), **request))
+        plan = plan_conversion(request)
         _show_messages(plan.warnings, () if quiet else plan.notes)
         _show_plan(plan)
         return
     with _progress_bar(quiet) as progress:
-        result = convert(directory, output, progress=progress, **request)
+        result = run_conversion(request, output, progress=progress)
     _show_messages(result.warnings, () if quiet else result.notes)
     if not quiet:
         _message(

@@ -142,16 +142,16 @@ class ImageStatistics:
 
 
 def read_image_statistics(
-    directory: Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    directories: Sequence[Path], mean: Sequence[float] | None = None, std: Sequence[float] | None = None
 ) -> ImageStatistics:
-    """Return the image statistics: those given, else a model directory's, else CLIP's defaults.
+    """Return the image statistics: those given, else those of the first directory that has any, else CLIP's defaults.
 
     A directory has them at the top level of preprocessor_config.json; a processor that transformers 5 saved has them in
     processor_config.json under ``image_processor`` instead. Raises ConfigError when they are malformed.
     """
     if mean is not None and std is not None:
         return ImageStatistics(_rgb("image_mean", mean), _rgb("image_std", std))
-    path, values = _image_processor(directory)
+    path, values = _image_processor(directories)
     given = {"image_mean": mean, "image_std": std}
     found = {
         key: _rgb(key, given[key]) if given[key] is not None else _rgb(f"{path}: {key}", values.get(key), default)
@@ -160,21 +160,19 @@ def read_image_statistics(
     return ImageStatistics(found["image_mean"], found["image_std"], is_default=not values)
 
 
-def _image_processor(directory: Path) -> tuple[Path, Mapping[str, Any]]:
+def _image_processor(directories: Sequence[Path]) -> tuple[Path, Mapping[str, Any]]:
     """Return the first file that has image statistics, and the object in it that has them; empty without any."""
-    path = directory
-    for path, key in (
-        (directory / "preprocessor_config.json", None),
-        (directory / "processor_config.json", "image_processor"),
-    ):
-        values = read_json_object(path) if path.exists() else {}
-        if key is not None:
-            values = values.get(key) or {}
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path}: {key} is {values!r}, should be an object")
-        if "image_mean" in values or "image_std" in values:
-            return path, values
-    return path, {}
+    for directory in directories:
+        for name, key in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
+            path = directory / name
+            values = read_json_object(path) if path.exists() else {}
+            if key is not None:
+                values = values.get(key) or {}
+            if not isinstance(values, dict):
+                raise ConfigError(f"{path}: {key} is {values!r}, should be an object")
+            if "image_mean" in values or "image_std" in values:
+                return path, values
+    return directories[0], {}
 
 
 def _rgb(where: str, values: Any, default: tuple[float, ...] | None = None) -> tuple[float, ...]:

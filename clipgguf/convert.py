@@ -44,21 +44,35 @@ def convert(
     outtype: str = "f16",
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
+    llava_projector: PathLike | None = None,
+    vision_tower: PathLike | None = None,
+    vision_config: PathLike | None = None,
+    feature_layer: int | None = None,
+    keep_last_layer: bool = False,
+    projector_type: str | None = None,
     threads: int | None = None,
     progress: "Progress | None" = None,
 ) -> Conversion:
-    """Convert a Hugging Face CLIP directory to one GGUF file.
+    """Convert a CLIP or LLaVA checkpoint to one GGUF file.
 
     ``output`` is the file itself if it ends in ``.gguf``, else a directory, made if missing; without it the file goes
     into the model directory. ``outtype`` is "f16" or "f32". ``image_mean`` and ``image_std`` are 3 values for pixels
-    in [0, 1] and replace those of the image processor's file. ``threads`` is how many convert; the result does not
+    in [0, 1] and replace those of the image processor's file.
+
+    A LLaVA checkpoint becomes an mmproj file, and so does a CLIP directory with ``llava_projector``: a file in torch's
+    format, a safetensors file, or a LLaVA checkpoint. ``vision_tower`` is the directory of the tower where the
+    checkpoint has none, ``vision_config`` the tower's config.json where none is beside it. ``feature_layer`` is the
+    layer whose features the projector takes (-2: after all blocks but the last), ``keep_last_layer`` stores all blocks
+    for readers that leave out the last one themselves, and ``projector_type`` is "mlp", "ldp" or "ldpv2" where it
+    should not be told from the tensors.
+
+    ``threads`` is how many convert; the result does not
     depend on it. ``progress`` is called with the bytes of tensor data written and the bytes to write.
 
     Raises ConfigError, CheckpointError or OutputError (all of them ClipGGUFError) when the directory is no CLIP model
     that can be converted, or the file cannot be written; whatever was on disk is then as it was.
     Raises ValueError for arguments that contradict each other.
     """
-    started = time.perf_counter()
     request = Request(
         model_dir=Path(model_dir),
         text_only=text_only,
@@ -66,9 +80,27 @@ def convert(
         outtype=outtype,
         image_mean=image_mean,
         image_std=image_std,
+        llava_projector=None if llava_projector is None else Path(llava_projector),
+        vision_tower=None if vision_tower is None else Path(vision_tower),
+        vision_config=None if vision_config is None else Path(vision_config),
+        feature_layer=feature_layer,
+        keep_last_layer=keep_last_layer,
+        projector_type=projector_type,
     )
+    return run_conversion(request, output, threads=threads, progress=progress)
+
+
+def run_conversion(
+    request: Request,
+    output: PathLike | None = None,
+    *,
+    threads: int | None = None,
+    progress: "Progress | None" = None,
+) -> Conversion:
+    """Do what ``convert`` does, with everything but the output in a request."""
+    started = time.perf_counter()
     plan = plan_conversion(request)
-    path = _output_path(model_dir, output, plan.file_name)
+    path = _output_path(request.model_dir, output, plan.file_name)
     from clipgguf.writer import write_plan
 
     overflows = write_plan(plan, path, threads=threads, progress=progress)
@@ -91,7 +123,7 @@ def plan_conversion(request: Request) -> "Plan":
     return make_plan(model, request.outtype)
 
 
-def _output_path(model_dir: PathLike, output: PathLike | None, file_name: str) -> Path:
+def _output_path(model_dir: Path, output: PathLike | None, file_name: str) -> Path:
     if output is None:
         return Path(model_dir, file_name)
     if os.fspath(output).endswith(".gguf"):

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 F16 = GGMLQuantizationType.F16
 F32 = GGMLQuantizationType.F32
 
+# What the names of a LLaVA projector's tensors begin with.
+PROJECTOR_PREFIX = "mm."
+
 # Source elements, by safetensors' dtype codes; little-endian as the format is. numpy has no bfloat16: it is the upper
 # half of a float32, and is carried here as the 16-bit integer with its bits.
 SOURCE_DTYPES: dict[str, np.dtype[Any]] = {
@@ -26,15 +29,25 @@ TARGET_DTYPES: dict[GGMLQuantizationType, np.dtype[Any]] = {F32: np.dtype("<f4")
 _BLOCK = 1 << 15
 
 
-def ggml_type_for(name: str, shape: tuple[int, ...], outtype: GGMLQuantizationType) -> GGMLQuantizationType:
-    """Return the element type of a tensor with this GGUF name and (squeezed) shape.
+def squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape without its axes of length 1, as the file has it."""
+    return tuple(axis for axis in shape if axis != 1)
 
-    Matrices get the file's type. The patch convolution, the one tensor of 4 axes, is f16 in every file, because ggml's
-    convolution takes no f32 kernel; biases, norms and the class embedding are f32 in every file.
+
+def ggml_type_for(name: str, shape: tuple[int, ...], outtype: GGMLQuantizationType) -> GGMLQuantizationType:
+    """Return the element type of a tensor with this GGUF name and this shape in the checkpoint.
+
+    Matrices get the file's type. The patch convolution, of 4 axes, is f16 in every file, because ggml's convolution
+    takes no f32 kernel; biases, norms and the class embedding are f32 in every file. A projector's matrices and
+    convolutions are f16 and its biases and norms f32 in every file.
     """
-    if len(shape) == 4:
+    axes = len(squeeze(shape))
+    if name.startswith(PROJECTOR_PREFIX):
+        # A depthwise convolution, (channels, 1, 3, 3), has 3 axes once squeezed, and llama.cpp aborts on f32 kernels.
+        return F16 if axes == 2 or len(shape) == 4 else F32
+    if axes == 4:
         return F16
-    if len(shape) == 2 and name.endswith(".weight"):
+    if axes == 2 and name.endswith(".weight"):
         return outtype
     return F32
 

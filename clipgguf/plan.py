@@ -4,17 +4,17 @@ Pure: configuration, headers and options in, a Plan out. Everything that can be 
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
-from gguf import GGMLQuantizationType, GGUFValueType, LlamaFileType
+from gguf import GGMLQuantizationType, LlamaFileType
 
 from clipgguf.checkpoint import SourceTensor
-from clipgguf.config import KNOWN_ACTIVATIONS, ImageStatistics
-from clipgguf.encode import SOURCE_DTYPES, TARGET_DTYPES, ggml_type_for
+from clipgguf.config import KNOWN_ACTIVATIONS, VisionConfig
+from clipgguf.encode import SOURCE_DTYPES, TARGET_DTYPES, ggml_type_for, squeeze
 from clipgguf.errors import CheckpointError
-from clipgguf.families import Content, Model
+from clipgguf.families import Model, Projector
+from clipgguf.metadata import MetadataItem, make_metadata
 from clipgguf.names import (
     NEVER_WRITTEN,
     TEXT,
@@ -29,15 +29,6 @@ OUTTYPES: Mapping[str, tuple[GGMLQuantizationType, LlamaFileType]] = {
     "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
     "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class MetadataItem:
-    """One key of the file's metadata; ``value_type`` is that of the elements where the value is a list."""
-
-    key: str
-    value_type: GGUFValueType
-    value: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +84,13 @@ def make_plan(model: Model, outtype: str) -> Plan:
     if outtype not in OUTTYPES:
         raise ValueError(f"outtype is {outtype!r}, should be one of {', '.join(OUTTYPES)}")
     matrix_type, file_type = OUTTYPES[outtype]
-    warnings: list[str] = []
+    warnings = list(model.warnings)
     notes: list[str] = []
     content, tensors, vocabulary, statistics = model.content, model.tensors, model.vocabulary, model.statistics
-    expected = _match(model)
-    planned = tuple(_planned(expectation, tensors[expectation.canonical_name], matrix_type) for expectation in expected)
+    sources = [(e.gguf_name, tensors[e.canonical_name]) for e in _match(model)]
+    if model.projector is not None:
+        sources = [(tensor.name, tensor.source) for tensor in model.projector.tensors] + sources
+    planned = tuple(_planned(name, source, matrix_type) for name, source in sources)
     projection_dims = {
         tower: tensors[tower.projection].shape[0] for tower in content.towers if tower.projection in tensors
     }
@@ -115,33 +108,35 @@ def make_plan(model: Model, outtype: str) -> Plan:
             for tensor in planned
             if len(tensor.shape) == 4
         ]
+        if model.projector is not None:
+            notes.append("the projector's matrices stay f16, as the torch script writes them")
     prefix, _ = content.value
     return Plan(
         file_name=f"{prefix}model-{outtype}.gguf",
-        metadata=tuple(_metadata(model, file_type, projection_dims)),
+        metadata=make_metadata(model, file_type, projection_dims),
         tensors=planned,
         warnings=tuple(warnings),
         notes=tuple(notes),
     )
 
 
-def _planned(expectation: ExpectedTensor, source: SourceTensor, matrix_type: GGMLQuantizationType) -> PlannedTensor:
-    shape = tuple(axis for axis in source.shape if axis != 1)
-    ggml_type = ggml_type_for(expectation.gguf_name, shape, matrix_type)
-    nbytes = math.prod(shape) * TARGET_DTYPES[ggml_type].itemsize
-    return PlannedTensor(source, expectation.gguf_name, shape, ggml_type, nbytes)
+def _planned(name: str, source: SourceTensor, matrix_type: GGMLQuantizationType) -> PlannedTensor:
+    shape = squeeze(source.shape)
+    ggml_type = ggml_type_for(name, source.shape, matrix_type)
+    return PlannedTensor(source, name, shape, ggml_type, math.prod(shape) * TARGET_DTYPES[ggml_type].itemsize)
 
 
 def _match(model: Model) -> list[ExpectedTensor]:
-    """Return the tensors that the file must have, after making sure that the checkpoint has them and no others."""
+    """Return CLIP's tensors that the file must have, after making sure that the checkpoint has them and no others."""
     content, tensors = model.content, model.tensors
     _check_depth(model)
-    expected = list(
+    complete = list(
         expected_tensors(
             model.text if TEXT in content.towers else None,
             model.vision if VISION in content.towers else None,
         )
     )
+    expected = complete if model.projector is None else _for_projector(complete, model.vision, model.projector)
     problems: list[str] = []
     for expectation in expected:
         source = tensors.get(expectation.canonical_name)
@@ -156,15 +151,16 @@ def _match(model: Model) -> list[ExpectedTensor]:
             problems.append(
                 f"{where} has shape {_shape_text(source.shape)}, config.json asks for {_shape_text(expectation.shape)}"
             )
-        if source.dtype not in SOURCE_DTYPES:
-            problems.append(f"{where} is of type {source.dtype}, supported are {', '.join(SOURCE_DTYPES)}")
+        problems += _dtype_problems([source])
     projections = {tensors[tower.projection].shape[:1] for tower in content.towers if tower.projection in tensors}
     if len(projections) > 1:
         problems.append(
             f"{model.directory}: {VISION.projection} and {TEXT.projection} have different numbers of rows, "
             f"{tensors[VISION.projection].shape} and {tensors[TEXT.projection].shape}; they should share one space"
         )
-    known = {expectation.canonical_name for expectation in expected} | NEVER_WRITTEN
+    if model.projector is not None:
+        problems += _dtype_problems(tensor.source for tensor in model.projector.tensors)
+    known = {expectation.canonical_name for expectation in complete} | NEVER_WRITTEN
     left_out = [tower for tower in (TEXT, VISION) if tower not in content.towers]
     problems += [
         f"{tensor.path}: tensor {name!r} is unknown, a CLIP model of this configuration has no such tensor"
@@ -173,6 +169,23 @@ def _match(model: Model) -> list[ExpectedTensor]:
     ]
     CheckpointError.raise_all(problems)
     return expected
+
+
+def _for_projector(complete: list[ExpectedTensor], vision: VisionConfig, projector: Projector) -> list[ExpectedTensor]:
+    """Return the tower's tensors that a LLaVA projector needs: no final norm, no projection, no unused block."""
+    kept = {
+        e.canonical_name for e in expected_tensors(None, replace(vision, num_hidden_layers=projector.layers_stored))
+    }
+    kept -= {VISION.projection, *(f"{VISION.canonical_prefix}{tail}" for tail, _, _ in VISION.final)}
+    return [e for e in complete if e.canonical_name in kept]
+
+
+def _dtype_problems(sources: Iterable[SourceTensor]) -> list[str]:
+    return [
+        f"{source.path}: tensor {source.name!r} is of type {source.dtype}, supported are {', '.join(SOURCE_DTYPES)}"
+        for source in sources
+        if source.dtype not in SOURCE_DTYPES
+    ]
 
 
 def _check_depth(model: Model) -> None:
@@ -213,7 +226,7 @@ def _projection_warnings(model: Model, projection_dims: Mapping[Tower, int]) -> 
 
 def _activation_warnings(model: Model) -> list[str]:
     text, vision = model.text.hidden_act, model.vision.hidden_act
-    if model.content is Content.VISION_ONLY:
+    if TEXT not in model.content.towers:
         text = vision
     warnings = [
         f"config.json: hidden_act {act!r} is none that readers of the file know; they will compute quick_gelu"
@@ -226,57 +239,3 @@ def _activation_warnings(model: Model) -> list[str]:
             "the file has one flag for both and tells the vision tower's"
         )
     return warnings
-
-
-def _metadata(model: Model, file_type: LlamaFileType, projection_dims: Mapping[Tower, int]) -> list[MetadataItem]:
-    """Return the metadata in the order of the file; general.architecture, which GGUFWriter adds, comes before it."""
-    has_text, has_vision = TEXT in model.content.towers, VISION in model.content.towers
-    items = [
-        _bool("clip.has_text_encoder", has_text),
-        _bool("clip.has_vision_encoder", has_vision),
-        _bool("clip.has_llava_projector", False),
-        _uint32("general.file_type", int(file_type)),
-        _string("general.name", model.name),
-        _string("general.description", model.content.value[1]),
-    ]
-    if has_text:
-        text = model.text
-        items += [
-            _uint32("clip.text.context_length", text.max_position_embeddings),
-            _uint32("clip.text.embedding_length", text.hidden_size),
-            _uint32("clip.text.feed_forward_length", text.intermediate_size),
-            _uint32("clip.text.projection_dim", projection_dims[TEXT]),
-            _uint32("clip.text.attention.head_count", text.num_attention_heads),
-            _float32("clip.text.attention.layer_norm_epsilon", text.layer_norm_eps),
-            _uint32("clip.text.block_count", text.num_hidden_layers),
-            _string("tokenizer.ggml.tokens", model.vocabulary),
-        ]
-    if has_vision:
-        vision = model.vision
-        statistics = model.statistics or ImageStatistics()
-        items += [
-            _uint32("clip.vision.image_size", vision.image_size),
-            _uint32("clip.vision.patch_size", vision.patch_size),
-            _uint32("clip.vision.embedding_length", vision.hidden_size),
-            _uint32("clip.vision.feed_forward_length", vision.intermediate_size),
-            _uint32("clip.vision.projection_dim", projection_dims[VISION]),
-            _uint32("clip.vision.attention.head_count", vision.num_attention_heads),
-            _float32("clip.vision.attention.layer_norm_epsilon", vision.layer_norm_eps),
-            _uint32("clip.vision.block_count", vision.num_hidden_layers),
-            _float32("clip.vision.image_mean", list(statistics.mean)),
-            _float32("clip.vision.image_std", list(statistics.std)),
-        ]
-    # One flag for the whole file; false means quick_gelu. Even in a text-only file it is the vision tower's.
-    items.append(_bool("clip.use_gelu", model.vision.hidden_act == "gelu"))
-    # GGUFWriter leaves out an empty string without a word; so does the plan, which must say what the file will have.
-    return [item for item in items if item.value != ""]
-
-
-def _item_maker(value_type: GGUFValueType) -> Callable[[str, Any], MetadataItem]:
-    return lambda key, value: MetadataItem(key, value_type, value)
-
-
-_bool = _item_maker(GGUFValueType.BOOL)
-_uint32 = _item_maker(GGUFValueType.UINT32)
-_float32 = _item_maker(GGUFValueType.FLOAT32)
-_string = _item_maker(GGUFValueType.STRING)

@@ -5,6 +5,7 @@ each chunk that a thread is at work on has its source range mapped (at most CHUN
 """
 
 import itertools
+import math
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgguf.checkpoint import MappedRange, SourceFile
+from clipgguf.checkpoint import Deflated, InflatedStorage, MappedRange, SourceBytes, SourceFile, SourceTensor
 from clipgguf.encode import Encoder, encoder
 from clipgguf.plan import PlannedTensor
 
@@ -50,22 +52,34 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A chunk that is still to be encoded: a byte range of a source file."""
+    """A chunk that is still to be encoded: a range of a source, or with ``strides`` (in bytes) a view of elements."""
 
     tensor: PlannedTensor
     codec: Encoder
-    file: SourceFile
+    file: SourceBytes
     offset: int
     nbytes: int
+    shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] | None = None
 
     def run(self, buffer: NDArray[np.uint8]) -> Chunk:
-        """Encode the source range into the buffer."""
+        """Encode the source into the buffer."""
         mapped = self.file.map(self.offset, self.nbytes)
-        if self.codec.encode is None:
+        dtype = self.codec.source_dtype
+        if self.strides is not None:
+            view: NDArray[Any] = np.ndarray(self.shape, dtype, mapped.data, strides=self.strides)
+            source = view.flatten()
+            del view
+        elif self.codec.encode is None:
             return Chunk(self.tensor, mapped.data, mapped=mapped)
-        source = np.frombuffer(mapped.data, self.codec.source_dtype)
+        else:
+            source = np.frombuffer(mapped.data, dtype)
         target = buffer[: len(source) * self.codec.target_dtype.itemsize]
-        overflows = self.codec.encode(source, target.view(self.codec.target_dtype))
+        if self.codec.encode is None:
+            overflows = 0
+            target[:] = source.view(np.uint8)
+        else:
+            overflows = self.codec.encode(source, target.view(self.codec.target_dtype))
         del source
         mapped.close()
         return Chunk(self.tensor, target.data, overflows)
@@ -78,14 +92,15 @@ class ChunkStream:
         """Open the source files of the tensors. Raises CheckpointError when one is gone or has become shorter."""
         self._tensors = tensors
         self._threads = threads
-        self._files: dict[Path, SourceFile] = {}
+        self._files: dict[tuple[Path, Deflated | None], SourceBytes] = {}
         sizes: dict[Path, int] = {}
         for tensor in tensors:
             source = tensor.source
-            sizes[source.path] = max(sizes.get(source.path, 0), source.offset + source.nbytes)
+            end = 0 if source.deflated else source.offset + source.extent
+            sizes[source.path] = max(sizes.get(source.path, 0), end)
         try:
             for path, size in sizes.items():
-                self._files[path] = SourceFile(path, size)
+                self._files[path, None] = SourceFile(path, size)
         except BaseException:
             self._close_files()
             raise
@@ -120,14 +135,45 @@ class ChunkStream:
         for tensor in self._tensors:
             source = tensor.source
             codec = encoder(source.dtype, tensor.ggml_type)
-            step = CHUNK_ELEMENTS * codec.source_dtype.itemsize
-            for start in range(0, source.nbytes, step):
-                nbytes = min(step, source.nbytes - start)
-                yield _Job(tensor, codec, self._files[source.path], source.offset + start, nbytes)
+            file = self._file(source)
+            itemsize = codec.source_dtype.itemsize
+            if source.strides is None:
+                step = CHUNK_ELEMENTS * itemsize
+                for start in range(0, source.nbytes, step):
+                    yield _Job(tensor, codec, file, source.offset + start, min(step, source.nbytes - start))
+            elif source.nbytes:
+                strides = tuple(stride * itemsize for stride in source.strides)
+                for start, shape in _blocks(source.shape, strides):
+                    inner = strides[len(strides) - len(shape) :]
+                    extent = itemsize + sum((n - 1) * stride for n, stride in zip(shape, inner, strict=True))
+                    yield _Job(tensor, codec, file, source.offset + start, extent, shape, inner)
+
+    def _file(self, source: SourceTensor) -> SourceBytes:
+        """Return what a tensor's bytes are read from; a compressed storage is inflated to disk when its turn comes."""
+        key = source.path, source.deflated
+        if source.deflated is not None and key not in self._files:
+            self._files[key] = InflatedStorage(source.path, source.deflated)
+        return self._files[key]
 
     def _close_files(self) -> None:
         for file in self._files.values():
             file.close()
+
+
+def _blocks(shape: tuple[int, ...], strides: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yield a strided view in row-major order as blocks of at most CHUNK_ELEMENTS: offset in bytes, and shape.
+
+    A block's shape has the view's innermost axes, the outermost of them in part.
+    """
+    row = math.prod(shape[1:])
+    if row > CHUNK_ELEMENTS:
+        for i in range(shape[0]):
+            for start, block in _blocks(shape[1:], strides[1:]):
+                yield i * strides[0] + start, block
+        return
+    rows = CHUNK_ELEMENTS // row
+    for i in range(0, shape[0], rows):
+        yield i * strides[0], (min(rows, shape[0] - i), *shape[1:])
 
 
 def _hand_out(under_way: deque[Future[Chunk]]) -> Iterator[Chunk]:

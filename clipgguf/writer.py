@@ -10,7 +10,8 @@ from gguf import GGUFEndian, GGUFValueType, GGUFWriter
 
 from clipgguf.encode import TARGET_DTYPES
 from clipgguf.errors import OutputError, os_reason
-from clipgguf.plan import MetadataItem, Plan, PlannedTensor
+from clipgguf.metadata import MetadataItem
+from clipgguf.plan import Plan, PlannedTensor
 from clipgguf.stream import Chunk, ChunkStream, default_threads
 
 Progress = Callable[[int, int], None]

@@ -1,43 +1,71 @@
 """Read checkpoints: which tensors there are, and where their bytes lie."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from clipgguf.checkpoint.deflate import InflatedStorage
 from clipgguf.checkpoint.safetensors import read_safetensors_header
-from clipgguf.checkpoint.tensors import MappedRange, SourceFile, SourceTensor
-from clipgguf.errors import CheckpointError
+from clipgguf.checkpoint.tensors import Deflated, MappedRange, SourceBytes, SourceFile, SourceTensor
+from clipgguf.checkpoint.torch_zip import read_torch_file
+from clipgguf.errors import CheckpointError, collect
 from clipgguf.json_file import read_json_object
 
-__all__ = ["Checkpoint", "MappedRange", "SourceFile", "SourceTensor"]
+__all__ = [
+    "Checkpoint",
+    "Deflated",
+    "InflatedStorage",
+    "MappedRange",
+    "SourceBytes",
+    "SourceFile",
+    "SourceTensor",
+]
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+# Where a directory's weights are, the first that exists: an index of shards, or a single file.
+CONTAINERS = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+
+Wanted = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The tensors of a model directory by name, whatever files they are spread over."""
+    """The tensors of a model directory (or of a file) by name, whatever files they are spread over."""
 
     directory: Path
     tensors: dict[str, SourceTensor]
+    is_safetensors: bool
 
     @classmethod
-    def open(cls, directory: Path) -> "Checkpoint":
-        """Read the headers of a directory's safetensors file, or of the shards that its index names.
+    def open(cls, directory: Path, wanted: Wanted = lambda name: True) -> "Checkpoint":
+        """Read the headers of a directory's weights: one file, or the shards that an index names.
 
-        Raises CheckpointError when there is none, or when a file is missing or damaged; ConfigError when the
+        Only the tensors whose names are ``wanted`` are returned, and a shard without any is not even opened.
+        Raises CheckpointError when there are no weights, or when a file is missing or damaged; ConfigError when the
         index is no JSON.
         """
-        index = directory / INDEX_FILE
-        single = directory / SINGLE_FILE
-        if index.exists():
-            return cls(directory, _read_shards(index))
-        if single.exists():
-            return cls(directory, {tensor.name: tensor for tensor in read_safetensors_header(single)})
-        raise CheckpointError(f"{directory}: has neither {SINGLE_FILE} nor {INDEX_FILE}")
+        path = next((directory / name for name in CONTAINERS if (directory / name).exists()), None)
+        if path is None:
+            raise CheckpointError(f"{directory}: has no weights, should have one of {', '.join(CONTAINERS)}")
+        tensors = _read_shards(path, wanted) if path.suffix == ".json" else _by_name(path, wanted)
+        return cls(directory, tensors, ".safetensors" in path.suffixes)
+
+    @classmethod
+    def open_file(cls, path: Path) -> "Checkpoint":
+        """Read the header of a single file of weights. Raises CheckpointError when it is missing or damaged."""
+        return cls(path.parent, _by_name(path, lambda name: True), path.suffix == ".safetensors")
 
 
-def _read_shards(index: Path) -> dict[str, SourceTensor]:
+def _by_name(path: Path, wanted: Wanted) -> dict[str, SourceTensor]:
+    read = read_safetensors_header if path.suffix == ".safetensors" else read_torch_file
+    return {tensor.name: tensor for tensor in read(path) if wanted(tensor.name)}
+
+
+def _read_shards(index: Path, wanted: Wanted) -> dict[str, SourceTensor]:
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: weight_map is missing, empty or no object (tensor name to file name)")
@@ -47,12 +75,11 @@ def _read_shards(index: Path) -> dict[str, SourceTensor]:
         if not _stays_inside(file)
     ]
     CheckpointError.raise_all(problems)
+    weight_map = {name: file for name, file in weight_map.items() if wanted(name)}
     shards: dict[str, dict[str, SourceTensor]] = {}
     for file in dict.fromkeys(weight_map.values()):
-        try:
-            shards[file] = {tensor.name: tensor for tensor in read_safetensors_header(index.parent / file)}
-        except CheckpointError as e:
-            problems.extend(e.problems)
+        with collect(problems):
+            shards[file] = _by_name(index.parent / file, wanted)
     CheckpointError.raise_all(problems)
     problems.extend(
         f"{index.parent / file}: lacks tensor {name!r}, which {index.name} puts there"

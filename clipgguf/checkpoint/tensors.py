@@ -1,19 +1,33 @@
 """Where a checkpoint's tensors are: a record for each, and their bytes by memory map."""
 
 import contextlib
+import math
 import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from clipgguf.errors import CheckpointError, os_reason
 
 
 @dataclass(frozen=True, slots=True)
-class SourceTensor:
-    """One tensor of a checkpoint as its header describes it: contiguous, row-major, little-endian.
+class Deflated:
+    """A storage that a zip archive holds compressed: the byte range in the file, and what must come out of it."""
 
-    ``dtype`` is safetensors' code ("F32", "BF16", ...); ``offset`` and ``nbytes`` are the byte range in the file.
+    offset: int
+    compressed_size: int
+    inflated_size: int
+    crc32: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTensor:
+    """One tensor of a checkpoint as its header describes it, little-endian.
+
+    ``dtype`` is safetensors' code ("F32", "BF16", ...); ``nbytes`` is what the elements take when they are contiguous.
+    ``offset`` is where the first element lies in the file, or in the inflated storage where ``deflated`` names one.
+    The elements are contiguous and row-major unless ``strides`` gives, in elements, the step along each axis.
     """
 
     name: str
@@ -22,25 +36,26 @@ class SourceTensor:
     path: Path
     offset: int
     nbytes: int
+    strides: tuple[int, ...] | None = None
+    deflated: Deflated | None = None
+
+    @property
+    def extent(self) -> int:
+        """The bytes from ``offset`` to the last element's end: ``nbytes``, but for gaps and shared elements."""
+        if self.strides is None or not self.nbytes:
+            return self.nbytes
+        itemsize = self.nbytes // math.prod(self.shape)
+        last = sum((length - 1) * stride for length, stride in zip(self.shape, self.strides, strict=True))
+        return (last + 1) * itemsize
 
 
-class SourceFile:
+class SourceBytes:
     """A file that tensors are read from, by memory maps of the ranges that are in use."""
 
-    def __init__(self, path: Path, size: int) -> None:
-        """Open a file that must have at least ``size`` bytes.
-
-        Raises CheckpointError when it cannot be opened or has become shorter since its header was read.
-        """
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        """Take over an open file, which ``close`` closes; ``path`` is what messages call it."""
         self._path = path
-        try:
-            self._file = path.open("rb")
-        except OSError as e:
-            raise CheckpointError(f"{path}: cannot be read: {os_reason(e)}") from e
-        actual = os.fstat(self._file.fileno()).st_size
-        if actual < size:
-            self._file.close()
-            raise CheckpointError(f"{path}: has {actual:,} bytes, its header asks for {size:,}")
+        self._file = file
 
     def map(self, offset: int, nbytes: int) -> "MappedRange":
         """Map a byte range (at least one byte), which stays resident only until it is closed. Safe in any thread."""
@@ -59,6 +74,25 @@ class SourceFile:
     def close(self) -> None:
         """Close the file; ranges that are still mapped stay so."""
         self._file.close()
+
+
+class SourceFile(SourceBytes):
+    """A file of the checkpoint."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Open a file that must have at least ``size`` bytes.
+
+        Raises CheckpointError when it cannot be opened or has become shorter since its header was read.
+        """
+        try:
+            file = path.open("rb")
+        except OSError as e:
+            raise CheckpointError(f"{path}: cannot be read: {os_reason(e)}") from e
+        actual = os.fstat(file.fileno()).st_size
+        if actual < size:
+            file.close()
+            raise CheckpointError(f"{path}: has {actual:,} bytes, its header asks for {size:,}")
+        super().__init__(path, file)
 
 
 class MappedRange:

@@ -2,9 +2,11 @@
 
 from clipgguf.errors import CheckpointError
 from clipgguf.families.clip import open_clip
-from clipgguf.families.model import Content, Model, Request
+from clipgguf.families.llava import is_llava, open_llava
+from clipgguf.families.model import Content, Model, Projector, Request
+from clipgguf.json_file import read_json_object
 
-__all__ = ["Content", "Model", "Request", "open_model"]
+__all__ = ["Content", "Model", "Projector", "Request", "open_model"]
 
 
 def open_model(request: Request) -> Model:
@@ -12,8 +14,10 @@ def open_model(request: Request) -> Model:
 
     Raises ConfigError or CheckpointError when it is nothing that can be converted as requested.
     """
-    if not request.model_dir.is_dir():
-        raise CheckpointError(
-            f"{request.model_dir}: is no directory, should be a model's, with config.json and its weights"
-        )
-    return open_clip(request)
+    directory = request.model_dir
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: is no directory, should be a model's, with config.json and its weights")
+    config = read_json_object(directory / "config.json")
+    if request.llava_projector is not None or is_llava(config):
+        return open_llava(request, config)
+    return open_clip(request, config)

@@ -16,11 +16,12 @@ class Content(enum.Enum):
     TWO_TOWER = ("", "two-tower CLIP model")
     TEXT_ONLY = ("text-", "text-only CLIP model")
     VISION_ONLY = ("vision-", "vision-only CLIP model")
+    LLAVA = ("mmproj-", "image encoder for LLaVA")
 
     @property
     def towers(self) -> tuple[Tower, ...]:
         """The towers whose tensors go in."""
-        return {Content.TEXT_ONLY: (TEXT,), Content.VISION_ONLY: (VISION,)}.get(self, (TEXT, VISION))
+        return {Content.TWO_TOWER: (TEXT, VISION), Content.TEXT_ONLY: (TEXT,)}.get(self, (VISION,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,42 @@ class Request:
     outtype: str = "f16"
     image_mean: Sequence[float] | None = None
     image_std: Sequence[float] | None = None
+    llava_projector: Path | None = None
+    vision_tower: Path | None = None
+    vision_config: Path | None = None
+    feature_layer: int | None = None
+    keep_last_layer: bool = False
+    projector_type: str | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError when two options contradict each other."""
-        if self.text_only and self.vision_only:
-            raise ValueError("text_only and vision_only exclude each other")
+        chosen = [name for name in ("text_only", "vision_only", "llava_projector") if getattr(self, name)]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} exclude each other")
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectorTensor:
+    """A tensor of a projector under its GGUF name."""
+
+    name: str
+    source: SourceTensor
+
+
+@dataclass(frozen=True, slots=True)
+class Projector:
+    """A LLaVA projector, and what it expects of the tower.
+
+    ``projector_type`` is what readers know it by. It takes the features after ``layers_run`` of the tower's blocks;
+    the file has ``layers_stored`` of them. ``grid_pinpoints`` are (width, height) pairs in pixels, one after the other.
+    """
+
+    projector_type: str
+    tensors: tuple[ProjectorTensor, ...]
+    layers_run: int
+    layers_stored: int
+    grid_pinpoints: tuple[int, ...] = ()
+    patch_merge_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +78,7 @@ class Model:
 
     ``tensors`` are by canonical name and may hold more than the content needs. The configurations are of the towers
     that the checkpoint has; ``vocabulary`` is there when the content has the text tower, ``statistics`` when it has the
-    vision tower.
+    vision tower, and ``projector`` when it is LLaVA's.
     """
 
     directory: Path
@@ -57,3 +89,5 @@ class Model:
     tensors: dict[str, SourceTensor]
     vocabulary: Sequence[str] | None
     statistics: ImageStatistics | None
+    projector: Projector | None = None
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,146 @@
+"""A state dict as the pickle describes it, made into records: names flattened, tensors checked against their bytes."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipgguf.checkpoint.tensors import Deflated, SourceTensor
+from clipgguf.checkpoint.torch_globals import LONGEST_NAME, Storage, StorageView, kind_of, printable
+from clipgguf.errors import CheckpointError
+
+# A checkpoint of a training run may hold the state dict under one of these keys, with the rest of the run beside it:
+# "state_dict" is PyTorch Lightning's and OpenCLIP's, "module" is DeepSpeed's.
+WRAPPERS = ("state_dict", "module")
+
+# A dict that refers to another many times, and that to a third, has few bytes and no end of entries, so they count.
+MOST_ENTRIES = 500_000
+MOST_TENSORS = 50_000
+DEEPEST_NESTING = 16
+
+
+@dataclass(frozen=True, slots=True)
+class StorageBytes:
+    """Where a storage's bytes lie: in the file, or in what ``deflated`` inflates to; ``entry`` is its name there."""
+
+    entry: str
+    offset: int
+    nbytes: int
+    deflated: Deflated | None = None
+
+
+def source_tensors(
+    state: object, locate: Callable[[Storage], StorageBytes], path: Path, file_size: int
+) -> list[SourceTensor]:
+    """Return the tensors of a state dict, those of nested dicts under names joined with dots.
+
+    What is neither a tensor nor a dict is left out: numbers, strings, lists. ``locate`` finds a storage's bytes.
+    Raises CheckpointError when the state is no dict, a name is no string or comes twice, or a tensor does not lie
+    inside its storage.
+    """
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds {kind_of(state)}, should hold a state dict: tensors by their names")
+    tensors: dict[str, SourceTensor] = {}
+    for name, view in _named_views(_unwrap(state), path):
+        if name in tensors:
+            raise CheckpointError(f"{path}: has two tensors of the name {name!r}, with and without nested dicts")
+        if len(tensors) == MOST_TENSORS:
+            raise CheckpointError(f"{path}: has more than {MOST_TENSORS:,} tensors, no model has as many in a file")
+        tensors[name] = _source_tensor(name, view, locate(view.storage), path, file_size)
+    return list(tensors.values())
+
+
+def _unwrap(state: dict[object, object]) -> dict[object, object]:
+    for key in WRAPPERS:
+        inner = state.get(key)
+        # With tensors beside it, the key is a part of their names instead.
+        if isinstance(inner, dict) and not any(isinstance(value, StorageView) for value in state.values()):
+            state = inner
+    return state
+
+
+def _named_views(state: dict[object, object], path: Path) -> Iterator[tuple[str, StorageView]]:
+    entries = 0
+    under_way: list[tuple[tuple[object, ...], Iterator[tuple[object, object]]]] = [((), iter(state.items()))]
+    while under_way:
+        keys, items = under_way[-1]
+        for key, value in items:
+            entries += 1
+            if entries > MOST_ENTRIES:
+                raise CheckpointError(f"{path}: has more than {MOST_ENTRIES:,} entries in nested dicts; refused")
+            if isinstance(value, StorageView):
+                yield _name((*keys, key), path), value
+            elif isinstance(value, dict):
+                if len(under_way) == DEEPEST_NESTING:
+                    raise CheckpointError(f"{path}: has dicts nested more than {DEEPEST_NESTING} deep; refused")
+                under_way.append(((*keys, key), iter(value.items())))
+                break
+        else:
+            under_way.pop()
+
+
+def _name(keys: tuple[object, ...], path: Path) -> str:
+    parts: list[str] = []
+    for key in keys:
+        if not isinstance(key, str):
+            raise CheckpointError(f"{path}: has a tensor under the key {key}, should be a string, its name")
+        parts.append(key)
+    length = sum(map(len, parts)) + len(parts) - 1
+    if length > LONGEST_NAME:
+        raise CheckpointError(
+            f"{path}: has a tensor whose name has {length:,} characters, should have {LONGEST_NAME} at most"
+        )
+    return ".".join(parts)
+
+
+def _source_tensor(name: str, view: StorageView, stored: StorageBytes, path: Path, file_size: int) -> SourceTensor:
+    where = f"{path}: tensor {name!r}"
+    storage, itemsize = view.storage, view.element.itemsize
+    if storage.nbytes > stored.nbytes:
+        raise CheckpointError(
+            f"{where} needs a storage of {storage.nbytes:,} bytes, {printable(stored.entry)} has {stored.nbytes:,}"
+        )
+    if min((view.offset, *view.shape, *view.strides)) < 0:
+        raise CheckpointError(
+            f"{where} has offset {view.offset}, shape {view.shape} and strides {view.strides}, "
+            "none of them should be negative"
+        )
+    begin, length = storage.view or (0, storage.elements)
+    offset = stored.offset + begin * storage.element.itemsize
+    room = length * storage.element.itemsize
+    nbytes = math.prod(view.shape) * itemsize
+    if nbytes:
+        last = view.offset + sum((axis - 1) * stride for axis, stride in zip(view.shape, view.strides, strict=True))
+        if (last + 1) * itemsize > room:
+            raise CheckpointError(
+                f"{where} with offset {view.offset}, shape {view.shape} and strides {view.strides} in "
+                f"{view.element.code} ends at byte {(last + 1) * itemsize:,} of its storage, which has {room:,}"
+            )
+        # Elements that share memory make a tensor larger than its storage, which expand() does for small ones.
+        if nbytes > max(file_size, room):
+            raise CheckpointError(
+                f"{where} is larger than its storage: shape {view.shape} in {view.element.code} makes {nbytes:,} "
+                f"bytes, the whole file has {file_size:,}"
+            )
+        offset += view.offset * itemsize
+    return SourceTensor(
+        name=name,
+        dtype=view.element.code,
+        shape=view.shape,
+        path=path,
+        offset=offset,
+        nbytes=nbytes,
+        strides=None if _is_contiguous(view) else view.strides,
+        deflated=stored.deflated,
+    )
+
+
+def _is_contiguous(view: StorageView) -> bool:
+    """Return whether the elements follow each other row by row."""
+    # The stride along an axis of length 1 does not matter, nor does any of an empty tensor.
+    expected = 1
+    for axis, stride in zip(reversed(view.shape), reversed(view.strides), strict=True):
+        if axis != 1 and stride != expected:
+            return 0 in view.shape
+        expected *= axis
+    return True

@@ -1,0 +1,231 @@
+"""One file of torch.save: which tensors its state dict has and where their bytes lie, without torch.
+
+Reads the directory and the pickle, and no storage's bytes. Since torch 1.6 the file is a zip archive, as ``_save`` of
+``torch/serialization.py`` (torch 2.13) writes it: in one folder ``data.pkl``, the object; ``data/0``, ``data/1``, ...,
+the storages; and entries that older files lack, of which ``byteorder`` matters. torch stores every entry without
+compression; other programs that pack the archive anew compress it. Files of before are for torch_stream.
+"""
+
+import io
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from clipgguf.checkpoint.deflate import inflate
+from clipgguf.checkpoint.tensors import Deflated, SourceTensor
+from clipgguf.checkpoint.torch_globals import Storage, printable
+from clipgguf.checkpoint.torch_pickle import LARGEST_PICKLE, unpickle
+from clipgguf.checkpoint.torch_state import StorageBytes, source_tensors
+from clipgguf.checkpoint.torch_stream import read_stream
+from clipgguf.errors import CheckpointError, os_reason
+
+# An archive's directory takes about 100 bytes for a storage.
+LARGEST_DIRECTORY = 1 << 22
+# Trained weights hardly compress at all; deflate makes at best 1 byte of 1,032.
+BOMB_RATIO = 100
+BOMB_SIZE = 1 << 20
+
+ZIP_MAGIC = b"PK\x03\x04"
+TAR_MAGIC = b"ustar"
+TAR_MAGIC_OFFSET = 257
+
+# What the user may have instead of a checkpoint, by the first bytes.
+FOREIGN_FILES = (
+    (b"version https://git-lfs", "is a Git LFS pointer, the file itself was not downloaded (git lfs pull does that)"),
+    (b"<", "is a web page or XML, so what was downloaded is not the checkpoint"),
+    (b"GGUF", "is a GGUF file already"),
+    (b"Rar!", "is a RAR archive, should be unpacked first"),
+    (b"\x1f\x8b", "is compressed with gzip, should be unpacked first"),
+)
+
+# The general purpose bits (PKWARE's APPNOTE.TXT, 4.4.4) that make an entry unreadable: encrypted, a patch, strongly
+# encrypted, masked.
+UNREADABLE_FLAGS = 1 << 0 | 1 << 5 | 1 << 6 | 1 << 13
+
+# The fixed part of an entry's local header (APPNOTE.TXT 4.3.7): signature, compression method, lengths of the name and
+# of the extra field, between which comes what the directory says as well.
+LOCAL_HEADER = struct.Struct("<4s4xH16xHH")
+
+
+def read_torch_file(path: Path) -> list[SourceTensor]:
+    """Return the tensors of a state dict that torch.save wrote, in the dict's order; reads no tensor's bytes.
+
+    The dict may be nested, its tensors' names are then joined with dots, or be wrapped as in torch_state.WRAPPERS.
+    Raises CheckpointError when the file is missing, truncated or damaged, is no torch.save's, or asks for anything else
+    than tensors. Nothing in it is executed.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: {'is no regular file' if path.exists() else 'is missing'}")
+    try:
+        # Unbuffered, because what is read are a few bytes here and there.
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(512)
+            if head.startswith(ZIP_MAGIC):
+                state, locate = _read_zip(path, file, size)
+            elif head.startswith(pickle.PROTO):
+                state, locate = read_stream(path, file, size)
+            else:
+                raise CheckpointError(f"{path}: {_describe_foreign(head)}")
+            return source_tensors(state, locate, path, size)
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read: {os_reason(e)}") from e
+
+
+def _describe_foreign(head: bytes) -> str:
+    if not head:
+        return "is empty"
+    if head[TAR_MAGIC_OFFSET:].startswith(TAR_MAGIC):
+        return (
+            "is a tar archive; if an early torch.save wrote it, it should be loaded and saved again with a newer torch"
+        )
+    for magic, what in FOREIGN_FILES:
+        if head.lstrip().startswith(magic):
+            return what
+    if head[8:9] == b"{":
+        return "is a safetensors file, and should have a name that ends in .safetensors"
+    return (
+        f"is no file of torch.save: begins with {head[:4].hex(' ')}, should with {ZIP_MAGIC.hex(' ')} (a zip archive)"
+    )
+
+
+class _DirectoryFile(io.FileIO):
+    """A file for zipfile to read the directory from, which allocates whatever a damaged length asks for."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read at most LARGEST_DIRECTORY bytes."""
+        if size is not None and size > LARGEST_DIRECTORY:
+            raise zipfile.BadZipFile(f"its directory has {size:,} bytes, should have {LARGEST_DIRECTORY:,} at most")
+        return super().read(size)
+
+
+def _read_zip(path: Path, file: io.FileIO, size: int) -> tuple[object, Callable[[Storage], StorageBytes]]:
+    """Return the object that an archive describes, and what finds its storages' bytes."""
+    entries = _read_directory(path, size)
+    root = _find_root(path, entries)
+    _check_byte_order(path, file, size, entries.get(f"{root}/byteorder"))
+    pickled = _read_entry(path, file, size, entries[f"{root}/data.pkl"], LARGEST_PICKLE)
+    state = unpickle(pickled, f"{path}: data.pkl").value
+    found: dict[str, StorageBytes] = {}
+
+    def locate(storage: Storage) -> StorageBytes:
+        if storage.key not in found:
+            entry = entries.get(f"{root}/data/{storage.key}")
+            if entry is None:
+                raise CheckpointError(
+                    f"{path}: lacks the entry data/{printable(storage.key)}, a storage that data.pkl refers to"
+                )
+            found[storage.key] = _locate(path, file, size, entry)
+        return found[storage.key]
+
+    return state, locate
+
+
+def _read_directory(path: Path, size: int) -> dict[str, zipfile.ZipInfo]:
+    """Return an archive's entries by name, after making sure that every one can be read."""
+    try:
+        with _DirectoryFile(path) as file, zipfile.ZipFile(file) as archive:
+            infos = archive.infolist()
+    except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, struct.error) as e:
+        # zipfile's own error, and what it lets through: a seek to nowhere, a version or feature that it does not know,
+        # a name that is no UTF-8, an extra field that is too short.
+        raise CheckpointError(
+            f"{path}: is a truncated or damaged zip archive: {e} (the file has {size:,} bytes)"
+        ) from e
+    entries: dict[str, zipfile.ZipInfo] = {}
+    for info in infos:
+        # Not info.filename: zipfile cuts that off at a NUL, and changes it on Windows.
+        name = info.orig_filename
+        if problem := _entry_problem(info, name):
+            raise CheckpointError(f"{path}: entry {printable(name)} {problem}")
+        if name in entries:
+            raise CheckpointError(f"{path}: has two entries of the name {printable(name)}")
+        entries[name] = info
+    return entries
+
+
+def _entry_problem(info: zipfile.ZipInfo, name: str) -> str | None:
+    """Return what is wrong with an entry, as the end of a sentence that begins with its name."""
+    if "\0" in name or "\\" in name or name.startswith("/") or name[1:2] == ":" or ".." in name.split("/"):
+        return "has no name inside the archive's folder"
+    if info.flag_bits & UNREADABLE_FLAGS:
+        return "is encrypted"
+    if info.volume:
+        return "is in another part of a multi-part archive, should be all in one file"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"is compressed by zip's method {info.compress_type}, should be stored (0) or deflated (8)"
+    if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
+        return f"is stored in {info.compress_size:,} bytes, its size is {info.file_size:,}"
+    return None
+
+
+def _find_root(path: Path, entries: dict[str, zipfile.ZipInfo]) -> str:
+    """Return the name of the folder that everything is in."""
+    inside = [name.split("/") for name in entries]
+    if any(parts[1:] == ["constants.pkl"] or parts[1:2] == ["code"] for parts in inside):
+        raise CheckpointError(
+            f"{path}: is a TorchScript archive, which holds a program; "
+            "should be a state dict: torch.save(torch.jit.load(...).state_dict(), ...)"
+        )
+    roots = [parts[0] for parts in inside if parts[1:] == ["data.pkl"]]
+    if len(roots) != 1:
+        raise CheckpointError(
+            f"{path}: is a zip archive with {len(roots)} entries <folder>/data.pkl, one of torch.save has exactly one"
+        )
+    return roots[0]
+
+
+def _check_byte_order(path: Path, file: io.FileIO, size: int, entry: zipfile.ZipInfo | None) -> None:
+    # torch writes the entry since 2.1; files of before come from little-endian machines, as torch assumes too.
+    order = _read_entry(path, file, size, entry, 16) if entry else b"little"
+    if order != b"little":
+        raise CheckpointError(f"{path}: has the byte order {printable(order.decode('latin-1'))}, should be little")
+
+
+def _locate(path: Path, file: io.FileIO, size: int, info: zipfile.ZipInfo) -> StorageBytes:
+    """Return where an entry's bytes lie, which only its local header says."""
+    name = info.orig_filename
+    where = f"{path}: entry {printable(name)}"
+    header = b""
+    if 0 <= info.header_offset < size:
+        file.seek(info.header_offset)
+        header = file.read(LOCAL_HEADER.size)
+    if len(header) < LOCAL_HEADER.size or not header.startswith(ZIP_MAGIC):
+        raise CheckpointError(f"{where} has no local header at byte {info.header_offset:,}, where it should be")
+    _, method, name_length, extra_length = LOCAL_HEADER.unpack(header)
+    if method != info.compress_type:
+        raise CheckpointError(
+            f"{where} is compressed by method {method} in its header, by {info.compress_type} in the directory"
+        )
+    offset = info.header_offset + LOCAL_HEADER.size + name_length + extra_length
+    if offset + info.compress_size > size:
+        raise CheckpointError(f"{where} ends at byte {offset + info.compress_size:,}, the file has {size:,} bytes")
+    if method == zipfile.ZIP_STORED or not info.file_size:
+        return StorageBytes(name, offset, info.file_size)
+    if info.file_size > BOMB_SIZE and info.file_size > info.compress_size * BOMB_RATIO:
+        raise CheckpointError(
+            f"{where} would inflate from {info.compress_size:,} to {info.file_size:,} bytes: "
+            "looks like a zip bomb, weights do not compress like that"
+        )
+    deflated = Deflated(offset, info.compress_size, info.file_size, info.CRC)
+    return StorageBytes(name, 0, info.file_size, deflated)
+
+
+def _read_entry(path: Path, file: io.FileIO, size: int, info: zipfile.ZipInfo, most: int) -> bytes:
+    """Return the bytes of a small entry.
+
+    Those of a stored one are not held against its CRC-32: torch writes none that is right after
+    ``torch.serialization.set_crc32_options(False)``.
+    """
+    if info.file_size > most:
+        raise CheckpointError(
+            f"{path}: entry {printable(info.orig_filename)} has {info.file_size:,} bytes, should have {most:,} at most"
+        )
+    stored = _locate(path, file, size, info)
+    if stored.deflated:
+        return b"".join(inflate(path, stored.deflated))
+    file.seek(stored.offset)
+    return file.read(stored.nbytes)

@@ -10,6 +10,7 @@ The names below are the whole public interface.
 
 from clipgguf.convert import Conversion, convert
 from clipgguf.errors import CheckpointError, ClipGGUFError, ConfigError, OutputError
+from clipgguf.upgrade import Upgrade, upgrade
 
 __version__ = "0.1.0"
 
@@ -19,6 +20,8 @@ __all__ = [
     "ConfigError",
     "Conversion",
     "OutputError",
+    "Upgrade",
     "__version__",
     "convert",
+    "upgrade",
 ]

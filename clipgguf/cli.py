@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from clipgguf import ClipGGUFError, __version__
+from clipgguf import ClipGGUFError, __version__, upgrade
 from clipgguf.convert import plan_conversion, run_conversion
 from clipgguf.families import Request
 
@@ -127,8 +127,8 @@ def convert_command(
 ) -> None:
     """Convert a CLIP or LLaVA checkpoint to a GGUF file, whose path is all that goes to standard output.
 
-    This is what clipgguf does unless its first argument names another command. A directory that is called like a
-    command is reached as ./NAME.
+    This is what clipgguf does unless its first argument names another command (upgrade; see clipgguf upgrade --help).
+    A directory that is called like a command is reached as ./NAME.
     """
     directory = _one_of(model_dir, model_dir_option)
     exclusive = {"--text-only": text_only, "--vision-only": vision_only, "--llava-projector": llava_projector}
@@ -161,6 +161,32 @@ def convert_command(
             f"{result.tensors:,} tensors, {_size(result.bytes_in)} in, {_size(result.bytes_out)} out, "
             f"{result.seconds:.1f} s"
         )
+    typer.echo(os.fsencode(result.path))
+
+
+@app.command("upgrade", no_args_is_help=True)
+def upgrade_command(
+    old: Annotated[str, typer.Argument(metavar="OLD.gguf", help="An mmproj file that a script wrote.")],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="The new file if PATH ends in .gguf, else its directory. [default: replace OLD.gguf]",
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no word on what was done.")] = False,
+) -> None:
+    """Add the metadata that today's llama.cpp needs to an mmproj file of a CLIP tower, and change no tensor.
+
+    Files from before have no clip.projector_type, and are refused; nor do they say with clip.vision.feature_layer how
+    many blocks of the tower to run, and one too few is run. The file's path is all that goes to standard output.
+    """
+    with _progress_bar(quiet) as progress:
+        result = upgrade(old, output, progress=progress)
+    if not quiet:
+        _message(f"added {' and '.join(result.added)}" if result.added else "nothing was needed")
     typer.echo(os.fsencode(result.path))
 
 

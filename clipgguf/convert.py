@@ -100,7 +100,7 @@ def run_conversion(
     """Do what ``convert`` does, with everything but the output in a request."""
     started = time.perf_counter()
     plan = plan_conversion(request)
-    path = _output_path(request.model_dir, output, plan.file_name)
+    path = output_path(request.model_dir, output, plan.file_name)
     from clipgguf.writer import write_plan
 
     overflows = write_plan(plan, path, threads=threads, progress=progress)
@@ -123,9 +123,10 @@ def plan_conversion(request: Request) -> "Plan":
     return make_plan(model, request.outtype)
 
 
-def _output_path(model_dir: Path, output: PathLike | None, file_name: str) -> Path:
+def output_path(directory: Path, output: PathLike | None, file_name: str) -> Path:
+    """Return where a file goes: ``output`` if it ends in ``.gguf``, else the name in there, or in ``directory``."""
     if output is None:
-        return Path(model_dir, file_name)
+        return directory / file_name
     if os.fspath(output).endswith(".gguf"):
         return Path(output)
     return Path(output, file_name)

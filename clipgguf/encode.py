@@ -25,6 +25,8 @@ SOURCE_DTYPES: dict[str, np.dtype[Any]] = {
 }
 TARGET_DTYPES: dict[GGMLQuantizationType, np.dtype[Any]] = {F32: np.dtype("<f4"), F16: np.dtype("<f2")}
 
+_BYTE = np.dtype(np.uint8)
+
 # Elements that a step with intermediate arrays works on at a time, so that these stay in the processor's cache.
 _BLOCK = 1 << 15
 
@@ -66,7 +68,13 @@ class Encoder:
 
 
 def encoder(source_dtype: str, target: GGMLQuantizationType) -> Encoder:
-    """Return the encoder from a safetensors dtype to a GGML type; KeyError for a pair that has none."""
+    """Return the encoder from a safetensors dtype, or the name of a GGML type, to a GGML type.
+
+    Raises KeyError for a pair that has none.
+    """
+    if source_dtype == target.name:
+        dtype = SOURCE_DTYPES.get(source_dtype, _BYTE)
+        return Encoder(dtype, dtype, None)
     return Encoder(SOURCE_DTYPES[source_dtype], TARGET_DTYPES[target], _ENCODE[source_dtype, target])
 
 
@@ -120,13 +128,11 @@ def _bf16_to_f16(source: NDArray[Any], target: NDArray[Any]) -> int:
     return count
 
 
-_ENCODE: dict[tuple[str, GGMLQuantizationType], Callable[[NDArray[Any], NDArray[Any]], int] | None] = {
+_ENCODE: dict[tuple[str, GGMLQuantizationType], Callable[[NDArray[Any], NDArray[Any]], int]] = {
     ("F64", F32): _cast,
     ("F64", F16): _f64_to_f16,
-    ("F32", F32): None,
     ("F32", F16): _cast,
     ("F16", F32): _cast,
-    ("F16", F16): None,
     ("BF16", F32): _bf16_to_f32,
     ("BF16", F16): _bf16_to_f16,
 }

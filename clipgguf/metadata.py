@@ -4,23 +4,14 @@ The keys are those of llama.cpp's ``tools/mtmd/clip-impl.h`` (``KEY_*``) and cli
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from gguf import GGUFValueType, LlamaFileType
 
+from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.config import ImageStatistics
 from clipgguf.families import Model, Projector
 from clipgguf.names import TEXT, VISION, Tower
-
-
-@dataclass(frozen=True, slots=True)
-class MetadataItem:
-    """One key of the file's metadata; ``value_type`` is that of the elements where the value is a list."""
-
-    key: str
-    value_type: GGUFValueType
-    value: Any
 
 
 def make_metadata(

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from gguf import GGMLQuantizationType, LlamaFileType
 
 from clipgguf.checkpoint import SourceTensor
+from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.config import KNOWN_ACTIVATIONS, VisionConfig
 from clipgguf.encode import SOURCE_DTYPES, TARGET_DTYPES, ggml_type_for, squeeze
 from clipgguf.errors import CheckpointError
 from clipgguf.families import Model, Projector
-from clipgguf.metadata import MetadataItem, make_metadata
+from clipgguf.metadata import make_metadata
 from clipgguf.names import (
     NEVER_WRITTEN,
     TEXT,
@@ -40,6 +41,11 @@ class PlannedTensor:
     shape: tuple[int, ...]
     ggml_type: GGMLQuantizationType
     nbytes: int
+
+    @classmethod
+    def copy_of(cls, source: SourceTensor) -> "PlannedTensor":
+        """Plan a GGUF file's tensor to be copied as it is."""
+        return cls(source, source.name, source.shape, GGMLQuantizationType[source.dtype], source.nbytes)
 
     @property
     def elements(self) -> int:

@@ -2,15 +2,15 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
-from gguf import GGUFEndian, GGUFValueType, GGUFWriter
+import numpy as np
+from gguf import GGUFEndian, GGUFValueType, GGUFWriter, Keys
 
-from clipgguf.encode import TARGET_DTYPES
+from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.errors import OutputError, os_reason
-from clipgguf.metadata import MetadataItem
 from clipgguf.plan import Plan, PlannedTensor
 from clipgguf.stream import Chunk, ChunkStream, default_threads
 
@@ -34,10 +34,12 @@ def write_plan(
     if path.is_dir():
         raise OutputError(f"{path}: is a directory, should be a file name")
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}{TEMPORARY_SUFFIX}")
-    with ChunkStream(plan.tensors, threads or default_threads()) as stream, _output_errors(path):
+    with _output_errors(path):
         made = _make_directory(path.parent)
         try:
-            overflows = _write(plan, temporary, iter(stream), progress)
+            with ChunkStream(plan.tensors, threads or default_threads()) as stream:
+                overflows = _write(plan, temporary, iter(stream), progress)
+            # Only now that the sources are closed: Windows replaces no open file, and a source may be what is replaced.
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -69,7 +71,8 @@ def _write(plan: Plan, path: Path, chunks: Iterator[Chunk], progress: Progress |
     for item in plan.metadata:
         _add_metadata(writer, item)
     for tensor in plan.tensors:
-        dtype = TARGET_DTYPES[tensor.ggml_type]
+        # The dtype says nothing beside raw_dtype, but that the shape counts elements and not bytes.
+        dtype = np.dtype(np.float32)
         writer.add_tensor_info(tensor.name, tensor.shape, dtype, tensor.nbytes, raw_dtype=tensor.ggml_type)
     total, done = plan.bytes_out, 0
     overflows: dict[str, int] = {}
@@ -101,20 +104,13 @@ def _write(plan: Plan, path: Path, chunks: Iterator[Chunk], progress: Progress |
     return overflows
 
 
-_ADD: Mapping[GGUFValueType, Callable[[GGUFWriter, str, Any], None]] = {
-    GGUFValueType.BOOL: GGUFWriter.add_bool,
-    GGUFValueType.UINT32: GGUFWriter.add_uint32,
-    GGUFValueType.FLOAT32: GGUFWriter.add_float32,
-    GGUFValueType.STRING: GGUFWriter.add_string,
-}
-
-
 def _add_metadata(writer: GGUFWriter, item: MetadataItem) -> None:
-    if isinstance(item.value, Sequence) and not isinstance(item.value, str):
-        # GGUFWriter finds the element type from the elements: Python's str, float, int and bool.
-        writer.add_array(item.key, item.value)
+    if item.key == Keys.General.ALIGNMENT:
+        writer.add_custom_alignment(item.value)
+    elif isinstance(item.value, Sequence) and not isinstance(item.value, str):
+        writer.add_key_value(item.key, item.value, GGUFValueType.ARRAY, item.value_type)
     else:
-        _ADD[item.value_type](writer, item.key, item.value)
+        writer.add_key_value(item.key, item.value, item.value_type)
 
 
 class _StreamedTensor:

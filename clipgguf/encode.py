@@ -28,7 +28,9 @@ TARGET_DTYPES: dict[GGMLQuantizationType, np.dtype[Any]] = {F32: np.dtype("<f4")
 _BYTE = np.dtype(np.uint8)
 
 # Elements that a step with intermediate arrays works on at a time, so that these stay in the processor's cache.
-_BLOCK = 1 << 15
+_BLOCK = 1 << 16
+# What an encoder needs for intermediate arrays, in bytes: two blocks of 32-bit integers.
+SCRATCH_NBYTES = 2 * _BLOCK * 4
 
 
 def squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -54,17 +56,21 @@ def ggml_type_for(name: str, shape: tuple[int, ...], outtype: GGMLQuantizationTy
     return F32
 
 
+Encode = Callable[[NDArray[Any], NDArray[Any], NDArray[np.uint8]], int]
+
+
 @dataclass(frozen=True, slots=True)
 class Encoder:
     """How chunks of one source dtype become chunks of one GGML type.
 
-    ``encode(source, target)`` fills ``target`` from as many elements of ``source`` and returns how many finite values
-    became infinite. It is None when the bytes are the same and need no encoding. Safe to call from several threads.
+    ``encode(source, target, scratch)`` fills ``target`` from as many elements of ``source`` and returns how many finite
+    values became infinite; a target of 16 bits an element takes SCRATCH_NBYTES of scratch. It is None when the bytes
+    are the same and need no encoding. Safe to call from several threads.
     """
 
     source_dtype: np.dtype[Any]
     target_dtype: np.dtype[Any]
-    encode: Callable[[NDArray[Any], NDArray[Any]], int] | None
+    encode: Encode | None
 
 
 def encoder(source_dtype: str, target: GGMLQuantizationType) -> Encoder:
@@ -78,7 +84,7 @@ def encoder(source_dtype: str, target: GGMLQuantizationType) -> Encoder:
     return Encoder(SOURCE_DTYPES[source_dtype], TARGET_DTYPES[target], _ENCODE[source_dtype, target])
 
 
-def _cast(source: NDArray[Any], target: NDArray[Any]) -> int:
+def _cast(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.uint8]) -> int:
     """Round to nearest even; the processor's overflow flag tells whether anything became infinite."""
     try:
         with np.errstate(all="ignore", over="raise"):
@@ -90,32 +96,74 @@ def _cast(source: NDArray[Any], target: NDArray[Any]) -> int:
     return 0
 
 
-def _f64_to_f16(source: NDArray[Any], target: NDArray[Any]) -> int:
+# The bits of float32's 65520, from which on float16 rounds to infinity, and of its 2**-14, float16's smallest normal.
+_INFINITE_BITS = 0x477FF000
+_SMALLEST_NORMAL = np.full(_BLOCK, 0x38800000, "<u4")
+
+
+def _f32_to_f16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.uint8]) -> int:
+    """Round to nearest even with vector instructions, 2.5 times as fast as numpy's cast, which goes value by value.
+
+    Adding 2**(e + 13) to a magnitude of exponent e makes the processor round it to 11 significant bits, float16's,
+    and leaves these as the sum's lowest bits. With an exponent of at least -14 it is the rounding of subnormals.
+    """
+    bits, halves = source.view("<u4"), target.view("<u2")
+    scratch_bits = scratch.view("<u4")
+    count = 0
+    for start in range(0, len(source), _BLOCK):
+        x = bits[start : start + _BLOCK]
+        magnitude, exponent = scratch_bits[: len(x)], scratch_bits[_BLOCK : _BLOCK + len(x)]
+        np.bitwise_and(x, 0x7FFFFFFF, out=magnitude)
+        if int(magnitude.max()) >= _INFINITE_BITS:  # Something infinite, no number, or too large.
+            count += _cast(source[start : start + _BLOCK], target[start : start + _BLOCK], scratch)
+            continue
+        np.bitwise_and(magnitude, 0x7F800000, out=exponent)
+        # With an array, because with a number numpy compares value by value.
+        np.maximum(exponent, _SMALLEST_NORMAL[: len(x)], out=exponent)
+        np.add(exponent, 13 << 23, out=exponent)
+        np.add(magnitude.view("<f4"), exponent.view("<f4"), out=magnitude.view("<f4"))
+        # The rest counts in 16 bits. The significant bits have their leading one at bit 10, to which the exponent above
+        # float16's smallest is added; the bias of float32's, and the 13, go out.
+        np.right_shift(exponent, 13, out=exponent)
+        np.add(magnitude, exponent, out=magnitude)
+        np.subtract(magnitude, (113 + 13) << 10, out=magnitude)
+        sign = np.right_shift(x, 16, out=exponent)
+        np.bitwise_and(sign, 0x8000, out=sign)
+        np.add(magnitude, sign, out=magnitude)
+        np.copyto(halves[start : start + _BLOCK], magnitude, casting="unsafe")
+    return count
+
+
+def _f64_to_f16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.uint8]) -> int:
     # Through float32, as a model that was loaded in float32 goes: rounding once instead would differ in rare last bits.
     with np.errstate(all="ignore"):
         single = source.astype(np.float32)
-    _cast(single, target)
+    _f32_to_f16(single, target, scratch)
     with np.errstate(all="ignore"):
         infinite = np.isinf(target)
         return int(np.count_nonzero(infinite & np.isfinite(source))) if infinite.any() else 0
 
 
-def _bf16_to_f32(source: NDArray[Any], target: NDArray[Any]) -> int:
-    np.left_shift(source, 16, out=target.view("<u4"), dtype=np.uint32, casting="unsafe")
+def _bf16_to_f32(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.uint8]) -> int:
+    _widen_bf16(source, target)
     return 0
+
+
+def _widen_bf16(source: NDArray[Any], target: NDArray[Any]) -> None:
+    np.left_shift(source, 16, out=target.view("<u4"), dtype=np.uint32, casting="unsafe")
 
 
 @cache
 def _bf16_to_f16_table() -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
     """Return the float16 of all 65,536 bfloat16 values, and which of them are finite but have an infinite float16."""
     singles = np.empty(1 << 16, "<f4")
-    _bf16_to_f32(np.arange(1 << 16, dtype=np.uint16), singles)
+    _widen_bf16(np.arange(1 << 16, dtype=np.uint16), singles)
     with np.errstate(all="ignore"):
         halves = singles.astype("<f2")
     return halves, np.isinf(halves) & np.isfinite(singles)
 
 
-def _bf16_to_f16(source: NDArray[Any], target: NDArray[Any]) -> int:
+def _bf16_to_f16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.uint8]) -> int:
     # A 16-bit source has so few values that looking them up is exact, and quicker than shifting and rounding.
     halves, overflows = _bf16_to_f16_table()
     count = 0
@@ -128,10 +176,10 @@ def _bf16_to_f16(source: NDArray[Any], target: NDArray[Any]) -> int:
     return count
 
 
-_ENCODE: dict[tuple[str, GGMLQuantizationType], Callable[[NDArray[Any], NDArray[Any]], int]] = {
+_ENCODE: dict[tuple[str, GGMLQuantizationType], Encode] = {
     ("F64", F32): _cast,
     ("F64", F16): _f64_to_f16,
-    ("F32", F16): _cast,
+    ("F32", F16): _f32_to_f16,
     ("F16", F32): _cast,
     ("BF16", F32): _bf16_to_f32,
     ("BF16", F16): _bf16_to_f16,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgguf.checkpoint import Deflated, InflatedStorage, MappedRange, SourceBytes, SourceFile, SourceTensor
-from clipgguf.encode import Encoder, encoder
+from clipgguf.encode import SCRATCH_NBYTES, Encoder, encoder
 from clipgguf.plan import PlannedTensor
 
 # 1 MiB of float32: large enough that a chunk's overhead vanishes, small enough that its target stays in the cache.
@@ -74,12 +74,13 @@ class _Job:
             return Chunk(self.tensor, mapped.data, mapped=mapped)
         else:
             source = np.frombuffer(mapped.data, dtype)
-        target = buffer[: len(source) * self.codec.target_dtype.itemsize]
+        nbytes = len(source) * self.codec.target_dtype.itemsize
+        target, scratch = buffer[:nbytes], buffer[-SCRATCH_NBYTES:]
         if self.codec.encode is None:
             overflows = 0
             target[:] = source.view(np.uint8)
         else:
-            overflows = self.codec.encode(source, target.view(self.codec.target_dtype))
+            overflows = self.codec.encode(source, target.view(self.codec.target_dtype), scratch)
         del source
         mapped.close()
         return Chunk(self.tensor, target.data, overflows)

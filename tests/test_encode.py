@@ -1,0 +1,76 @@
+"""Element types: every rounding compared with numpy's own cast, bit for bit."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clipgguf.encode import F16, F32, SCRATCH_NBYTES, encoder
+
+
+def encode(dtype: str, target: Any, source: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    codec = encoder(dtype, target)
+    assert codec.encode is not None
+    out = np.full(len(source), 0x55, codec.target_dtype)
+    return out, codec.encode(source, out, np.full(SCRATCH_NBYTES, 0x55, np.uint8))
+
+
+def float32_patterns() -> NDArray[np.float32]:
+    """Every sign, exponent and leading seven bits, with the low bits that decide about rounding."""
+    low = np.array([0, 1, 0x0FFF, 0x1000, 0x1001, 0x1FFF, 0x2000, 0x2FFF, 0x3000, 0x3001, 0x8000, 0xFFFF], np.uint32)
+    return ((np.arange(1 << 16, dtype=np.uint32)[:, None] << 16) | low).reshape(-1).view(np.float32)
+
+
+@pytest.mark.parametrize("is_finite", [True, False], ids=["in range", "everything"])
+def test_f32_to_f16_rounds_as_numpy_does(is_finite: bool) -> None:
+    source = float32_patterns()
+    if is_finite:  # Without anything that sends a block down the careful path.
+        source = source[np.abs(source) < 65520]
+    with np.errstate(all="ignore"):
+        expected = source.astype(np.float16)
+    out, overflows = encode("F32", F16, source)
+    np.testing.assert_array_equal(out.view(np.uint16), expected.view(np.uint16))
+    assert overflows == np.count_nonzero(np.isinf(expected) & np.isfinite(source))
+
+
+def test_f32_to_f16_of_random_bits() -> None:
+    bits = np.random.RandomState(1).randint(0, 1 << 32, size=1_000_003, dtype=np.uint64).astype(np.uint32)
+    source = bits.view(np.float32)
+    source = source[np.abs(source) < 65520]
+    np.testing.assert_array_equal(
+        encode("F32", F16, source)[0].view(np.uint16), source.astype(np.float16).view(np.uint16)
+    )
+
+
+@pytest.mark.parametrize("target", [F16, F32])
+def test_every_bf16_value(target: Any) -> None:
+    source = np.arange(1 << 16, dtype=np.uint16)
+    single = (source.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(all="ignore"):
+        expected = single.astype(encoder("BF16", target).target_dtype)
+    out, overflows = encode("BF16", target, source)
+    np.testing.assert_array_equal(out.view(np.uint8), expected.view(np.uint8))
+    assert overflows == np.count_nonzero(np.isinf(expected) & np.isfinite(single))
+
+
+def test_every_f16_value_widens_exactly() -> None:
+    source = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    out, overflows = encode("F16", F32, source)
+    np.testing.assert_array_equal(out, source.astype(np.float32))
+    assert overflows == 0
+
+
+def test_f64_goes_through_f32() -> None:
+    # Just above the middle between two float16 values, and on it once it is a float32.
+    source = np.array([1 + 2**-11 + 2**-40, 1e300, 70000.0, -np.inf])
+    out, overflows = encode("F64", F16, source)
+    np.testing.assert_array_equal(out, np.array([1, np.inf, np.inf, -np.inf], np.float16))
+    assert overflows == 2
+
+
+def test_the_callers_float_errors_are_left_alone() -> None:
+    source = np.array([1e-8, 7e4, np.inf, np.nan, 1e-45], np.float32)
+    with np.errstate(all="raise"):
+        assert encode("F32", F16, source)[1] == 1
+        assert np.geterr()["over"] == "raise"

@@ -1,0 +1,264 @@
+"""The real llama.cpp as a test client: a tiny language model, one image, one answer.
+
+llama.cpp comes as a wheel, ``xllamacpp`` (no compiler, no server binary). A test writes a language
+model of some 300 KB whose width fits the projector, loads it beside the mmproj under test, and sends
+an OpenAI-style chat request with a PNG as a ``data:`` URL.
+
+Each question is asked in a process of its own, because llama.cpp has two ways to refuse a file. What
+it checks (``unknown projector type:``) ends as a ``RuntimeError`` in Python with the reason in the log
+only; what it asserts (a key or tensor of the wrong type) aborts the process.
+
+The language model is a probe. Its attention looks at all positions alike (zero query and key weights)
+and its feed-forward is zero, so the logits of the first token follow from the image features in a few
+lines of numpy: `predicted_logits`. Comparing those with `ClientResult.logits` says whether llama.cpp
+computed from the file what the file means, where the text alone says only that it did not crash.
+"""
+
+import base64
+import importlib
+import importlib.util
+import json
+import math
+import os
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+Float32Array = npt.NDArray[np.float32]
+UInt8Array = npt.NDArray[np.uint8]
+
+PROMPT = "hi"
+"""The text that follows the image. The chat template adds nothing to it."""
+
+_CONTROL = ["<unk>", "<s>", "</s>"]
+_BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+_PIECES = ["\u2581", *(chr(code) for code in range(33, 127))]
+_FIRST_PIECE = len(_CONTROL) + len(_BYTES)
+_BOS, _EOS, _UNKNOWN = 1, 2, 0
+_RMS_EPSILON = 1e-5
+_CONTEXT_LENGTH = 8192
+# An assertion is not written by the logger's thread, and so may land in the middle of a line of the log.
+_FAILURE = re.compile(r"^[\d.]+ E |\.(?:c|cc|cpp|h):\d+: |^terminate called|^\s*what\(\):")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClientResult:
+    """What llama.cpp did with one language model, one mmproj and one image.
+
+    ``ok`` means that both files loaded and the request was answered. ``logits`` is the first answered
+    token's, by token id, up to a constant that is the same for all (float32, empty unless ``ok``).
+    ``image_tokens`` is how many positions the image took. ``exit_code`` is that of the process: 1 for a file
+    that llama.cpp refuses, negative for a signal (-6 an assertion, -11 a tensor that it misses only when
+    it runs), 0 for a request answered with an error, None after a timeout.
+    """
+
+    ok: bool
+    text: str
+    log: str
+    logits: Float32Array
+    image_tokens: int
+    exit_code: int | None
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines of the log that say what went wrong: logged as errors, assertions, C++ exceptions."""
+        return [line.strip() for line in self.log.splitlines() if _FAILURE.search(line)]
+
+
+def is_available() -> bool:
+    """Whether the wheel ``xllamacpp`` is installed, for a test to skip itself."""
+    return importlib.util.find_spec("xllamacpp") is not None
+
+
+def write_tiny_language_model(path: Path, n_embd: int, seed: int = 0) -> None:
+    """Write a Llama of one layer with a SentencePiece vocabulary of 354 tokens, in F32.
+
+    ``n_embd`` must be even, and the projector's output width; llama.cpp refuses the pair otherwise.
+    """
+    rng = np.random.default_rng(seed)
+    tokens = [*_CONTROL, *_BYTES, *_PIECES]
+    kinds = gguf.TokenType
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(_CONTEXT_LENGTH)
+    writer.add_embedding_length(n_embd)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(_RMS_EPSILON)
+    writer.add_rope_dimension_count(n_embd)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([float(-index) for index in range(len(tokens))])
+    writer.add_token_types(
+        [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL] + [kinds.BYTE] * len(_BYTES) + [kinds.NORMAL] * len(_PIECES)
+    )
+    writer.add_bos_token_id(_BOS)
+    writer.add_eos_token_id(_EOS)
+    writer.add_unk_token_id(_UNKNOWN)
+    writer.add_add_bos_token(True)
+    writer.add_add_space_prefix(False)
+    writer.add_chat_template("{% for message in messages %}{{ message['content'] }}{% endfor %}")
+
+    def normal(*shape: int, scale: float = 1.0) -> Float32Array:
+        values: Float32Array = (rng.standard_normal(shape) * (scale / math.sqrt(shape[-1]))).astype(np.float32)
+        return values
+
+    def zeros(*shape: int) -> Float32Array:
+        return np.zeros(shape, np.float32)
+
+    # Only printable pieces have an output row that is not zero: the answer is text, never the end of
+    # it, and the logit of all the others is exactly 0, which turns log probabilities back into logits.
+    output = normal(len(tokens), n_embd, scale=2.0)
+    output[:_FIRST_PIECE] = 0
+    # Small embeddings leave the last position to what attention brings it: the mean over the image.
+    writer.add_tensor("token_embd.weight", normal(len(tokens), n_embd, scale=0.05))
+    writer.add_tensor("output_norm.weight", np.ones(n_embd, np.float32))
+    writer.add_tensor("output.weight", output)
+    writer.add_tensor("blk.0.attn_norm.weight", np.ones(n_embd, np.float32))
+    writer.add_tensor("blk.0.attn_q.weight", zeros(n_embd, n_embd))
+    writer.add_tensor("blk.0.attn_k.weight", zeros(n_embd, n_embd))
+    writer.add_tensor("blk.0.attn_v.weight", normal(n_embd, n_embd))
+    writer.add_tensor("blk.0.attn_output.weight", normal(n_embd, n_embd))
+    writer.add_tensor("blk.0.ffn_norm.weight", np.ones(n_embd, np.float32))
+    writer.add_tensor("blk.0.ffn_gate.weight", zeros(32, n_embd))
+    writer.add_tensor("blk.0.ffn_up.weight", zeros(32, n_embd))
+    writer.add_tensor("blk.0.ffn_down.weight", zeros(n_embd, 32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def predicted_logits(model_path: Path, features: Float32Array) -> Float32Array:
+    """The logits, by token id, with which the tiny model must answer to image features (tokens, n_embd)."""
+    weights = {tensor.name: np.asarray(tensor.data, np.float32) for tensor in gguf.GGUFReader(model_path).tensors}
+
+    def norm(x: Float32Array) -> Float32Array:
+        return np.asarray(x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + _RMS_EPSILON), np.float32)
+
+    embeddings = weights["token_embd.weight"]
+    text = [_FIRST_PIECE + _PIECES.index(character) for character in PROMPT]
+    prompt = np.concatenate([embeddings[[_BOS]], np.asarray(features, np.float32), embeddings[text]])
+    attended = norm(prompt).mean(axis=0) @ weights["blk.0.attn_v.weight"].T @ weights["blk.0.attn_output.weight"].T
+    return np.asarray(norm(prompt[-1] + attended) @ weights["output.weight"].T, np.float32)
+
+
+def random_pixels(width: int, height: int, seed: int = 0) -> UInt8Array:
+    """A noise image, (height, width, 3). At exactly the tower's image size llama.cpp does not resample it."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def png_bytes(pixels: UInt8Array) -> bytes:
+    """A PNG file of (height, width, 3) RGB pixels: one IDAT chunk, no filters (W3C PNG, third edition)."""
+    height, width, _ = pixels.shape
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in np.ascontiguousarray(pixels))
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + data
+
+
+def answer_image(
+    model_path: Path,
+    mmproj_path: Path,
+    pixels: UInt8Array | None = None,
+    *,
+    max_tokens: int = 4,
+    timeout: float = 60.0,
+) -> ClientResult:
+    """Load both files in a new process, ask about one image at temperature 0, and report what happened.
+
+    ``pixels`` is (height, width, 3), by default 56 x 56 noise; ``timeout`` is in seconds. Never raises
+    for what llama.cpp does with the files.
+    """
+    image = png_bytes(random_pixels(56, 56) if pixels is None else pixels)
+    question = json.dumps(
+        {
+            "model": str(model_path),
+            "mmproj": str(mmproj_path),
+            "image": "data:image/png;base64," + base64.b64encode(image).decode("ascii"),
+            "max_tokens": max_tokens,
+        }
+    )
+    environment = {
+        **os.environ,
+        "GGML_NO_BACKTRACE": "1",  # Otherwise an assertion attaches gdb where there is one: seconds, and pages of log.
+        "MTMD_DEBUG_EMBEDDINGS": "1",  # Logs the shape, first token and statistics of the projected features.
+    }
+    try:
+        process = subprocess.run(
+            [sys.executable, __file__],
+            input=question.encode(),
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            env=environment,
+        )
+    except subprocess.TimeoutExpired as expired:
+        return _failure((expired.stderr or b"").decode("utf-8", "replace"), None)
+    log = process.stderr.decode("utf-8", "replace")
+    if process.returncode != 0:
+        return _failure(log, process.returncode)
+    response = json.loads(process.stdout)
+    if "error" in response:
+        return _failure(f"{log}\n0 E response: {response['error']}", process.returncode)  # In the log's own form.
+    choice = response["choices"][0]
+    logprobs = np.full(_FIRST_PIECE + len(_PIECES), np.nan, np.float32)
+    for entry in choice["logprobs"]["content"][0]["top_logprobs"]:
+        logprobs[entry["id"]] = entry["logprob"]
+    text_tokens = 1 + len(PROMPT)
+    return ClientResult(
+        ok=True,
+        text=choice["message"]["content"],
+        log=log,
+        # Control and byte tokens have the logit 0, whatever the image.
+        logits=logprobs - logprobs[len(_CONTROL)],
+        image_tokens=response["usage"]["prompt_tokens"] - text_tokens,
+        exit_code=process.returncode,
+    )
+
+
+def _failure(log: str, exit_code: int | None) -> ClientResult:
+    return ClientResult(ok=False, text="", log=log, logits=np.empty(0, np.float32), image_tokens=0, exit_code=exit_code)
+
+
+def _answer(question: dict[str, Any]) -> dict[str, Any]:
+    """Run in the child process. xllamacpp has no type information, hence `importlib` and `Any`."""
+    xllamacpp = importlib.import_module("xllamacpp")
+    params = xllamacpp.CommonParams()
+    params.model.path = question["model"]
+    params.mmproj.path = question["mmproj"]
+    params.n_ctx = _CONTEXT_LENGTH
+    params.n_parallel = 1
+    params.cpuparams.n_threads = 1
+    params.cpuparams_batch.n_threads = 1
+    params.warmup = False
+    params.verbosity = 4  # The level at which the hyperparameters of the vision tower are logged.
+    server = xllamacpp.Server(params)
+    image = {"type": "image_url", "image_url": {"url": question["image"]}}
+    response: dict[str, Any] = server.handle_chat_completions(
+        {
+            "messages": [{"role": "user", "content": [image, {"type": "text", "text": PROMPT}]}],
+            "max_tokens": question["max_tokens"],
+            "temperature": 0,
+            "logprobs": True,
+            "top_logprobs": _FIRST_PIECE + len(_PIECES),
+        }
+    )
+    return response
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_answer(json.load(sys.stdin))))

@@ -25,6 +25,9 @@ from clipgguf.plan import PlannedTensor
 # 1 MiB of float32: large enough that a chunk's overhead vanishes, small enough that its target stays in the cache.
 CHUNK_ELEMENTS = 1 << 18
 LARGEST_ELEMENT = 4
+GATHER_SPAN = 1 << 20
+# A buffer's end is scratch for the encoders of 16-bit types, which fill no more than its beginning.
+assert CHUNK_ELEMENTS * 2 + SCRATCH_NBYTES <= CHUNK_ELEMENTS * LARGEST_ELEMENT
 LOOK_AHEAD = 2
 # One thread writes, and no more than this many are needed to keep it busy.
 MOST_THREADS = 4
@@ -64,15 +67,16 @@ class _Job:
 
     def run(self, buffer: NDArray[np.uint8]) -> Chunk:
         """Encode the source into the buffer."""
-        mapped = self.file.map(self.offset, self.nbytes)
         dtype = self.codec.source_dtype
+        mapped = None
         if self.strides is not None:
-            view: NDArray[Any] = np.ndarray(self.shape, dtype, mapped.data, strides=self.strides)
-            source = view.flatten()
-            del view
-        elif self.codec.encode is None:
-            return Chunk(self.tensor, mapped.data, mapped=mapped)
+            source = np.empty(self.shape, dtype)
+            _gather(self.file, self.offset, source, self.strides)
+            source = source.reshape(-1)
         else:
+            mapped = self.file.map(self.offset, self.nbytes)
+            if self.codec.encode is None:
+                return Chunk(self.tensor, mapped.data, mapped=mapped)
             source = np.frombuffer(mapped.data, dtype)
         nbytes = len(source) * self.codec.target_dtype.itemsize
         target, scratch = buffer[:nbytes], buffer[-SCRATCH_NBYTES:]
@@ -82,7 +86,8 @@ class _Job:
         else:
             overflows = self.codec.encode(source, target.view(self.codec.target_dtype), scratch)
         del source
-        mapped.close()
+        if mapped is not None:
+            mapped.close()
         return Chunk(self.tensor, target.data, overflows)
 
 
@@ -145,9 +150,9 @@ class ChunkStream:
             elif source.nbytes:
                 strides = tuple(stride * itemsize for stride in source.strides)
                 for start, shape in _blocks(source.shape, strides):
+                    nbytes = math.prod(shape) * itemsize
                     inner = strides[len(strides) - len(shape) :]
-                    extent = itemsize + sum((n - 1) * stride for n, stride in zip(shape, inner, strict=True))
-                    yield _Job(tensor, codec, file, source.offset + start, extent, shape, inner)
+                    yield _Job(tensor, codec, file, source.offset + start, nbytes, shape, inner)
 
     def _file(self, source: SourceTensor) -> SourceBytes:
         """Return what a tensor's bytes are read from; a compressed storage is inflated to disk when its turn comes."""
@@ -175,6 +180,22 @@ def _blocks(shape: tuple[int, ...], strides: tuple[int, ...]) -> Iterator[tuple[
     rows = CHUNK_ELEMENTS // row
     for i in range(0, shape[0], rows):
         yield i * strides[0], (min(rows, shape[0] - i), *shape[1:])
+
+
+def _gather(file: SourceBytes, offset: int, target: NDArray[Any], strides: tuple[int, ...]) -> None:
+    """Fill an array from a strided view of a file, with no more than GATHER_SPAN bytes of the file mapped at once."""
+    reach = [(length - 1) * stride for length, stride in zip(target.shape, strides, strict=True)]
+    extent = target.itemsize + sum(reach)
+    if extent > GATHER_SPAN and target.size > 1:
+        axis = reach.index(max(reach))
+        half = target.shape[axis] // 2
+        first, second = np.split(target, [half], axis)
+        _gather(file, offset, first, strides)
+        _gather(file, offset + half * strides[axis], second, strides)
+        return
+    mapped = file.map(offset, extent)
+    target[...] = np.ndarray(target.shape, target.dtype, mapped.data, strides=strides)
+    mapped.close()
 
 
 def _hand_out(under_way: deque[Future[Chunk]]) -> Iterator[Chunk]:

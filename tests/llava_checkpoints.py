@@ -24,6 +24,7 @@ import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -264,8 +265,9 @@ def image(llava: Llava, tile: int = 0) -> Floats:
     return _random(f"tile {tile}", (3, llava.vision.image_size, llava.vision.image_size))
 
 
+@cache
 def tensor_values(name: str, shape: tuple[int, ...]) -> Floats:
-    """Return the values of a tensor by its canonical name, the same on every platform."""
+    """Return the values of a tensor by its canonical name, the same on every platform. Not to be changed in place."""
     random = _random(name, shape)
     if len(shape) == 1 and name.endswith(".weight"):  # A norm's.
         return random * np.float32(0.125) + np.float32(1)
@@ -278,7 +280,7 @@ def tensor_values(name: str, shape: tuple[int, ...]) -> Floats:
 
 def _random(name: str, shape: tuple[int, ...]) -> Floats:
     """Return values in (-2, 2)."""
-    return np.concatenate([*values(zlib.crc32(name.encode()), math.prod(shape))]).reshape(shape)
+    return np.concatenate(list(values(zlib.crc32(name.encode()), math.prod(shape)))).reshape(shape)
 
 
 def write_vision_config(path: Path, llava: Llava) -> Path:

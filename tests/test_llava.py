@@ -183,6 +183,13 @@ def test_llava_next_metadata_and_newline(tmp_path: Path) -> None:
         np.testing.assert_array_equal(newline.data, tensor_values("model.image_newline", (32,)))
 
 
+def test_pinpoints_that_a_config_omits(tmp_path: Path) -> None:
+    vision = replace(NEXT.vision, image_size=336, patch_size=112)
+    model = write_hf(tmp_path / "hf", replace(NEXT, vision=vision, config={"image_grid_pinpoints": None}))
+    path = convert(model, tmp_path / "out").path
+    assert value(path, "clip.vision.image_grid_pinpoints") == [672, 336, 336, 672, 672, 672, 336, 1008, 1008, 336]
+
+
 @pytest.mark.parametrize(
     ("pinpoints", "words"),
     [([[30, 28]], "no multiples of 28"), ("(1x1),(6x6)", "pairs of pixels"), ([[28, 28, 28]], "pairs of pixels")],
@@ -261,6 +268,10 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[Path, dict[str, Any]]], list[str
     ),
     "a class token that is kept": (
         lambda d: (write_hf(d / "m", changed(LLAVA, vision_feature_select_strategy="full")), {}),
+        ["class token", "'full'"],
+    ),
+    "a class token that is kept, whatever the layer": (
+        lambda d: (write_hf(d / "m", changed(LLAVA, vision_feature_select_strategy="full")), {"feature_layer": -2}),
         ["class token", "'full'"],
     ),
     "no such layer": (lambda d: (write_hf(d / "m", LLAVA), {"feature_layer": -5}), ["--feature-layer is -5", "-4"]),

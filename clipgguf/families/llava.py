@@ -29,6 +29,9 @@ from clipgguf.names import VISION
 # LlavaConfig's own default, which applies only where a config has no vision_config at all.
 HF_DEFAULT_TOWER = VisionConfig(1024, 4096, 24, 16, 336, 14)
 
+# LlavaNextConfig's image_grid_pinpoints, (height, width).
+HF_DEFAULT_PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+
 # The layer whose features the projector takes, as an index into the list of all hidden states (0: the embeddings).
 DEFAULT_FEATURE_LAYER = -2
 
@@ -234,6 +237,12 @@ def _inner_tower_config(request: Request, llava: _Config, tensors: Mapping[str, 
 
 def _layers_to_run(request: Request, config: _Config, vision: VisionConfig) -> int:
     """Return how many blocks of the tower come before the features that the projector takes."""
+    strategy = config.values.get("vision_feature_select_strategy") or config.values.get("mm_vision_select_feature")
+    if strategy not in (None, "default", "patch"):
+        raise ConfigError(
+            f"{config.path}: the projector takes the class token's features, too ({strategy!r}), which no reader "
+            "of GGUF files can run; supported is 'default' or 'patch'"
+        )
     layer, where = request.feature_layer, "--feature-layer"
     if layer is None:
         key = next(
@@ -247,12 +256,6 @@ def _layers_to_run(request: Request, config: _Config, vision: VisionConfig) -> i
                 f"{where} is {layer!r}: the projector joins the features of several layers (VIP-LLaVA), which no "
                 "reader of GGUF files can run"
             )
-        strategy = config.values.get("vision_feature_select_strategy") or config.values.get("mm_vision_select_feature")
-        if strategy not in (None, "default", "patch"):
-            raise ConfigError(
-                f"{config.path}: the projector takes the class token's features, too ({strategy!r}), which no reader "
-                "of GGUF files can run; supported is 'default' or 'patch'"
-            )
     blocks = vision.num_hidden_layers
     if type(layer) is not int or not -blocks <= layer <= blocks or layer == 0:
         raise ConfigError(f"{where} is {layer!r}, should be 1 to {blocks}, or -1 to {-blocks} counted from the last")
@@ -262,6 +265,8 @@ def _layers_to_run(request: Request, config: _Config, vision: VisionConfig) -> i
 def _grid_pinpoints(config: _Config, vision: VisionConfig) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Return LLaVA 1.6's image sizes as (width, height) pairs one after the other, and warnings about them."""
     pairs = config.values.get("image_grid_pinpoints")
+    if pairs is None and config.values.get("model_type") == "llava_next":
+        pairs = HF_DEFAULT_PINPOINTS
     aspect = config.values.get("image_aspect_ratio")
     # LLaVA 1.5's code knows the key, too, and pads to a square all the same.
     if pairs is None or (config.is_original and not (isinstance(aspect, str) and aspect.startswith("anyres"))):

@@ -50,7 +50,10 @@ def _show_version(wanted: bool) -> None:
 def convert_command(
     model_dir: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL_DIR", help="Directory of the model: config.json and its weights."),
+        typer.Argument(
+            metavar="MODEL_DIR",
+            help="Directory of the model (config.json and its weights), or a file of weights in it.",
+        ),
     ] = None,
     model_dir_option: Annotated[
         str | None,
@@ -117,6 +120,19 @@ def convert_command(
         Literal["mlp", "ldp", "ldpv2"] | None,
         typer.Option("--projector-type", help="The projector's kind. [default: told from its tensors]"),
     ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option("--variant", metavar="NAME", help="Which of several weights: fp16 for model.fp16.safetensors."),
+    ] = None,
+    vocab: Annotated[
+        Path | None,
+        typer.Option(
+            "--vocab", metavar="PATH", help="vocab.json or tokenizer.json, or their directory, if not beside the model."
+        ),
+    ] = None,
+    ignore_unknown: Annotated[
+        bool, typer.Option("--ignore-unknown", help="Leave out tensors that no rule knows, with a warning.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be written, as a table, and write nothing.")
     ] = False,
@@ -125,7 +141,9 @@ def convert_command(
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Convert a CLIP or LLaVA checkpoint to a GGUF file, whose path is all that goes to standard output.
+    """Convert a checkpoint of CLIP, OpenCLIP, SigLIP or LLaVA to a GGUF file.
+
+    The file's path is all that goes to standard output.
 
     This is what clipgguf does unless its first argument names another command (upgrade; see clipgguf upgrade --help).
     A directory that is called like a command is reached as ./NAME.
@@ -147,6 +165,9 @@ def convert_command(
         feature_layer=feature_layer,
         keep_last_layer=keep_last_layer,
         projector_type=projector_type,
+        variant=variant,
+        vocab=vocab,
+        ignore_unknown=ignore_unknown,
     )
     if dry_run:
         plan = plan_conversion(request)
@@ -158,7 +179,7 @@ def convert_command(
     _show_messages(result.warnings, () if quiet else result.notes)
     if not quiet:
         _message(
-            f"{result.tensors:,} tensors, {_size(result.bytes_in)} in, {_size(result.bytes_out)} out, "
+            f"{result.found}: {result.tensors:,} tensors, {_size(result.bytes_in)} in, {_size(result.bytes_out)} out, "
             f"{result.seconds:.1f} s"
         )
     typer.echo(os.fsencode(result.path))
@@ -277,6 +298,8 @@ def _show_plan(plan: "Plan") -> None:
 
     # A pipe has no width: every row stays whole, on a line of its own.
     console = Console() if sys.stdout.isatty() else Console(width=10_000)
+    console.print(Text(_printable(plan.found)))
+    console.print()
     console.print(metadata)
     console.print()
     console.print(tensors)

@@ -16,13 +16,16 @@ from clipgguf.json_file import read_json_object
 # CLIPImageProcessor's IMAGE_MEAN and IMAGE_STD, "OPENAI_CLIP_MEAN" and "OPENAI_CLIP_STD" in transformers.
 CLIP_IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+# SiglipImageProcessor's, for both.
+SIGLIP_IMAGE_STATISTICS = (0.5, 0.5, 0.5)
 
 # GGUF metadata holds sizes as 32-bit unsigned integers, and everything else that is a number as float32.
 LARGEST_UINT32 = 2**32 - 1
 LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
 
-# The activations that a CLIP GGUF file can tell its readers of, by the bool ``clip.use_gelu``.
-KNOWN_ACTIVATIONS = ("gelu", "quick_gelu")
+# The activations that a CLIP GGUF file can tell its readers of, by the bool ``clip.use_gelu``. llama.cpp's own GELU is
+# the tanh approximation that SigLIP was trained with.
+KNOWN_ACTIVATIONS = {"gelu": True, "gelu_pytorch_tanh": True, "quick_gelu": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,21 @@ class VisionConfig:
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
-_Tower = TypeVar("_Tower", TextConfig, VisionConfig)
+@dataclass(frozen=True, slots=True)
+class SiglipVisionConfig(VisionConfig):
+    """The sizes of SigLIP's vision tower (SiglipVisionConfig): no class token, and other defaults than CLIP's."""
+
+    patch_size: int = 16
+    hidden_act: str = "gelu_pytorch_tanh"
+    layer_norm_eps: float = 1e-6
+
+    @property
+    def positions(self) -> int:
+        """The rows of the position embedding: one for each patch."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+_Tower = TypeVar("_Tower", TextConfig, VisionConfig, SiglipVisionConfig)
 
 
 def parse_tower(cls: type[_Tower], values: Any, where: str) -> _Tower:
@@ -142,22 +159,40 @@ class ImageStatistics:
 
 
 def read_image_statistics(
-    directories: Sequence[Path], mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+    directories: Sequence[Path],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    default: ImageStatistics | None = None,
 ) -> ImageStatistics:
-    """Return the image statistics: those given, else those of the first directory that has any, else CLIP's defaults.
+    """Return the image statistics: those given, else those of the first directory that has any, else the default.
 
     A directory has them at the top level of preprocessor_config.json; a processor that transformers 5 saved has them in
-    processor_config.json under ``image_processor`` instead. Raises ConfigError when they are malformed.
+    processor_config.json under ``image_processor`` instead. Without a ``default`` CLIP's own are it. Raises ConfigError
+    when they are malformed.
     """
     if mean is not None and std is not None:
         return ImageStatistics(_rgb("image_mean", mean), _rgb("image_std", std))
+    default = default or ImageStatistics(is_default=True)
     path, values = _image_processor(directories)
     given = {"image_mean": mean, "image_std": std}
     found = {
-        key: _rgb(key, given[key]) if given[key] is not None else _rgb(f"{path}: {key}", values.get(key), default)
-        for key, default in (("image_mean", CLIP_IMAGE_MEAN), ("image_std", CLIP_IMAGE_STD))
+        key: _rgb(key, given[key]) if given[key] is not None else _rgb(f"{path}: {key}", values.get(key), fallback)
+        for key, fallback in (("image_mean", default.mean), ("image_std", default.std))
     }
-    return ImageStatistics(found["image_mean"], found["image_std"], is_default=not values)
+    return ImageStatistics(found["image_mean"], found["image_std"], is_default=not values and default.is_default)
+
+
+def rgb_statistics(values: Any, where: str) -> ImageStatistics:
+    """Return the statistics of an object with ``mean`` and ``std``, as OpenCLIP's preprocess_cfg; else CLIP's own.
+
+    Raises ConfigError when they are malformed.
+    """
+    values = values if isinstance(values, dict) else {}
+    return ImageStatistics(
+        _rgb(f"{where}: mean", values.get("mean"), CLIP_IMAGE_MEAN),
+        _rgb(f"{where}: std", values.get("std"), CLIP_IMAGE_STD),
+        is_default=not ("mean" in values or "std" in values),
+    )
 
 
 def _image_processor(directories: Sequence[Path]) -> tuple[Path, Mapping[str, Any]]:

@@ -23,7 +23,8 @@ class Conversion:
     """What a conversion did: the file, how much went in and out, how long it took, and what deserves a second look.
 
     ``bytes_in`` and ``bytes_out`` count tensor data, ``seconds`` is wall time. ``warnings`` and ``notes`` are lines of
-    text; a warning says that the file may not be what was wanted, a note that it is, and how.
+    text; a warning says that the file may not be what was wanted, a note that it is, and how. ``found`` says what the
+    checkpoint was taken for.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class Conversion:
     seconds: float
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+    found: str
 
 
 def convert(
@@ -50,10 +52,15 @@ def convert(
     feature_layer: int | None = None,
     keep_last_layer: bool = False,
     projector_type: str | None = None,
+    variant: str | None = None,
+    vocab: PathLike | None = None,
+    ignore_unknown: bool = False,
     threads: int | None = None,
     progress: "Progress | None" = None,
 ) -> Conversion:
-    """Convert a CLIP or LLaVA checkpoint to one GGUF file.
+    """Convert a checkpoint of CLIP, OpenCLIP, SigLIP's vision tower or LLaVA to one GGUF file.
+
+    ``model_dir`` is the model's directory, or a file of weights with the configuration beside it.
 
     ``output`` is the file itself if it ends in ``.gguf``, else a directory, made if missing; without it the file goes
     into the model directory. ``outtype`` is "f16" or "f32". ``image_mean`` and ``image_std`` are 3 values for pixels
@@ -65,6 +72,10 @@ def convert(
     layer whose features the projector takes (-2: after all blocks but the last), ``keep_last_layer`` stores all blocks
     for readers that leave out the last one themselves, and ``projector_type`` is "mlp", "ldp" or "ldpv2" where it
     should not be told from the tensors.
+
+    ``variant`` chooses among the weights of a directory ("fp16" for model.fp16.safetensors). ``vocab`` is a vocab.json
+    or tokenizer.json, or the directory that has one, where the model's has none. ``ignore_unknown`` leaves out tensors
+    that no rule knows, with a warning instead of an error.
 
     ``threads`` is how many convert; the result does not
     depend on it. ``progress`` is called with the bytes of tensor data written and the bytes to write.
@@ -86,6 +97,9 @@ def convert(
         feature_layer=feature_layer,
         keep_last_layer=keep_last_layer,
         projector_type=projector_type,
+        variant=variant,
+        vocab=None if vocab is None else Path(vocab),
+        ignore_unknown=ignore_unknown,
     )
     return run_conversion(request, output, threads=threads, progress=progress)
 
@@ -100,7 +114,7 @@ def run_conversion(
     """Do what ``convert`` does, with everything but the output in a request."""
     started = time.perf_counter()
     plan = plan_conversion(request)
-    path = output_path(request.model_dir, output, plan.file_name)
+    path = output_path(request.directory, output, plan.file_name)
     from clipgguf.writer import write_plan
 
     overflows = write_plan(plan, path, threads=threads, progress=progress)
@@ -112,6 +126,7 @@ def run_conversion(
         seconds=time.perf_counter() - started,
         warnings=plan.warnings + _overflow_warnings(plan, overflows),
         notes=plan.notes,
+        found=plan.found,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from gguf import GGUFValueType, LlamaFileType
 
 from clipgguf.checkpoint.gguf_file import MetadataItem
-from clipgguf.config import ImageStatistics
+from clipgguf.config import KNOWN_ACTIVATIONS, ImageStatistics
 from clipgguf.families import Model, Projector
 from clipgguf.names import TEXT, VISION, Tower
 
@@ -29,11 +29,12 @@ def make_metadata(
     ]
     if has_text:
         text = model.text
+        assert text is not None
         items += [
             _uint32("clip.text.context_length", text.max_position_embeddings),
             _uint32("clip.text.embedding_length", text.hidden_size),
             _uint32("clip.text.feed_forward_length", text.intermediate_size),
-            _uint32("clip.text.projection_dim", projection_dims[TEXT]),
+            _uint32("clip.text.projection_dim", projection_dims.get(TEXT, text.projection_dim)),
             _uint32("clip.text.attention.head_count", text.num_attention_heads),
             _float32("clip.text.attention.layer_norm_epsilon", text.layer_norm_eps),
             _uint32("clip.text.block_count", text.num_hidden_layers),
@@ -41,6 +42,7 @@ def make_metadata(
         ]
     if has_vision:
         vision, projector = model.vision, model.projector
+        assert vision is not None
         statistics = model.statistics or ImageStatistics()
         items += [
             _uint32("clip.vision.image_size", vision.image_size),
@@ -54,8 +56,8 @@ def make_metadata(
             _float32("clip.vision.image_mean", list(statistics.mean)),
             _float32("clip.vision.image_std", list(statistics.std)),
         ]
-    # One flag for the whole file; false means quick_gelu. Even in a text-only file it is the vision tower's.
-    items.append(_bool("clip.use_gelu", model.vision.hidden_act == "gelu"))
+    # One flag for the whole file; false means quick_gelu. Even in a text-only file it is the vision tower's, if any.
+    items.append(_bool("clip.use_gelu", KNOWN_ACTIVATIONS.get(model.hidden_act, False)))
     if model.projector is not None:
         items += _projector_metadata(model.projector)
     # GGUFWriter leaves out an empty string without a word; so does the plan, which must say what the file will have.

@@ -5,9 +5,9 @@ look up (``TN_*`` in llama.cpp's ``tools/mtmd/clip-impl.h``). The order is the m
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from clipgguf.config import TextConfig, VisionConfig
+from clipgguf.config import SiglipVisionConfig, TextConfig, VisionConfig
 
 # Each rule: canonical name, GGUF name, and the shape by the names of the tower's sizes.
 Rule = tuple[str, str, tuple[str, ...]]
@@ -22,6 +22,12 @@ VISION_EMBEDDINGS: tuple[Rule, ...] = (
     ("embeddings.position_embedding.weight", "position_embd.weight", ("positions", "width")),
     ("pre_layrnorm.weight", "pre_ln.weight", ("width",)),  # "layrnorm": so it stands in every checkpoint.
     ("pre_layrnorm.bias", "pre_ln.bias", ("width",)),
+)
+# SigLIP has no class token and no norm before the blocks, and its patch convolution has a bias.
+SIGLIP_VISION_EMBEDDINGS: tuple[Rule, ...] = (
+    ("embeddings.patch_embedding.weight", "patch_embd.weight", ("width", "channels", "patch", "patch")),
+    ("embeddings.patch_embedding.bias", "patch_embd.bias", ("width",)),
+    ("embeddings.position_embedding.weight", "position_embd.weight", ("positions", "width")),
 )
 # fc1 is the projection that widens, and yet its GGUF name is ffn_down, because every reader expects it so.
 BLOCK: tuple[Rule, ...] = (
@@ -75,6 +81,9 @@ class Tower:
 
 TEXT = Tower("text_model.", "t.", TEXT_EMBEDDINGS, TEXT_FINAL, TEXT_PROJECTION)
 VISION = Tower("vision_model.", "v.", VISION_EMBEDDINGS, VISION_FINAL, VISUAL_PROJECTION)
+SIGLIP_VISION = replace(VISION, embeddings=SIGLIP_VISION_EMBEDDINGS)
+# SigLIP's attention pooling, which no reader of GGUF files can run.
+SIGLIP_HEAD = "vision_model.head."
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +96,20 @@ class ExpectedTensor:
 
 
 def expected_tensors(text: TextConfig | None, vision: VisionConfig | None) -> Iterator[ExpectedTensor]:
-    """Yield the tensors of the towers that are asked for, in the order of the file."""
+    """Yield the tensors of the towers that are asked for, in the order of the file.
+
+    Those of their projections are among them but for SigLIP, which has none.
+    """
     if text is not None:
         sizes = {"vocab": text.vocab_size, "positions": text.max_position_embeddings}
         yield from _tower_tensors(TEXT, text, sizes)
     if vision is not None:
         sizes = {"channels": vision.num_channels, "patch": vision.patch_size, "positions": vision.positions}
-        yield from _tower_tensors(VISION, vision, sizes)
-        yield ExpectedTensor(VISUAL_PROJECTION, VISUAL_PROJECTION, (None, vision.hidden_size))
+        if isinstance(vision, SiglipVisionConfig):
+            yield from _tower_tensors(SIGLIP_VISION, vision, sizes)
+        else:
+            yield from _tower_tensors(VISION, vision, sizes)
+            yield ExpectedTensor(VISUAL_PROJECTION, VISUAL_PROJECTION, (None, vision.hidden_size))
     if text is not None:
         yield ExpectedTensor(TEXT_PROJECTION, TEXT_PROJECTION, (None, text.hidden_size))
 

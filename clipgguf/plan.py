@@ -11,10 +11,11 @@ from gguf import GGMLQuantizationType, LlamaFileType
 
 from clipgguf.checkpoint import SourceTensor
 from clipgguf.checkpoint.gguf_file import MetadataItem
-from clipgguf.config import KNOWN_ACTIVATIONS, VisionConfig
+from clipgguf.config import KNOWN_ACTIVATIONS
 from clipgguf.encode import SOURCE_DTYPES, TARGET_DTYPES, ggml_type_for, squeeze
-from clipgguf.errors import CheckpointError
-from clipgguf.families import Model, Projector
+from clipgguf.errors import CheckpointError, collect
+from clipgguf.families import Model
+from clipgguf.families.model import refuse_or_warn
 from clipgguf.metadata import make_metadata
 from clipgguf.names import (
     NEVER_WRITTEN,
@@ -62,13 +63,17 @@ class PlannedTensor:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A whole GGUF file that is not yet written. ``warnings`` and ``notes`` are lines for the user."""
+    """A whole GGUF file that is not yet written.
+
+    ``warnings`` and ``notes`` are lines for the user, and so is ``found``, what the checkpoint was taken for.
+    """
 
     file_name: str
     metadata: tuple[MetadataItem, ...]
     tensors: tuple[PlannedTensor, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+    found: str = ""
 
     @property
     def bytes_in(self) -> int:
@@ -91,9 +96,11 @@ def make_plan(model: Model, outtype: str) -> Plan:
         raise ValueError(f"outtype is {outtype!r}, should be one of {', '.join(OUTTYPES)}")
     matrix_type, file_type = OUTTYPES[outtype]
     warnings = list(model.warnings)
-    notes: list[str] = []
+    notes = list(model.notes)
     content, tensors, vocabulary, statistics = model.content, model.tensors, model.vocabulary, model.statistics
-    sources = [(e.gguf_name, tensors[e.canonical_name]) for e in _match(model)]
+    expected, unknown = _match(model)
+    warnings += unknown
+    sources = [(e.gguf_name, tensors[e.canonical_name]) for e in expected]
     if model.projector is not None:
         sources = [(tensor.name, tensor.source) for tensor in model.projector.tensors] + sources
     planned = tuple(_planned(name, source, matrix_type) for name, source in sources)
@@ -102,12 +109,12 @@ def make_plan(model: Model, outtype: str) -> Plan:
     }
     warnings += _projection_warnings(model, projection_dims)
     warnings += _activation_warnings(model)
-    if vocabulary is not None and len(vocabulary) != model.text.vocab_size:
+    if vocabulary is not None and model.text is not None and len(vocabulary) != model.text.vocab_size:
         warnings.append(
             f"the vocabulary has {len(vocabulary)} tokens, the token embedding {model.text.vocab_size} rows"
         )
     if statistics is not None and statistics.is_default:
-        notes.append("no image processor's file gives image_mean and image_std; CLIP's own are written")
+        notes.append("no image processor's file gives image_mean and image_std; the family's own are written")
     if matrix_type != GGMLQuantizationType.F16:
         notes += [
             f"{tensor.name} stays f16: ggml's convolution takes no f32 kernel"
@@ -123,6 +130,7 @@ def make_plan(model: Model, outtype: str) -> Plan:
         tensors=planned,
         warnings=tuple(warnings),
         notes=tuple(notes),
+        found=f"{model.found}, {' and '.join(dict.fromkeys(tensor.source.dtype for tensor in planned))}",
     )
 
 
@@ -132,8 +140,8 @@ def _planned(name: str, source: SourceTensor, matrix_type: GGMLQuantizationType)
     return PlannedTensor(source, name, shape, ggml_type, math.prod(shape) * TARGET_DTYPES[ggml_type].itemsize)
 
 
-def _match(model: Model) -> list[ExpectedTensor]:
-    """Return CLIP's tensors that the file must have, after making sure that the checkpoint has them and no others."""
+def _match(model: Model) -> tuple[list[ExpectedTensor], tuple[str, ...]]:
+    """Return CLIP's tensors that the file must have, and warnings, after making sure that the checkpoint has them."""
     content, tensors = model.content, model.tensors
     _check_depth(model)
     complete = list(
@@ -142,7 +150,9 @@ def _match(model: Model) -> list[ExpectedTensor]:
             model.vision if VISION in content.towers else None,
         )
     )
-    expected = complete if model.projector is None else _for_projector(complete, model.vision, model.projector)
+    if not model.has_projection:
+        complete = [e for e in complete if e.canonical_name not in (VISION.projection, TEXT.projection)]
+    expected = complete if model.projector is None else _for_projector(complete, model)
     problems: list[str] = []
     for expectation in expected:
         source = tensors.get(expectation.canonical_name)
@@ -168,20 +178,24 @@ def _match(model: Model) -> list[ExpectedTensor]:
         problems += _dtype_problems(tensor.source for tensor in model.projector.tensors)
     known = {expectation.canonical_name for expectation in complete} | NEVER_WRITTEN
     left_out = [tower for tower in (TEXT, VISION) if tower not in content.towers]
-    problems += [
-        f"{tensor.path}: tensor {name!r} is unknown, a CLIP model of this configuration has no such tensor"
+    unknown = [
+        f"{tensor.path}: tensor {tensor.name!r} is unknown, a CLIP model of this configuration has no such tensor"
         for name, tensor in tensors.items()
         if name not in known and not any(tower.owns(name) for tower in left_out)
     ]
+    warnings: tuple[str, ...] = ()
+    with collect(problems):
+        warnings = refuse_or_warn(unknown, model.ignore_unknown)
     CheckpointError.raise_all(problems)
-    return expected
+    return expected, warnings
 
 
-def _for_projector(complete: list[ExpectedTensor], vision: VisionConfig, projector: Projector) -> list[ExpectedTensor]:
+def _for_projector(complete: list[ExpectedTensor], model: Model) -> list[ExpectedTensor]:
     """Return the tower's tensors that a LLaVA projector needs: no final norm, no projection, no unused block."""
-    kept = {
-        e.canonical_name for e in expected_tensors(None, replace(vision, num_hidden_layers=projector.layers_stored))
-    }
+    assert model.vision is not None
+    assert model.projector is not None
+    shallow = replace(model.vision, num_hidden_layers=model.projector.layers_stored)
+    kept = {e.canonical_name for e in expected_tensors(None, shallow)}
     kept -= {VISION.projection, *(f"{VISION.canonical_prefix}{tail}" for tail, _, _ in VISION.final)}
     return [e for e in complete if e.canonical_name in kept]
 
@@ -200,8 +214,8 @@ def _check_depth(model: Model) -> None:
     CheckpointError.raise_all(
         f"{model.directory}: config.json asks for {layers:,} blocks in {tower.canonical_prefix[:-1]}, "
         f"the whole checkpoint has {count:,} tensors"
-        for tower, layers in ((TEXT, model.text.num_hidden_layers), (VISION, model.vision.num_hidden_layers))
-        if tower in model.content.towers and layers > count
+        for tower, config in ((TEXT, model.text), (VISION, model.vision))
+        if config is not None and tower in model.content.towers and (layers := config.num_hidden_layers) > count
     )
 
 
@@ -217,10 +231,10 @@ def _shape_text(shape: tuple[int | None, ...]) -> str:
 
 def _projection_warnings(model: Model, projection_dims: Mapping[Tower, int]) -> list[str]:
     warnings = []
-    for tower, key, configured in (
-        (TEXT, "text_config", model.text.projection_dim),
-        (VISION, "vision_config", model.vision.projection_dim),
-    ):
+    for tower, key, config in ((TEXT, "text_config", model.text), (VISION, "vision_config", model.vision)):
+        if config is None:
+            continue
+        configured = config.projection_dim
         rows = projection_dims.get(tower, configured)
         if rows != configured:
             warnings.append(
@@ -231,9 +245,8 @@ def _projection_warnings(model: Model, projection_dims: Mapping[Tower, int]) -> 
 
 
 def _activation_warnings(model: Model) -> list[str]:
-    text, vision = model.text.hidden_act, model.vision.hidden_act
-    if TEXT not in model.content.towers:
-        text = vision
+    vision = model.hidden_act
+    text = model.text.hidden_act if model.text is not None and TEXT in model.content.towers else vision
     warnings = [
         f"config.json: hidden_act {act!r} is none that readers of the file know; they will compute quick_gelu"
         for act in dict.fromkeys((text, vision))

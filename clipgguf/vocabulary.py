@@ -49,22 +49,38 @@ class Vocabulary(Sequence[str]):
         return self._text[self._bounds[chosen] : self._bounds[chosen + 1]].decode()
 
 
-def read_vocabulary(directory: Path) -> Vocabulary:
-    """Return the vocabulary of a model directory.
+def read_vocabulary(directory: Path, given: Path | None = None) -> Vocabulary:
+    """Return the vocabulary of a model directory, or the one of a file or directory that is ``given``.
 
-    They come from vocab.json (an object, token to id), else from tokenizer.json, the only one that transformers 5
-    writes: ``model.vocab`` and, with ids of their own, ``added_tokens``.
+    It comes from vocab.json (an object, token to id), else from tokenizer.json, the only one that transformers 5
+    writes: ``model.vocab`` and, with ids of their own, ``added_tokens``. A diffusers pipeline has them beside the text
+    encoder: in tokenizer/ for text_encoder/, in tokenizer_2/ for text_encoder_2/.
     Raises ConfigError when there is neither, or when the ids are not exactly 0 to n - 1.
     """
-    vocab, tokenizer = directory / "vocab.json", directory / "tokenizer.json"
-    if vocab.exists():
-        return _by_id(read_json_object(vocab).items(), vocab)
-    if tokenizer.exists():
-        return _by_id(_tokenizer_items(read_json_object(tokenizer), tokenizer).items(), tokenizer)
+    if given is not None and not given.is_dir():
+        return _read_file(given)
+    places = [given] if given is not None else [directory, *_sibling_tokenizer(directory)]
+    for place in places:
+        for name in ("vocab.json", "tokenizer.json"):
+            if (place / name).exists():
+                return _read_file(place / name)
     raise ConfigError(
-        f"{directory}: has neither vocab.json nor tokenizer.json; the text tower needs its vocabulary "
-        "(--vision-only converts without one)"
+        f"{' and '.join(map(str, places))}: no vocab.json and no tokenizer.json; the text tower needs its vocabulary "
+        "(--vocab takes one, --vision-only converts without)"
     )
+
+
+def _sibling_tokenizer(directory: Path) -> list[Path]:
+    name = directory.absolute().name
+    return [directory.absolute().parent / name.replace("text_encoder", "tokenizer")] if "text_encoder" in name else []
+
+
+def _read_file(path: Path) -> Vocabulary:
+    """Read a vocab.json or a tokenizer.json, which is told by its ``model``."""
+    values = read_json_object(path)
+    if isinstance(values.get("model"), dict) or path.name == "tokenizer.json":
+        values = _tokenizer_items(values, path)
+    return _by_id(values.items(), path)
 
 
 def _tokenizer_items(tokenizer: dict[str, Any], path: Path) -> dict[str, Any]:

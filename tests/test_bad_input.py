@@ -255,7 +255,7 @@ def test_fault_in_a_sharded_model(fault: str, tmp_path: Path, run: Run) -> None:
 
 
 def test_no_directory(tmp_path: Path, run: Run) -> None:
-    check_error(run(tmp_path / "nowhere"), [["nowhere", "no directory", "config.json"]])
+    check_error(run(tmp_path / "nowhere"), [["nowhere", "is missing", "config.json"]])
 
 
 def test_control_characters_never_reach_the_terminal(model: Path, run: Run) -> None:

@@ -22,7 +22,9 @@ def test_the_form_that_everyone_types(model: Path, tmp_path: Path, run: Run) -> 
     result = run(model, "-o", "out/")
     assert (result.returncode, result.stdout) == (0, f"{Path('out', 'model-f16.gguf')}\n")
     assert (tmp_path / "work/out/model-f16.gguf").read_bytes() == convert(model, tmp_path).path.read_bytes()
-    assert re.fullmatch(r"clipgguf: 93 tensors, 433\.\d+ kB in, 221\.\d+ kB out, \d+\.\d s\n", result.stderr)
+    found, did = result.stderr.split(": ", 2)[1:]
+    assert found == "CLIPModel in model.safetensors, tensors text_model.* and vision_model.*, F32"
+    assert re.fullmatch(r"93 tensors, 433\.\d+ kB in, 221\.\d+ kB out, \d+\.\d s\n", did)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ CONTAINERS = (
     "model.safetensors",
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
 )
 
 Wanted = Callable[[str], bool]
@@ -34,30 +36,60 @@ Wanted = Callable[[str], bool]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The tensors of a model directory (or of a file) by name, whatever files they are spread over."""
+    """The tensors of a model directory (or of a file) by name, whatever files they are spread over.
+
+    ``container`` is the file by which they were found: an index of shards, or the one file with all of them.
+    """
 
     directory: Path
+    container: Path
     tensors: dict[str, SourceTensor]
-    is_safetensors: bool
+
+    @property
+    def is_safetensors(self) -> bool:
+        """Whether the weights are in safetensors files and not in torch's."""
+        return ".safetensors" in self.container.suffixes
 
     @classmethod
-    def open(cls, directory: Path, wanted: Wanted = lambda name: True) -> "Checkpoint":
+    def find(cls, directory: Path, variant: str | None = None) -> Path:
+        """Return the index or single file of a directory's weights; opens nothing.
+
+        ``variant`` is what transformers and diffusers put into the names: "fp16" for model.fp16.safetensors.
+        Raises CheckpointError when there is none.
+        """
+        names = CONTAINERS if variant is None else [n for c in CONTAINERS for n in _variant_names(c, variant)]
+        path = next((directory / name for name in names if (directory / name).exists()), None)
+        if path is None:
+            raise CheckpointError(f"{directory}: has no weights, should have one of {', '.join(names)}")
+        return path
+
+    @classmethod
+    def open(cls, directory: Path, wanted: Wanted = lambda name: True, variant: str | None = None) -> "Checkpoint":
         """Read the headers of a directory's weights: one file, or the shards that an index names.
 
         Only the tensors whose names are ``wanted`` are returned, and a shard without any is not even opened.
         Raises CheckpointError when there are no weights, or when a file is missing or damaged; ConfigError when the
         index is no JSON.
         """
-        path = next((directory / name for name in CONTAINERS if (directory / name).exists()), None)
-        if path is None:
-            raise CheckpointError(f"{directory}: has no weights, should have one of {', '.join(CONTAINERS)}")
-        tensors = _read_shards(path, wanted) if path.suffix == ".json" else _by_name(path, wanted)
-        return cls(directory, tensors, ".safetensors" in path.suffixes)
+        return cls.open_file(cls.find(directory, variant), wanted)
 
     @classmethod
-    def open_file(cls, path: Path) -> "Checkpoint":
-        """Read the header of a single file of weights. Raises CheckpointError when it is missing or damaged."""
-        return cls(path.parent, _by_name(path, lambda name: True), path.suffix == ".safetensors")
+    def open_file(cls, path: Path, wanted: Wanted = lambda name: True) -> "Checkpoint":
+        """Read the header of a single file of weights, or those of the shards that an index names.
+
+        Raises CheckpointError when one is missing or damaged, ConfigError when the index is no JSON.
+        """
+        tensors = _read_shards(path, wanted) if path.suffix == ".json" else _by_name(path, wanted)
+        return cls(path.parent, path, tensors)
+
+
+def _variant_names(name: str, variant: str) -> list[str]:
+    """Return where a variant may stand in a container's name; programs differ on that of an index."""
+    stem, _, rest = name.partition(".")
+    names = [f"{stem}.{variant}.{rest}"]
+    if name.endswith(".index.json"):
+        names.insert(0, name.removesuffix("json") + f"{variant}.json")
+    return names
 
 
 def _by_name(path: Path, wanted: Wanted) -> dict[str, SourceTensor]:

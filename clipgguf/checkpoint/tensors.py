@@ -4,7 +4,7 @@ import contextlib
 import math
 import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -40,13 +40,29 @@ class SourceTensor:
     deflated: Deflated | None = None
 
     @property
+    def itemsize(self) -> int:
+        """The bytes of one element."""
+        return self.nbytes // max(1, math.prod(self.shape))
+
+    def rows(self, start: int, stop: int) -> "SourceTensor":
+        """Return some rows of a tensor, as a view of the same bytes."""
+        step = self.strides[0] if self.strides is not None else math.prod(self.shape[1:])
+        shape = (stop - start, *self.shape[1:])
+        offset = self.offset + start * step * self.itemsize
+        return replace(self, shape=shape, offset=offset, nbytes=math.prod(shape) * self.itemsize)
+
+    def transposed(self) -> "SourceTensor":
+        """Return a tensor with its axes in reverse order, as a view of the same bytes."""
+        strides = self.strides or tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
+        return replace(self, shape=self.shape[::-1], strides=strides[::-1])
+
+    @property
     def extent(self) -> int:
         """The bytes from ``offset`` to the last element's end: ``nbytes``, but for gaps and shared elements."""
         if self.strides is None or not self.nbytes:
             return self.nbytes
-        itemsize = self.nbytes // math.prod(self.shape)
         last = sum((length - 1) * stride for length, stride in zip(self.shape, self.strides, strict=True))
-        return (last + 1) * itemsize
+        return (last + 1) * self.itemsize
 
 
 class SourceBytes:

@@ -1,9 +1,11 @@
 """Which family a checkpoint belongs to, and its tensors under CLIP's canonical (Hugging Face) names."""
 
-from clipgguf.errors import CheckpointError
-from clipgguf.families.clip import open_clip
+from clipgguf.checkpoint import Checkpoint
+from clipgguf.errors import CheckpointError, ConfigError
+from clipgguf.families.clip import open_transformers
 from clipgguf.families.llava import is_llava, open_llava
 from clipgguf.families.model import Content, Model, Projector, Request
+from clipgguf.families.open_clip import CONFIG_FILE, open_openclip
 from clipgguf.json_file import read_json_object
 
 __all__ = ["Content", "Model", "Projector", "Request", "open_model"]
@@ -14,10 +16,33 @@ def open_model(request: Request) -> Model:
 
     Raises ConfigError or CheckpointError when it is nothing that can be converted as requested.
     """
-    directory = request.model_dir
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory}: is no directory, should be a model's, with config.json and its weights")
-    config = read_json_object(directory / "config.json")
+    if not request.model_dir.exists():
+        raise CheckpointError(
+            f"{request.model_dir}: is missing, should be a model's directory, with config.json and its weights"
+        )
+    path = request.directory / "config.json"
+    if _is_open_clip(request):
+        return open_openclip(request)
+    config = read_json_object(path)
+    if quantization := config.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise ConfigError(
+            f"{path}: the checkpoint is quantized ({method or 'quantization_config'}), supported are weights in "
+            "F64, F32, F16 and BF16"
+        )
     if request.llava_projector is not None or is_llava(config):
         return open_llava(request, config)
-    return open_clip(request, config)
+    return open_transformers(request, config)
+
+
+def _is_open_clip(request: Request) -> bool:
+    """Return whether the weights that will be read are OpenCLIP's, by the name of their file or config."""
+    directory = request.directory
+    if not (directory / "config.json").exists() and (directory / CONFIG_FILE).exists():
+        return True
+    if request.model_dir.is_file():
+        return request.model_dir.name.startswith("open_clip_")
+    if not (directory / "config.json").exists():
+        # Only to say what is missing: OpenCLIP's config, or config.json.
+        return any(directory.glob("open_clip_*"))
+    return Checkpoint.find(directory, request.variant).name.startswith("open_clip_")

@@ -12,28 +12,39 @@ from pathlib import Path
 from typing import Any
 
 from clipgguf.checkpoint import Checkpoint, SourceTensor
-from clipgguf.config import TextConfig, VisionConfig, model_name, parse_tower, read_image_statistics
+from clipgguf.config import (
+    SIGLIP_IMAGE_STATISTICS,
+    ImageStatistics,
+    SiglipVisionConfig,
+    VisionConfig,
+    model_name,
+    parse_tower,
+    read_image_statistics,
+)
 from clipgguf.errors import CheckpointError, ConfigError
-from clipgguf.families.model import Content, Model, Projector, Request
+from clipgguf.families.clip import without_siglip_extras
+from clipgguf.families.model import Content, Model, Projector, Request, refuse_or_warn
 from clipgguf.families.projectors import is_projector_name, recognise
 from clipgguf.families.towers import (
+    VISION_CONFIGS,
     canonical_tower,
-    check_rest,
     known_tower,
     read_vision_config,
     tower_prefix,
+    unknown_rest,
 )
 from clipgguf.json_file import read_json_object
 from clipgguf.names import VISION
 
-# LlavaConfig's own default, which applies only where a config has no vision_config at all.
-HF_DEFAULT_TOWER = VisionConfig(1024, 4096, 24, 16, 336, 14)
+# LlavaConfig's own default and LlavaOnevisionConfig's, which apply only where a config has no vision_config at all.
+HF_DEFAULT_TOWERS = (VisionConfig(1024, 4096, 24, 16, 336, 14), SiglipVisionConfig(1152, 4304, 26, 16, 384, 14))
 
 # LlavaNextConfig's image_grid_pinpoints, (height, width).
 HF_DEFAULT_PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
 
 # The layer whose features the projector takes, as an index into the list of all hidden states (0: the embeddings).
 DEFAULT_FEATURE_LAYER = -2
+ONEVISION_FEATURE_LAYER = -1
 
 # model_types of transformers' classes that are a vision tower, a projector and a language model.
 HF_MODEL_TYPES = frozenset({"llava", "llava_next", "llava_onevision", "vipllava"})
@@ -79,22 +90,23 @@ def open_llava(request: Request, values: Mapping[str, Any]) -> Model:
     ``values`` is the directory's config.json.
     Raises ConfigError or CheckpointError when a part is missing, or is of a kind that no reader can run.
     """
-    directory = request.model_dir
+    directory = request.directory
     if request.text_only or request.vision_only:
         which = "--text-only" if request.text_only else "--vision-only"
         raise ConfigError(f"{directory}: is a LLaVA checkpoint, which gives an mmproj file; {which} is for CLIP models")
     config = _Config(directory / "config.json", values)
     if is_llava(config.values):
         llava: _Config | None = config
-        checkpoint = Checkpoint.open(directory, wanted=_is_wanted)
-        _check_names(checkpoint)
+        checkpoint = request.open_checkpoint(_is_wanted)
+        unknown = _unknown_names(checkpoint)
     else:
-        llava, checkpoint = None, None
+        llava, checkpoint, unknown = None, None, []
     projector_tensors, keep_order, projector_from = _projector_tensors(request, checkpoint)
     if llava is None and request.llava_projector is not None and request.llava_projector.is_dir():
         path = request.llava_projector / "config.json"
         llava = _Config(path, read_json_object(path)) if path.exists() else None
-    vision, tower, tower_directory = _tower(request, llava, checkpoint)
+    vision, tower, tower_directory, unknown_to_tower = _tower(request, llava, checkpoint)
+    warnings = refuse_or_warn([*unknown, *unknown_to_tower], request.ignore_unknown)
     settings = llava if llava is not None else config
     run = _layers_to_run(request, settings, vision)
     kind, tensors = recognise(
@@ -110,16 +122,23 @@ def open_llava(request: Request, values: Mapping[str, Any]) -> Model:
             f"{projector_from}: the projector is of kind {kind.name}, which llama.cpp runs on {LDP_GRID} x {LDP_GRID} "
             f"patches only; this tower has {grid} x {grid}"
         )
-    pinpoints, warnings = _grid_pinpoints(settings, vision)
+    pinpoints, grid_warnings = _grid_pinpoints(settings, vision)
+    notes: tuple[str, ...] = ()
+    default = None
+    if isinstance(vision, SiglipVisionConfig):
+        tower, notes = without_siglip_extras(tower)
+        default = ImageStatistics(SIGLIP_IMAGE_STATISTICS, SIGLIP_IMAGE_STATISTICS, is_default=True)
+    tower_at, projector_at = (next(iter(t.values())).name for t in (tower, {"": tensors[0].source}))
     return Model(
         directory=directory,
+        found=f"LLaVA, {kind.name} projector {projector_at!r} ..., vision tower {tower_at!r} ...",
         name=model_name(config.values, directory),
         content=Content.LLAVA,
-        text=TextConfig(),
+        text=None,
         vision=vision,
         tensors=tower,
         vocabulary=None,
-        statistics=read_image_statistics((directory, tower_directory), request.image_mean, request.image_std),
+        statistics=read_image_statistics((directory, tower_directory), request.image_mean, request.image_std, default),
         projector=Projector(
             projector_type=kind.projector_type,
             tensors=tensors,
@@ -128,7 +147,9 @@ def open_llava(request: Request, values: Mapping[str, Any]) -> Model:
             grid_pinpoints=pinpoints,
             patch_merge_type=_patch_merge_type(settings),
         ),
-        warnings=warnings,
+        ignore_unknown=request.ignore_unknown,
+        warnings=warnings + grid_warnings,
+        notes=notes,
     )
 
 
@@ -137,17 +158,17 @@ def _is_wanted(name: str) -> bool:
     return not _LANGUAGE_MODEL.fullmatch(name)
 
 
-def _check_names(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError for tensors that are neither the tower's, the projector's nor the language model's."""
+def _unknown_names(checkpoint: Checkpoint) -> list[str]:
+    """Return lines about tensors that are neither the tower's, the projector's nor the language model's."""
     prefix = tower_prefix(checkpoint.tensors, checkpoint.directory)
     # Beside the tower proper, its CLIP model may have left its projection and its final norm.
     root = prefix.removesuffix("vision_model.") if prefix is not None else None
-    CheckpointError.raise_all(
+    return [
         f"{tensor.path}: tensor {name!r} is unknown, it belongs neither to the vision tower, the projector nor the "
         "language model"
         for name, tensor in checkpoint.tensors.items()
         if not is_projector_name(name) and (root is None or not name.startswith(root))
-    )
+    ]
 
 
 def _projector_tensors(request: Request, checkpoint: Checkpoint | None) -> tuple[list[SourceTensor], bool, Path]:
@@ -172,35 +193,35 @@ def _projector_tensors(request: Request, checkpoint: Checkpoint | None) -> tuple
 
 def _tower(
     request: Request, llava: _Config | None, checkpoint: Checkpoint | None
-) -> tuple[VisionConfig, dict[str, SourceTensor], Path]:
-    """Return the vision tower's configuration, its tensors in canonical names, and the directory that they are from."""
-    directory = request.model_dir if checkpoint is None else request.vision_tower
+) -> tuple[VisionConfig, dict[str, SourceTensor], Path, list[str]]:
+    """Return the vision tower's configuration, its tensors in canonical names, their directory, and unknown ones."""
+    directory = request.directory if checkpoint is None else request.vision_tower
     if checkpoint is not None and directory is None:
         prefix = tower_prefix(checkpoint.tensors, checkpoint.directory)
         if prefix is not None:
             tensors = canonical_tower(checkpoint.tensors, prefix)
             assert llava is not None
-            return _inner_tower_config(request, llava, tensors), tensors, checkpoint.directory
+            return _inner_tower_config(request, llava, tensors), tensors, checkpoint.directory, []
         assert llava is not None
         directory = _tower_inside(llava)
     if directory is None:
         assert llava is not None
         asked = f"; config.json asks for {llava.tower_name!r}" if llava.tower_name else ""
         raise CheckpointError(
-            f"{request.model_dir}: has no vision tower{asked}; --vision-tower takes the directory that has it"
+            f"{request.directory}: has no vision tower{asked}; --vision-tower takes the directory that has it"
         )
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: is no directory, should be the vision tower's, with config.json")
-    opened = Checkpoint.open(directory)
+    opened = request.open_checkpoint() if checkpoint is None else Checkpoint.open(directory)
     prefix = tower_prefix(opened.tensors, directory)
     if prefix is None:
         raise CheckpointError(f"{directory}: has no vision tower (no tensor ...embeddings.patch_embedding.weight)")
     vision = read_vision_config(request.vision_config or directory / "config.json")
-    check_rest(opened.tensors, prefix)
+    unknown = unknown_rest(opened.tensors, prefix)
     tensors = canonical_tower(opened.tensors, prefix)
     if projection := opened.tensors.get(VISION.projection):
         tensors[VISION.projection] = projection
-    return vision, tensors, directory
+    return vision, tensors, directory, unknown
 
 
 def _tower_inside(llava: _Config) -> Path | None:
@@ -220,14 +241,15 @@ def _inner_tower_config(request: Request, llava: _Config, tensors: Mapping[str, 
     if not llava.is_original:
         values = llava.values.get("vision_config")
         if values is None:
-            return HF_DEFAULT_TOWER
+            return HF_DEFAULT_TOWERS[llava.values.get("model_type") == "llava_onevision"]
         # A vision_config that is there takes CLIPVisionConfig's defaults for what it omits, not LlavaConfig's.
         model_type = values.get("model_type") if isinstance(values, dict) else None
-        if model_type not in (None, "clip_vision_model"):
+        if model_type not in (None, *VISION_CONFIGS):
             raise ConfigError(
-                f"{llava.path}: vision_config is of model_type {model_type!r}, supported is 'clip_vision_model'"
+                f"{llava.path}: vision_config is of model_type {model_type!r}, "
+                f"supported are {', '.join(map(repr, VISION_CONFIGS))}"
             )
-        return parse_tower(VisionConfig, values, f"{llava.path}: vision_config")
+        return parse_tower(VISION_CONFIGS.get(str(model_type), VisionConfig), values, f"{llava.path}: vision_config")
     if llava.tower_name is None:
         raise ConfigError(
             f"{llava.path}: names no mm_vision_tower whose sizes could be known; --vision-config takes its config.json"
@@ -238,7 +260,8 @@ def _inner_tower_config(request: Request, llava: _Config, tensors: Mapping[str, 
 def _layers_to_run(request: Request, config: _Config, vision: VisionConfig) -> int:
     """Return how many blocks of the tower come before the features that the projector takes."""
     strategy = config.values.get("vision_feature_select_strategy") or config.values.get("mm_vision_select_feature")
-    if strategy not in (None, "default", "patch"):
+    # SigLIP has no class token to keep.
+    if strategy not in (None, "default", "patch") and not isinstance(vision, SiglipVisionConfig):
         raise ConfigError(
             f"{config.path}: the projector takes the class token's features, too ({strategy!r}), which no reader "
             "of GGUF files can run; supported is 'default' or 'patch'"
@@ -248,7 +271,7 @@ def _layers_to_run(request: Request, config: _Config, vision: VisionConfig) -> i
         key = next(
             (k for k in ("vision_feature_layer", "mm_vision_select_layer") if config.values.get(k) is not None), None
         )
-        layer, where = (config.values[key], f"{config.path}: {key}") if key else (DEFAULT_FEATURE_LAYER, "")
+        layer, where = (config.values[key], f"{config.path}: {key}") if key else (_default_layer(config), "")
         if isinstance(layer, list) and len(layer) == 1:
             layer = layer[0]
         if isinstance(layer, list):
@@ -260,6 +283,11 @@ def _layers_to_run(request: Request, config: _Config, vision: VisionConfig) -> i
     if type(layer) is not int or not -blocks <= layer <= blocks or layer == 0:
         raise ConfigError(f"{where} is {layer!r}, should be 1 to {blocks}, or -1 to {-blocks} counted from the last")
     return layer if layer > 0 else blocks + 1 + layer
+
+
+def _default_layer(config: _Config) -> int:
+    is_onevision = config.values.get("model_type") == "llava_onevision"
+    return ONEVISION_FEATURE_LAYER if is_onevision else DEFAULT_FEATURE_LAYER
 
 
 def _grid_pinpoints(config: _Config, vision: VisionConfig) -> tuple[tuple[int, ...], tuple[str, ...]]:

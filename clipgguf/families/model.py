@@ -1,12 +1,13 @@
 """What was asked for, and what a checkpoint turned out to be: the two records on both sides of the families."""
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipgguf.checkpoint import SourceTensor
+from clipgguf.checkpoint import Checkpoint, SourceTensor, Wanted
 from clipgguf.config import ImageStatistics, TextConfig, VisionConfig
+from clipgguf.errors import CheckpointError
 from clipgguf.names import TEXT, VISION, Tower
 
 
@@ -40,12 +41,26 @@ class Request:
     feature_layer: int | None = None
     keep_last_layer: bool = False
     projector_type: str | None = None
+    variant: str | None = None
+    vocab: Path | None = None
+    ignore_unknown: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError when two options contradict each other."""
         chosen = [name for name in ("text_only", "vision_only", "llava_projector") if getattr(self, name)]
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} exclude each other")
+
+    @property
+    def directory(self) -> Path:
+        """The model's directory, also where ``model_dir`` is a file of weights in it."""
+        return self.model_dir if self.model_dir.is_dir() else self.model_dir.parent
+
+    def open_checkpoint(self, wanted: Wanted = lambda name: True) -> Checkpoint:
+        """Open the weights of the model: those of the file that was given, else those that its directory has."""
+        if self.model_dir.is_dir():
+            return Checkpoint.open(self.model_dir, wanted, self.variant)
+        return Checkpoint.open_file(self.model_dir, wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +93,42 @@ class Model:
 
     ``tensors`` are by canonical name and may hold more than the content needs. The configurations are of the towers
     that the checkpoint has; ``vocabulary`` is there when the content has the text tower, ``statistics`` when it has the
-    vision tower, and ``projector`` when it is LLaVA's.
+    vision tower, and ``projector`` when it is LLaVA's. A single tower may have no projection. ``found`` says for
+    people what the checkpoint was taken for.
     """
 
     directory: Path
+    found: str
     name: str
     content: Content
-    text: TextConfig
-    vision: VisionConfig
+    text: TextConfig | None
+    vision: VisionConfig | None
     tensors: dict[str, SourceTensor]
     vocabulary: Sequence[str] | None
     statistics: ImageStatistics | None
     projector: Projector | None = None
+    has_projection: bool = True
+    ignore_unknown: bool = False
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def hidden_act(self) -> str:
+        """The activation that the file tells its readers: the vision tower's, and without one the text tower's."""
+        tower = self.vision or self.text
+        assert tower is not None
+        return tower.hidden_act
+
+
+def refuse_or_warn(unknown: Iterable[str], ignore_unknown: bool) -> tuple[str, ...]:
+    """Raise CheckpointError for lines about unknown tensors, or return them as warnings where they shall be ignored."""
+    lines = tuple(unknown)
+    if not ignore_unknown:
+        CheckpointError.raise_all(f"{line}; --ignore-unknown leaves it out" for line in lines)
+    return tuple(f"{line}; it is left out" for line in lines)
+
+
+def found_text(family: str, checkpoint: Checkpoint, prefixes: Iterable[str]) -> str:
+    """Return what a checkpoint was taken for: family, container and the spelling of its names."""
+    spelling = " and ".join(f"{prefix}*" for prefix in prefixes)
+    return f"{family} in {checkpoint.container.name}, tensors {spelling}"

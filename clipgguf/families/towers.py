@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from clipgguf.checkpoint import SourceTensor
-from clipgguf.config import VisionConfig, parse_sub_config, parse_tower
+from clipgguf.config import SiglipVisionConfig, VisionConfig, parse_sub_config, parse_tower
 from clipgguf.errors import CheckpointError, ConfigError
 from clipgguf.json_file import read_json_object
-from clipgguf.names import NEVER_WRITTEN, TEXT, VISION
+from clipgguf.names import NEVER_WRITTEN, TEXT, VISION, Tower
 
-# By this tensor a tower is found, whatever stands in front of its name (a dozen spellings are in use).
-_LANDMARK = "embeddings.patch_embedding.weight"
+# By these tensors a tower is found, whatever stands in front of its names (a dozen spellings are in use).
+_LANDMARKS = {VISION: "embeddings.patch_embedding.weight", TEXT: "embeddings.token_embedding.weight"}
 
 # Towers that LLaVA configs only name, by the last part of the name: sizes from their own config.json. A projection_dim
 # that readers ask for but do not use is that of the whole CLIP model.
@@ -29,15 +29,23 @@ KNOWN_TOWERS: Mapping[str, VisionConfig] = {
 }
 
 
-def tower_prefix(names: Mapping[str, Any], where: Path) -> str | None:
-    """Return what stands in front of the names of a checkpoint's vision tower, or None when it has no tower.
+# A vision tower's own model_type, and what its fields default to.
+VISION_CONFIGS: Mapping[str, type[VisionConfig]] = {
+    "clip_vision_model": VisionConfig,
+    "siglip_vision_model": SiglipVisionConfig,
+}
+
+
+def tower_prefix(names: Mapping[str, Any], where: Path, tower: Tower = VISION) -> str | None:
+    """Return what stands in front of the names of a checkpoint's tower, or None when it has no such tower.
 
     Raises CheckpointError when it has several.
     """
-    prefixes = [name.removesuffix(_LANDMARK) for name in names if name.endswith(_LANDMARK)]
+    landmark = _LANDMARKS[tower]
+    prefixes = [name.removesuffix(landmark) for name in names if name.endswith(landmark)]
     if len(prefixes) > 1:
         raise CheckpointError(
-            f"{where}: has {len(prefixes)} vision towers, {', '.join(map(repr, prefixes))}; one is supported"
+            f"{where}: has {len(prefixes)} towers of one kind, {', '.join(map(repr, prefixes))}; one is supported"
         )
     return prefixes[0] if prefixes else None
 
@@ -51,27 +59,37 @@ def canonical_tower(tensors: Mapping[str, SourceTensor], prefix: str) -> dict[st
     }
 
 
-def check_rest(tensors: Mapping[str, SourceTensor], prefix: str) -> None:
-    """Raise CheckpointError for tensors of a tower's directory that are neither the tower's nor CLIP's other parts."""
-    CheckpointError.raise_all(
+def unknown_rest(tensors: Mapping[str, SourceTensor], prefix: str) -> list[str]:
+    """Return lines about tensors of a tower's directory that are neither the tower's nor CLIP's other parts."""
+    return [
         f"{tensor.path}: tensor {name!r} is unknown, a CLIP model has no such tensor"
         for name, tensor in tensors.items()
-        if not (name.startswith(prefix) or TEXT.owns(name) or name == VISION.projection or name in NEVER_WRITTEN)
-    )
+        if not (
+            name.startswith(prefix)
+            or TEXT.owns(name)
+            or name in (VISION.projection, "logit_bias")
+            or name in NEVER_WRITTEN
+        )
+    ]
 
 
 def read_vision_config(path: Path) -> VisionConfig:
-    """Read the vision tower's part of a config.json, which may be a whole CLIPModel's or a tower's alone.
+    """Read the vision tower's part of a config.json: a whole model's or a tower's alone, CLIP's or SigLIP's.
 
-    Raises ConfigError when it is neither, or when a field is wrong.
+    Raises ConfigError when it is none, or when a field is wrong.
     """
     config = read_json_object(path)
     model_type = config.get("model_type")
     if model_type == "clip" or (model_type is None and "vision_config" in config):
         return parse_sub_config(VisionConfig, config, "vision", path)
-    if model_type == "clip_vision_model":
-        return parse_tower(VisionConfig, config, str(path))
-    raise ConfigError(f"{path}: is of model_type {model_type!r}, a vision tower's is 'clip' or 'clip_vision_model'")
+    if model_type == "siglip":
+        return parse_sub_config(SiglipVisionConfig, config, "vision", path)
+    if vision_class := VISION_CONFIGS.get(str(model_type)):
+        return parse_tower(vision_class, config, str(path))
+    raise ConfigError(
+        f"{path}: is of model_type {model_type!r}, a vision tower's is 'clip', 'siglip' or "
+        f"{' or '.join(map(repr, VISION_CONFIGS))}"
+    )
 
 
 def known_tower(name: str, tensors: Mapping[str, SourceTensor], where: Path) -> VisionConfig:

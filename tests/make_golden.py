@@ -12,7 +12,6 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.reference import convert_with_torch
-
 from tests.golden import CASES
 
 

@@ -1,6 +1,7 @@
 """The command line: arguments in, progress and messages out. The only place that prints or exits."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ from typer.core import TyperGroup
 
 from clipgguf import ClipGGUFError, __version__, upgrade
 from clipgguf.convert import plan_conversion, run_conversion
+from clipgguf.errors import os_reason
 from clipgguf.families import Request
 
 if TYPE_CHECKING:
@@ -213,6 +215,8 @@ def upgrade_command(
 
 def _one_of(argument: str | None, option: str | None) -> str:
     directories = [directory for directory in (argument, option) if directory is not None]
+    if "" in directories:
+        raise typer.BadParameter("is empty", param_hint="'MODEL_DIR'")
     if len(directories) != 1:
         what = "is given twice, as an argument and as --model-dir" if directories else "is missing"
         raise typer.BadParameter(what, param_hint="'MODEL_DIR'")
@@ -235,7 +239,9 @@ def _printable(text: str) -> str:
 
 
 def _message(text: str) -> None:
-    typer.echo(f"clipgguf: {_printable(text)}", err=True)
+    # A standard error that takes nothing is no reason to keep the result from standard output.
+    with contextlib.suppress(OSError):
+        typer.echo(f"clipgguf: {_printable(text)}", err=True)
 
 
 def _show_messages(warnings: tuple[str, ...], notes: tuple[str, ...]) -> None:
@@ -248,7 +254,7 @@ def _show_messages(warnings: tuple[str, ...], notes: tuple[str, ...]) -> None:
 @contextlib.contextmanager
 def _progress_bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     """Show a bar over bytes with the rate on standard error while in use, where somebody is looking."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
@@ -256,7 +262,7 @@ def _progress_bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("converting")
+        task = bar.add_task("converting", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -296,6 +302,8 @@ def _show_plan(plan: "Plan") -> None:
             f"{t.nbytes:,}",
         )
 
+    if sys.stdout is None:
+        return
     # A pipe has no width: every row stays whole, on a line of its own.
     console = Console() if sys.stdout.isatty() else Console(width=10_000)
     console.print(Text(_printable(plan.found)))
@@ -317,13 +325,23 @@ def _terminate(signal_number: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Run the command line: exit 0 when done, 1 for bad input, 2 for wrong usage, 128 + N when ended by signal N."""
     # The default ends the process at once; as an exception it removes the temporary file first.
-    signal.signal(signal.SIGTERM, _terminate)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup has SIGHUP ignored.
+            signal.signal(number, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # A terminal or pipe that is not UTF-8 gets escapes.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="clipgguf")
     except ClipGGUFError as e:
-        for problem in e.problems:
-            _message(f"error: {problem}")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        _message("interrupted")
-        sys.exit(128 + signal.SIGINT)
+        problems = e.problems
+    except MemoryError:
+        problems = ("out of memory",)
+    except OSError as e:
+        problems = (f"{e.filename or 'standard output'}: {os_reason(e)}",)
+    else:
+        return
+    for problem in problems:
+        _message(f"error: {problem}")
+    sys.exit(1)

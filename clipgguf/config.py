@@ -5,13 +5,14 @@ and ``image_processing_clip.py``; transformers 4 writes only the fields that dif
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from clipgguf.errors import ConfigError
-from clipgguf.json_file import read_json_object
+from clipgguf.json_file import is_present, read_json_object
 
 # CLIPImageProcessor's IMAGE_MEAN and IMAGE_STD, "OPENAI_CLIP_MEAN" and "OPENAI_CLIP_STD" in transformers.
 CLIP_IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -124,14 +125,20 @@ def parse_sub_config(cls: type[_Tower], config: Mapping[str, Any], tower: str, p
     if values is None or isinstance(values, dict):
         # CLIPModel makes its projections from the top level's projection_dim; a tower's own comes first all the
         # same, because that is what readers were given so far.
-        values = {"projection_dim": config.get("projection_dim"), **(values or {})}
+        own = {key: value for key, value in (values or {}).items() if value is not None}
+        values = {"projection_dim": config.get("projection_dim"), **own}
     return parse_tower(cls, values, f"{path}: {key}")
 
 
 def model_name(config: Mapping[str, Any], directory: Path) -> str:
-    """Return what goes into a file as general.name: ``_name_or_path``, else the base name of the model's directory."""
+    """Return what goes into a file as general.name: ``_name_or_path``, else the base name of the model's directory.
+
+    What is no valid Unicode in it is replaced, and a directory's name is read as UTF-8 whatever the locale.
+    """
     name = config.get("_name_or_path")
-    return name if isinstance(name, str) else directory.absolute().name
+    if not isinstance(name, str):
+        name = os.fsencode(directory.absolute().name).decode("utf-8", "replace")
+    return name.encode("utf-8", "replace").decode()
 
 
 def _wrong_type(field_type: Any, value: Any) -> str | None:
@@ -200,7 +207,7 @@ def _image_processor(directories: Sequence[Path]) -> tuple[Path, Mapping[str, An
     for directory in directories:
         for name, key in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
             path = directory / name
-            values = read_json_object(path) if path.exists() else {}
+            values = read_json_object(path) if is_present(path) else {}
             if key is not None:
                 values = values.get(key) or {}
             if not isinstance(values, dict):

@@ -89,8 +89,8 @@ def convert(
         text_only=text_only,
         vision_only=vision_only,
         outtype=outtype,
-        image_mean=image_mean,
-        image_std=image_std,
+        image_mean=None if image_mean is None else tuple(map(float, image_mean)),
+        image_std=None if image_std is None else tuple(map(float, image_std)),
         llava_projector=None if llava_projector is None else Path(llava_projector),
         vision_tower=None if vision_tower is None else Path(vision_tower),
         vision_config=None if vision_config is None else Path(vision_config),
@@ -151,7 +151,7 @@ def _overflow_warnings(plan: "Plan", overflows: dict[str, int]) -> tuple[str, ..
     warnings = []
     for tensor in plan.tensors:
         if count := overflows.get(tensor.name):
-            advice = "; --outtype f32 keeps them" if tensor.outtype_decides else ""
+            advice = "; --outtype f32 keeps them" if tensor.keeps_more_as_f32 else ""
             warnings.append(
                 f"{tensor.name}: {count:,} of {tensor.elements:,} values are finite in the source and too large for "
                 f"{tensor.ggml_type.name}, they became infinite{advice}"

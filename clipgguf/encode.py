@@ -136,12 +136,16 @@ def _f32_to_f16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.
 
 def _f64_to_f16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.uint8]) -> int:
     # Through float32, as a model that was loaded in float32 goes: rounding once instead would differ in rare last bits.
-    with np.errstate(all="ignore"):
-        single = source.astype(np.float32)
-    _f32_to_f16(single, target, scratch)
-    with np.errstate(all="ignore"):
-        infinite = np.isinf(target)
-        return int(np.count_nonzero(infinite & np.isfinite(source))) if infinite.any() else 0
+    count = 0
+    for start in range(0, len(source), _BLOCK):
+        double, half = source[start : start + _BLOCK], target[start : start + _BLOCK]
+        with np.errstate(all="ignore"):
+            single = double.astype(np.float32)
+        _f32_to_f16(single, half, scratch)
+        infinite = np.isinf(half)
+        if infinite.any():
+            count += int(np.count_nonzero(infinite & np.isfinite(double)))
+    return count
 
 
 def _bf16_to_f32(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.uint8]) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class ClipGGUFError(Exception):
@@ -45,6 +46,13 @@ def collect(problems: list[str]) -> Iterator[None]:
         yield
     except ClipGGUFError as e:
         problems.extend(e.problems)
+
+
+def why_no_file(path: Path) -> str:
+    """Return what is wrong with a path that is no regular file."""
+    if path.is_symlink() and not path.exists():
+        return "is a broken symbolic link"
+    return "is no regular file" if path.exists() else "is missing"
 
 
 def os_reason(error: OSError) -> str:

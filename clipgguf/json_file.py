@@ -4,7 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from clipgguf.errors import ConfigError, os_reason
+from clipgguf.errors import ConfigError, os_reason, why_no_file
+
+
+def is_present(path: Path) -> bool:
+    """Return whether there is something of this name; a broken symbolic link does not pass for nothing."""
+    return path.is_symlink() or path.exists()
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -13,7 +18,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Raises ConfigError when the file is missing, unreadable, no JSON, or JSON whose top level is no object.
     """
     if not path.is_file():
-        raise ConfigError(f"{path}: {'is no regular file' if path.exists() else 'is missing'}")
+        raise ConfigError(f"{path}: {why_no_file(path)}")
     try:
         # A byte order mark is no JSON, but editors on Windows leave one and transformers' files survive it.
         text = path.read_text(encoding="utf-8-sig")

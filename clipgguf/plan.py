@@ -54,11 +54,10 @@ class PlannedTensor:
         return math.prod(self.shape)
 
     @property
-    def outtype_decides(self) -> bool:
-        """Whether another --outtype gives this tensor another element type."""
-        return ggml_type_for(self.name, self.shape, GGMLQuantizationType.F32) != ggml_type_for(
-            self.name, self.shape, GGMLQuantizationType.F16
-        )
+    def keeps_more_as_f32(self) -> bool:
+        """Whether the tensor is f16 here, and would be f32 with that outtype."""
+        as_f32 = ggml_type_for(self.name, self.source.shape, GGMLQuantizationType.F32)
+        return self.ggml_type == GGMLQuantizationType.F16 != as_f32
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +220,7 @@ def _check_depth(model: Model) -> None:
 
 def _shape_fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     return len(shape) == len(expected) and all(
-        want is None or have == want for have, want in zip(shape, expected, strict=True)
+        have > 0 if want is None else have == want for have, want in zip(shape, expected, strict=True)
     )
 
 

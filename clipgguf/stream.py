@@ -1,7 +1,8 @@
 """Tensors as a stream of encoded chunks: converted ahead on a few threads, handed out in order.
 
 Memory is bounded by design. There are ``threads + LOOK_AHEAD`` buffers, each of one chunk, used in turn; besides them,
-each chunk that a thread is at work on has its source range mapped (at most CHUNK_ELEMENTS elements).
+each thread has at most MAP_SPAN bytes of a source mapped. A chunk that needs no encoding takes no buffer, and is mapped
+whole from when its turn comes near until it is written.
 """
 
 import itertools
@@ -25,7 +26,8 @@ from clipgguf.plan import PlannedTensor
 # 1 MiB of float32: large enough that a chunk's overhead vanishes, small enough that its target stays in the cache.
 CHUNK_ELEMENTS = 1 << 18
 LARGEST_ELEMENT = 4
-GATHER_SPAN = 1 << 20
+# The most of a source file that one thread has mapped to encode it, in bytes.
+MAP_SPAN = 1 << 19
 # A buffer's end is scratch for the encoders of 16-bit types, which fill no more than its beginning.
 assert CHUNK_ELEMENTS * 2 + SCRATCH_NBYTES <= CHUNK_ELEMENTS * LARGEST_ELEMENT
 LOOK_AHEAD = 2
@@ -66,29 +68,31 @@ class _Job:
     strides: tuple[int, ...] | None = None
 
     def run(self, buffer: NDArray[np.uint8]) -> Chunk:
-        """Encode the source into the buffer."""
-        dtype = self.codec.source_dtype
-        mapped = None
+        """Encode the source into the buffer, a part after the other, so that only a part is mapped."""
+        dtype, encode = self.codec.source_dtype, self.codec.encode
+        if self.strides is None and encode is None:
+            mapped = self.file.map(self.offset, self.nbytes)
+            return Chunk(self.tensor, mapped.data, mapped=mapped)
+        count = self.nbytes // dtype.itemsize
+        target = buffer[: count * self.codec.target_dtype.itemsize].view(self.codec.target_dtype)
+        scratch = buffer[-SCRATCH_NBYTES:]
+        overflows = 0
         if self.strides is not None:
             source = np.empty(self.shape, dtype)
             _gather(self.file, self.offset, source, self.strides)
-            source = source.reshape(-1)
+            if encode is None:
+                target[:] = source.reshape(-1)
+            else:
+                overflows = encode(source.reshape(-1), target, scratch)
         else:
-            mapped = self.file.map(self.offset, self.nbytes)
-            if self.codec.encode is None:
-                return Chunk(self.tensor, mapped.data, mapped=mapped)
-            source = np.frombuffer(mapped.data, dtype)
-        nbytes = len(source) * self.codec.target_dtype.itemsize
-        target, scratch = buffer[:nbytes], buffer[-SCRATCH_NBYTES:]
-        if self.codec.encode is None:
-            overflows = 0
-            target[:] = source.view(np.uint8)
-        else:
-            overflows = self.codec.encode(source, target.view(self.codec.target_dtype), scratch)
-        del source
-        if mapped is not None:
-            mapped.close()
-        return Chunk(self.tensor, target.data, overflows)
+            assert encode is not None
+            step = MAP_SPAN // dtype.itemsize
+            for start in range(0, count, step):
+                part = target[start : start + step]
+                mapped = self.file.map(self.offset + start * dtype.itemsize, len(part) * dtype.itemsize)
+                overflows += encode(np.frombuffer(mapped.data, dtype), part, scratch)
+                mapped.close()
+        return Chunk(self.tensor, target.view(np.uint8).data, overflows)
 
 
 class ChunkStream:
@@ -183,10 +187,10 @@ def _blocks(shape: tuple[int, ...], strides: tuple[int, ...]) -> Iterator[tuple[
 
 
 def _gather(file: SourceBytes, offset: int, target: NDArray[Any], strides: tuple[int, ...]) -> None:
-    """Fill an array from a strided view of a file, with no more than GATHER_SPAN bytes of the file mapped at once."""
+    """Fill an array from a strided view of a file, with no more than MAP_SPAN bytes of the file mapped at once."""
     reach = [(length - 1) * stride for length, stride in zip(target.shape, strides, strict=True)]
     extent = target.itemsize + sum(reach)
-    if extent > GATHER_SPAN and target.size > 1:
+    if extent > MAP_SPAN and target.size > 1:
         axis = reach.index(max(reach))
         half = target.shape[axis] // 2
         first, second = np.split(target, [half], axis)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from clipgguf.errors import ConfigError
-from clipgguf.json_file import read_json_object
+from clipgguf.json_file import is_present, read_json_object
 
 
 class Vocabulary(Sequence[str]):
@@ -62,7 +62,7 @@ def read_vocabulary(directory: Path, given: Path | None = None) -> Vocabulary:
     places = [given] if given is not None else [directory, *_sibling_tokenizer(directory)]
     for place in places:
         for name in ("vocab.json", "tokenizer.json"):
-            if (place / name).exists():
+            if is_present(place / name):
                 return _read_file(place / name)
     raise ConfigError(
         f"{' and '.join(map(str, places))}: no vocab.json and no tokenizer.json; the text tower needs its vocabulary "

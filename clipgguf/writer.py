@@ -16,7 +16,9 @@ from clipgguf.stream import Chunk, ChunkStream, default_threads
 
 Progress = Callable[[int, int], None]
 
-TEMPORARY_SUFFIX = ".clipgguf-tmp"
+# A name of its own, and not one made from the file's, which may already be as long as names can be.
+TEMPORARY_PREFIX = ".clipgguf-"
+TEMPORARY_SUFFIX = ".tmp"
 
 
 def write_plan(
@@ -31,19 +33,23 @@ def write_plan(
     is there stays as it is. Raises OutputError when the file cannot be written, CheckpointError when a source file
     has changed; then, as after Ctrl-C, nothing new is left behind.
     """
-    if path.is_dir():
-        raise OutputError(f"{path}: is a directory, should be a file name")
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}{TEMPORARY_SUFFIX}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is {threads}, should be at least 1")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}{TEMPORARY_SUFFIX}")
+    made: list[Path] = []
     with _output_errors(path):
-        made = _make_directory(path.parent)
+        if path.is_dir():
+            raise OutputError(f"{path}: is a directory, should be a file name")
         try:
+            _make_directory(path.parent, made)
             with ChunkStream(plan.tensors, threads or default_threads()) as stream:
                 overflows = _write(plan, temporary, iter(stream), progress)
             # Only now that the sources are closed: Windows replaces no open file, and a source may be what is replaced.
             temporary.replace(path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
-            for directory in made:
+            with contextlib.suppress(OSError):  # Not even the directory is there, or may be searched.
+                temporary.unlink()
+            for directory in reversed(made):
                 with contextlib.suppress(OSError):  # Somebody else has put something there in the meantime.
                     directory.rmdir()
             raise
@@ -58,11 +64,13 @@ def _output_errors(path: Path) -> Iterator[None]:
         raise OutputError(f"{path}: cannot be written: {os_reason(e)}") from e
 
 
-def _make_directory(directory: Path) -> list[Path]:
-    """Make a directory and its parents, and return those that were not there, innermost first."""
-    missing = [d for d in (directory, *directory.parents) if not d.exists()]
-    directory.mkdir(parents=True, exist_ok=True)
-    return missing
+def _make_directory(directory: Path, made: list[Path]) -> None:
+    """Make a directory and its parents, and add each that was not there to ``made`` as soon as it is."""
+    for missing in reversed([d for d in (directory, *directory.parents) if not d.exists()]):
+        # Another process may be quicker.
+        with contextlib.suppress(FileExistsError):
+            missing.mkdir()
+            made.append(missing)
 
 
 def _write(plan: Plan, path: Path, chunks: Iterator[Chunk], progress: Progress | None) -> dict[str, int]:

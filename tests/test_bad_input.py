@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf import GGUFReader
 
+from clipgguf import convert
 from tests.checkpoints import TINY, edit_json, safetensors_header, write_json, write_model, write_safetensors
 from tests.conftest import Run
 
@@ -314,3 +316,72 @@ def test_json_with_a_byte_order_mark_is_read(model: Path, tmp_path: Path, run: R
     text = json.dumps(json.loads((model / "config.json").read_text()))
     (model / "config.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert run(model, "-o", tmp_path / "out").returncode == 0
+
+
+def test_names_that_are_too_long(model: Path, tmp_path: Path, run: Run) -> None:
+    long = "n" * 300
+    check_error(run(long), [[long, "name too long"]])
+    for output in (long, f"{long}.gguf", f"new/{long}", f"new/{long}/x.gguf"):
+        check_error(run(model, "-o", output), [[long, "name too long"]])
+        assert list((tmp_path / "work").iterdir()) == []
+    # The longest name that a file can have.
+    name = "n" * 250 + ".gguf"
+    assert run(model, "-o", name, "-q").stdout == f"{name}\n"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json", "vocab.json"])
+def test_broken_links_do_not_pass_for_nothing(name: str, model: Path, tmp_path: Path, run: Run) -> None:
+    (model / name).unlink()
+    (model / name).symlink_to("../blobs/gone")
+    check_error(run(model, "-o", tmp_path / "out"), [[name, "broken symbolic link"]])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="preexec_fn is POSIX")
+def test_closed_streams(model: Path, tmp_path: Path, run: Run) -> None:
+    def close(number: int) -> Any:
+        return lambda: os.close(number)
+
+    assert run(model, "-o", "a", preexec_fn=close(2)).stdout == f"{Path('a', 'model-f16.gguf')}\n"
+    assert run(model, "-o", "b", preexec_fn=close(1)).returncode == 0
+    assert (tmp_path / "work" / "b" / "model-f16.gguf").is_file()
+    assert run(model, "--dry-run", preexec_fn=close(1)).stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's /dev/full")
+def test_streams_that_take_nothing(model: Path, run: Run) -> None:
+    with Path("/dev/full").open("w") as full:
+        options = {"capture_output": False, "stdout": subprocess.PIPE, "stderr": full}
+        result = run(model, "-o", "out", **options)
+        assert (result.returncode, result.stdout) == (0, f"{Path('out', 'model-f16.gguf')}\n")
+        result = run(model, "-o", "out", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "clipgguf: error: standard output: No space left on device"
+
+
+def test_names_that_are_no_unicode(model: Path, tmp_path: Path, run: Run) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff-clip")
+    os.rename(model, odd)  # noqa: PTH104 (bytes that are no UTF-8)
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for env in (None, environment):
+        result = run(odd, "-o", "out", env=env, text=False)
+        assert result.returncode == 0, result.stderr
+        name = GGUFReader(tmp_path / "work/out/model-f16.gguf").fields["general.name"].contents()
+        assert name == "\ufffd-clip"
+        assert run(odd, "--dry-run", env=env, text=False).returncode == 0
+    config = Path(odd, "config.json")
+    config.write_text(json.dumps({**json.loads(config.read_text()), "_name_or_path": "a\ud800"}))
+    assert run(odd, "-o", "out").returncode == 0
+
+
+def test_index_that_forgets_a_tensor(tmp_path: Path) -> None:
+    # transformers loads what the shards have, and so do we.
+    model = write_model(tmp_path / "m", shards=3)
+    expected = convert(model, tmp_path / "a").path.read_bytes()
+    index(lambda weight_map: weight_map.pop("text_projection.weight"))(model)
+    assert convert(model, tmp_path / "b").path.read_bytes() == expected
+
+
+def test_arguments_of_no_use(model: Path, run: Run) -> None:
+    assert run("").returncode == 2
+    with pytest.raises(ValueError, match="threads is 0"):
+        convert(model, threads=0)

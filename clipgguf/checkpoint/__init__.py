@@ -9,7 +9,7 @@ from clipgguf.checkpoint.safetensors import read_safetensors_header
 from clipgguf.checkpoint.tensors import Deflated, MappedRange, SourceBytes, SourceFile, SourceTensor
 from clipgguf.checkpoint.torch_zip import read_torch_file
 from clipgguf.errors import CheckpointError, collect
-from clipgguf.json_file import read_json_object
+from clipgguf.json_file import is_present, read_json_object
 
 __all__ = [
     "Checkpoint",
@@ -58,10 +58,15 @@ class Checkpoint:
         Raises CheckpointError when there is none.
         """
         names = CONTAINERS if variant is None else [n for c in CONTAINERS for n in _variant_names(c, variant)]
-        path = next((directory / name for name in names if (directory / name).exists()), None)
+        path = next((directory / name for name in names if is_present(directory / name)), None)
         if path is None:
             raise CheckpointError(f"{directory}: has no weights, should have one of {', '.join(names)}")
         return path
+
+    @classmethod
+    def others(cls, container: Path) -> list[str]:
+        """Return the names of the other containers that stand beside one, whose weights are not read."""
+        return [name for name in CONTAINERS if name != container.name and is_present(container.parent / name)]
 
     @classmethod
     def open(cls, directory: Path, wanted: Wanted = lambda name: True, variant: str | None = None) -> "Checkpoint":
@@ -119,7 +124,9 @@ def _read_shards(index: Path, wanted: Wanted) -> dict[str, SourceTensor]:
         if name not in shards[file]
     )
     CheckpointError.raise_all(problems)
-    return {name: shards[file][name] for name, file in weight_map.items()}
+    # transformers takes what a shard has, whether or not the index names it.
+    unnamed = {name: tensor for shard in shards.values() for name, tensor in shard.items()}
+    return {**unnamed, **{name: shards[file][name] for name, file in weight_map.items()}}
 
 
 def _stays_inside(file: object) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from gguf import GGUFEndian, GGUFReader, GGUFValueType
 
 from clipgguf.checkpoint.tensors import SourceTensor
-from clipgguf.errors import CheckpointError, os_reason
+from clipgguf.errors import CheckpointError, os_reason, why_no_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def read_gguf(path: Path) -> GGUFFile:
     Raises CheckpointError when the file is missing, truncated or no GGUF file.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: {'is no regular file' if path.exists() else 'is missing'}")
+        raise CheckpointError(f"{path}: {why_no_file(path)}")
     size = path.stat().st_size
     try:
         reader = GGUFReader(path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from clipgguf.checkpoint.tensors import SourceTensor
-from clipgguf.errors import CheckpointError, os_reason
+from clipgguf.errors import CheckpointError, os_reason, why_no_file
 
 
 def read_safetensors_header(path: Path) -> list[SourceTensor]:
@@ -21,7 +21,7 @@ def read_safetensors_header(path: Path) -> list[SourceTensor]:
     Raises CheckpointError when the file is missing, truncated or no safetensors file.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: {'is no regular file' if path.exists() else 'is missing'}")
+        raise CheckpointError(f"{path}: {why_no_file(path)}")
     try:
         # Opening validates: lengths, JSON, known dtypes, offsets that cover the file once and without holes, and
         # shapes that agree with them. The package keeps the offsets to itself, so we read them once more below.

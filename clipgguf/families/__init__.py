@@ -1,7 +1,7 @@
 """Which family a checkpoint belongs to, and its tensors under CLIP's canonical (Hugging Face) names."""
 
 from clipgguf.checkpoint import Checkpoint
-from clipgguf.errors import CheckpointError, ConfigError
+from clipgguf.errors import CheckpointError, ConfigError, os_reason
 from clipgguf.families.clip import open_transformers
 from clipgguf.families.llava import is_llava, open_llava
 from clipgguf.families.model import Content, Model, Projector, Request
@@ -16,6 +16,13 @@ def open_model(request: Request) -> Model:
 
     Raises ConfigError or CheckpointError when it is nothing that can be converted as requested.
     """
+    try:
+        return _open(request)
+    except OSError as e:  # A directory that may not be searched, a name that is too long.
+        raise CheckpointError(f"{e.filename or request.model_dir}: cannot be read: {os_reason(e)}") from e
+
+
+def _open(request: Request) -> Model:
     if not request.model_dir.exists():
         raise CheckpointError(
             f"{request.model_dir}: is missing, should be a model's directory, with config.json and its weights"

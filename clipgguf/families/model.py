@@ -131,4 +131,6 @@ def refuse_or_warn(unknown: Iterable[str], ignore_unknown: bool) -> tuple[str, .
 def found_text(family: str, checkpoint: Checkpoint, prefixes: Iterable[str]) -> str:
     """Return what a checkpoint was taken for: family, container and the spelling of its names."""
     spelling = " and ".join(f"{prefix}*" for prefix in prefixes)
-    return f"{family} in {checkpoint.container.name}, tensors {spelling}"
+    others = Checkpoint.others(checkpoint.container)
+    beside = f" ({' and '.join(others)} beside it not read)" if others else ""
+    return f"{family} in {checkpoint.container.name}{beside}, tensors {spelling}"

@@ -154,6 +154,8 @@ def convert_command(
     exclusive = {"--text-only": text_only, "--vision-only": vision_only, "--llava-projector": llava_projector}
     if len(given := [option for option, value in exclusive.items() if value]) > 1:
         raise typer.BadParameter(f"excludes {given[1]}", param_hint=f"'{given[0]}'")
+    if variant is not None and not variant.replace("-", "").isalnum():
+        raise typer.BadParameter("should be a word such as fp16", param_hint="'--variant'")
     request = Request(
         model_dir=Path(directory),
         text_only=text_only,

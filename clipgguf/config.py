@@ -130,6 +130,11 @@ def parse_sub_config(cls: type[_Tower], config: Mapping[str, Any], tower: str, p
     return parse_tower(cls, values, f"{path}: {key}")
 
 
+def parse_flat_config(cls: type[_Tower], config: Mapping[str, Any], tower: str, path: Path) -> _Tower:
+    """Return the configuration of a tower that a config.json describes alone; takes what parse_sub_config takes."""
+    return parse_tower(cls, config, str(path))
+
+
 def model_name(config: Mapping[str, Any], directory: Path) -> str:
     """Return what goes into a file as general.name: ``_name_or_path``, else the base name of the model's directory.
 

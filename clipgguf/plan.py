@@ -158,13 +158,14 @@ def _match(model: Model) -> tuple[list[ExpectedTensor], tuple[str, ...]]:
         if source is None:
             problems.append(
                 f"{model.directory}: no file has tensor {expectation.canonical_name!r}, "
-                f"config.json asks for it with shape {_shape_text(expectation.shape)}"
+                f"{model.config_file} asks for it with shape {_shape_text(expectation.shape)}"
             )
             continue
         where = f"{source.path}: tensor {source.name!r}"
         if not _shape_fits(source.shape, expectation.shape):
             problems.append(
-                f"{where} has shape {_shape_text(source.shape)}, config.json asks for {_shape_text(expectation.shape)}"
+                f"{where} has shape {_shape_text(source.shape)}, "
+                f"{model.config_file} asks for {_shape_text(expectation.shape)}"
             )
         problems += _dtype_problems([source])
     projections = {tensors[tower.projection].shape[:1] for tower in content.towers if tower.projection in tensors}
@@ -211,7 +212,7 @@ def _check_depth(model: Model) -> None:
     # A config can ask for four thousand million blocks; they are not worth a line each.
     count = len(model.tensors)
     CheckpointError.raise_all(
-        f"{model.directory}: config.json asks for {layers:,} blocks in {tower.canonical_prefix[:-1]}, "
+        f"{model.directory}: {model.config_file} asks for {layers:,} blocks in {tower.canonical_prefix[:-1]}, "
         f"the whole checkpoint has {count:,} tensors"
         for tower, config in ((TEXT, model.text), (VISION, model.vision))
         if config is not None and tower in model.content.towers and (layers := config.num_hidden_layers) > count
@@ -237,7 +238,7 @@ def _projection_warnings(model: Model, projection_dims: Mapping[Tower, int]) -> 
         rows = projection_dims.get(tower, configured)
         if rows != configured:
             warnings.append(
-                f"config.json: {key}: projection_dim is {configured}, but {tower.projection} has {rows} rows; "
+                f"{model.config_file}: {key}: projection_dim is {configured}, but {tower.projection} has {rows} rows; "
                 f"{rows} is written"
             )
     return warnings
@@ -247,13 +248,13 @@ def _activation_warnings(model: Model) -> list[str]:
     vision = model.hidden_act
     text = model.text.hidden_act if model.text is not None and TEXT in model.content.towers else vision
     warnings = [
-        f"config.json: hidden_act {act!r} is none that readers of the file know; they will compute quick_gelu"
+        f"{model.config_file}: hidden_act {act!r} is none that readers of the file know; they will compute quick_gelu"
         for act in dict.fromkeys((text, vision))
         if act not in KNOWN_ACTIVATIONS
     ]
     if text != vision:
         warnings.append(
-            f"config.json: the text tower's hidden_act is {text!r}, the vision tower's {vision!r}; "
+            f"{model.config_file}: the text tower's hidden_act is {text!r}, the vision tower's {vision!r}; "
             "the file has one flag for both and tells the vision tower's"
         )
     return warnings

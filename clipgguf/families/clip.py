@@ -13,8 +13,8 @@ from clipgguf.config import (
     TextConfig,
     VisionConfig,
     model_name,
+    parse_flat_config,
     parse_sub_config,
-    parse_tower,
     read_image_statistics,
 )
 from clipgguf.errors import CheckpointError, ConfigError, collect
@@ -64,20 +64,11 @@ def open_transformers(request: Request, config: Mapping[str, Any]) -> Model:
     text: TextConfig | None = None
     vision: VisionConfig | None = None
     vision_class = SiglipVisionConfig if layout.is_siglip else VisionConfig
+    parse = parse_flat_config if layout.is_flat else parse_sub_config
     with collect(problems):
-        if TEXT in towers:
-            text = (
-                parse_tower(TextConfig, config, str(path))
-                if layout.is_flat
-                else parse_sub_config(TextConfig, config, "text", path)
-            )
+        text = parse(TextConfig, config, "text", path) if TEXT in towers else None
     with collect(problems):
-        if VISION in towers:
-            vision = (
-                parse_tower(vision_class, config, str(path))
-                if layout.is_flat
-                else parse_sub_config(vision_class, config, "vision", path)
-            )
+        vision = parse(vision_class, config, "vision", path) if VISION in towers else None
     ConfigError.raise_all(problems)
     # Before the headers, whose validation imports numpy: what parsing a vocabulary needs is then free again.
     vocabulary = read_vocabulary(directory, request.vocab) if TEXT in content.towers else None

@@ -23,8 +23,8 @@ from clipgguf.config import (
 )
 from clipgguf.errors import CheckpointError, ConfigError
 from clipgguf.families.clip import without_siglip_extras
-from clipgguf.families.model import Content, Model, Projector, Request, refuse_or_warn
-from clipgguf.families.projectors import is_projector_name, recognise
+from clipgguf.families.model import Content, Model, Projector, Request, found_text, refuse_or_warn
+from clipgguf.families.projectors import is_projector_name, projector_prefix, recognise
 from clipgguf.families.towers import (
     VISION_CONFIGS,
     canonical_tower,
@@ -77,6 +77,17 @@ class _Config:
         return name if isinstance(name, str) else None
 
 
+@dataclass(frozen=True, slots=True)
+class _TowerSource:
+    """A vision tower: its configuration, its tensors by canonical name, where they are from, and lines about others."""
+
+    config: VisionConfig
+    tensors: dict[str, SourceTensor]
+    checkpoint: Checkpoint
+    prefix: str
+    unknown: tuple[str, ...] = ()
+
+
 def is_llava(config: Mapping[str, Any]) -> bool:
     """Return whether a config.json is a LLaVA checkpoint's, in either layout."""
     return config.get("model_type") in HF_MODEL_TYPES or any(
@@ -105,8 +116,9 @@ def open_llava(request: Request, values: Mapping[str, Any]) -> Model:
     if llava is None and request.llava_projector is not None and request.llava_projector.is_dir():
         path = request.llava_projector / "config.json"
         llava = _Config(path, read_json_object(path)) if path.exists() else None
-    vision, tower, tower_directory, unknown_to_tower = _tower(request, llava, checkpoint)
-    warnings = refuse_or_warn([*unknown, *unknown_to_tower], request.ignore_unknown)
+    source = _tower(request, llava, checkpoint)
+    vision, tower = source.config, source.tensors
+    warnings = refuse_or_warn([*unknown, *source.unknown], request.ignore_unknown)
     settings = llava if llava is not None else config
     run = _layers_to_run(request, settings, vision)
     kind, tensors = recognise(
@@ -128,17 +140,21 @@ def open_llava(request: Request, values: Mapping[str, Any]) -> Model:
     if isinstance(vision, SiglipVisionConfig):
         tower, notes = without_siglip_extras(tower)
         default = ImageStatistics(SIGLIP_IMAGE_STATISTICS, SIGLIP_IMAGE_STATISTICS, is_default=True)
-    tower_at, projector_at = (next(iter(t.values())).name for t in (tower, {"": tensors[0].source}))
+    places = directory, source.checkpoint.directory
     return Model(
         directory=directory,
-        found=f"LLaVA, {kind.name} projector {projector_at!r} ..., vision tower {tower_at!r} ...",
+        found=found_text(
+            f"LLaVA ({kind.name} projector, {'SigLIP' if isinstance(vision, SiglipVisionConfig) else 'CLIP'} tower)",
+            source.checkpoint,
+            (source.prefix, *dict.fromkeys(projector_prefix(tensor.source.name) for tensor in tensors)),
+        ),
         name=model_name(config.values, directory),
         content=Content.LLAVA,
         text=None,
         vision=vision,
         tensors=tower,
         vocabulary=None,
-        statistics=read_image_statistics((directory, tower_directory), request.image_mean, request.image_std, default),
+        statistics=read_image_statistics(places, request.image_mean, request.image_std, default),
         projector=Projector(
             projector_type=kind.projector_type,
             tensors=tensors,
@@ -191,17 +207,15 @@ def _projector_tensors(request: Request, checkpoint: Checkpoint | None) -> tuple
     return list(opened.tensors.values()), not opened.is_safetensors, source
 
 
-def _tower(
-    request: Request, llava: _Config | None, checkpoint: Checkpoint | None
-) -> tuple[VisionConfig, dict[str, SourceTensor], Path, list[str]]:
-    """Return the vision tower's configuration, its tensors in canonical names, their directory, and unknown ones."""
+def _tower(request: Request, llava: _Config | None, checkpoint: Checkpoint | None) -> _TowerSource:
+    """Find the vision tower: in the checkpoint, in a directory that was given, or in a folder of config.json's."""
     directory = request.directory if checkpoint is None else request.vision_tower
     if checkpoint is not None and directory is None:
         prefix = tower_prefix(checkpoint.tensors, checkpoint.directory)
         if prefix is not None:
             tensors = canonical_tower(checkpoint.tensors, prefix)
             assert llava is not None
-            return _inner_tower_config(request, llava, tensors), tensors, checkpoint.directory, []
+            return _TowerSource(_inner_tower_config(request, llava, tensors), tensors, checkpoint, prefix)
         assert llava is not None
         directory = _tower_inside(llava)
     if directory is None:
@@ -221,7 +235,7 @@ def _tower(
     tensors = canonical_tower(opened.tensors, prefix)
     if projection := opened.tensors.get(VISION.projection):
         tensors[VISION.projection] = projection
-    return vision, tensors, directory, unknown
+    return _TowerSource(vision, tensors, opened, prefix, tuple(unknown))
 
 
 def _tower_inside(llava: _Config) -> Path | None:
@@ -259,13 +273,7 @@ def _inner_tower_config(request: Request, llava: _Config, tensors: Mapping[str, 
 
 def _layers_to_run(request: Request, config: _Config, vision: VisionConfig) -> int:
     """Return how many blocks of the tower come before the features that the projector takes."""
-    strategy = config.values.get("vision_feature_select_strategy") or config.values.get("mm_vision_select_feature")
-    # SigLIP has no class token to keep.
-    if strategy not in (None, "default", "patch") and not isinstance(vision, SiglipVisionConfig):
-        raise ConfigError(
-            f"{config.path}: the projector takes the class token's features, too ({strategy!r}), which no reader "
-            "of GGUF files can run; supported is 'default' or 'patch'"
-        )
+    _check_strategy(config, vision)
     layer, where = request.feature_layer, "--feature-layer"
     if layer is None:
         key = next(
@@ -283,6 +291,27 @@ def _layers_to_run(request: Request, config: _Config, vision: VisionConfig) -> i
     if type(layer) is not int or not -blocks <= layer <= blocks or layer == 0:
         raise ConfigError(f"{where} is {layer!r}, should be 1 to {blocks}, or -1 to {-blocks} counted from the last")
     return layer if layer > 0 else blocks + 1 + layer
+
+
+def _check_strategy(config: _Config, vision: VisionConfig) -> None:
+    """Raise ConfigError when the language model was trained on other patches than readers give it."""
+    strategy = config.values.get("vision_feature_select_strategy") or config.values.get("mm_vision_select_feature")
+    if not isinstance(vision, SiglipVisionConfig):
+        if strategy not in (None, "default", "patch"):
+            raise ConfigError(
+                f"{config.path}: the projector takes the class token's features, too ({strategy!r}), which no reader "
+                "of GGUF files can run; supported is 'default' or 'patch'"
+            )
+        return
+    # SigLIP has no class token; with "default" transformers drops the first patch in its place.
+    model_type = config.values.get("model_type")
+    if model_type in HF_MODEL_TYPES and not config.is_original:
+        strategy = strategy or ("full" if model_type == "llava_onevision" else "default")
+        if strategy != "full":
+            raise ConfigError(
+                f"{config.path}: vision_feature_select_strategy is {strategy!r}, with which transformers drops the "
+                "first patch of a SigLIP tower and no reader of GGUF files does; supported is 'full'"
+            )
 
 
 def _default_layer(config: _Config) -> int:

@@ -1,6 +1,7 @@
 """What was asked for, and what a checkpoint turned out to be: the two records on both sides of the families."""
 
 import enum
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,10 +47,12 @@ class Request:
     ignore_unknown: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError when two options contradict each other."""
+        """Raise ValueError when options contradict each other or make no sense."""
         chosen = [name for name in ("text_only", "vision_only", "llava_projector") if getattr(self, name)]
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} exclude each other")
+        if self.variant is not None and not re.fullmatch(r"[A-Za-z0-9-]+", self.variant):
+            raise ValueError(f"variant is {self.variant!r}, should be a word such as 'fp16'")
 
     @property
     def directory(self) -> Path:
@@ -108,6 +111,7 @@ class Model:
     statistics: ImageStatistics | None
     projector: Projector | None = None
     has_projection: bool = True
+    config_file: str = "config.json"
     ignore_unknown: bool = False
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

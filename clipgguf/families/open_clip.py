@@ -5,7 +5,7 @@ transformers' ``convert_clip_original_pytorch_to_hf.py``.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,15 @@ _BLOCK_RENAMES: Mapping[str, str] = {
     "mlp.c_fc": "mlp.fc1",
     "mlp.c_proj": "mlp.fc2",
 }
+# Settings with which OpenCLIP computes otherwise than CLIP, and no tensor tells: part, key, and what CLIP has.
+_SETTINGS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
+    ("vision_cfg", "pool_type", ("tok",)),
+    ("vision_cfg", "attentional_pool", (False,)),
+    ("vision_cfg", "final_ln_after_pool", (False,)),
+    ("vision_cfg", "no_ln_pre", (False,)),
+    ("text_cfg", "pool_type", ("argmax", "eos")),
+    ("text_cfg", "no_causal_mask", (False,)),
+)
 # What a causal text tower of before may hold: its attention mask, which follows from the context's length.
 _IGNORED = re.compile(r"(?:text\.)?attn_mask")
 
@@ -67,6 +76,13 @@ def open_openclip(request: Request) -> Model:
         vision = _vision_config(model_cfg, path)
     with collect(problems):
         text = _text_config(model_cfg, path)
+    for part, key, allowed in _SETTINGS:
+        value = _object(model_cfg, part, path).get(key)
+        if value is not None and value not in allowed:
+            problems.append(
+                f"{path}: {part}: {key} is {value!r}, which readers of GGUF files would compute wrongly; "
+                f"they know {allowed[0]!r}"
+            )
     ConfigError.raise_all(problems)
     content = (
         Content.TEXT_ONLY if request.text_only else Content.VISION_ONLY if request.vision_only else Content.TWO_TOWER
@@ -81,12 +97,13 @@ def open_openclip(request: Request) -> Model:
     checkpoint = request.open_checkpoint()
     return Model(
         directory=directory,
+        config_file=CONFIG_FILE,
         found=found_text("OpenCLIP", checkpoint, ("visual.", "transformer.")),
         name=model_name({}, directory),
         content=content,
         text=text,
         vision=vision,
-        tensors=dict(_canonical(checkpoint.tensors)),
+        tensors=_collected(_canonical(checkpoint.tensors)),
         vocabulary=vocabulary,
         statistics=statistics,
         ignore_unknown=request.ignore_unknown,
@@ -104,6 +121,7 @@ def _common(model_cfg: Mapping[str, Any], cfg: Mapping[str, Any], where: str, wi
     """Return the fields that both towers have, under transformers' names."""
     width = cfg.get("width", width)
     ratio = cfg.get("mlp_ratio", 4.0)
+    norm = cfg.get("norm_kwargs")
     if type(width) is not int or type(ratio) not in (int, float) or not 0 < ratio < 1e6:
         raise ConfigError(f"{where}: width is {width!r} and mlp_ratio {ratio!r}, should be positive numbers")
     return {
@@ -111,7 +129,7 @@ def _common(model_cfg: Mapping[str, Any], cfg: Mapping[str, Any], where: str, wi
         "intermediate_size": int(width * ratio),
         "num_hidden_layers": cfg.get("layers", 12),
         "hidden_act": "quick_gelu" if model_cfg.get("quick_gelu") is True else "gelu",
-        "layer_norm_eps": 1e-5,
+        "layer_norm_eps": norm["eps"] if isinstance(norm, dict) and "eps" in norm else 1e-5,
         "projection_dim": model_cfg.get("embed_dim"),
     }
 
@@ -149,6 +167,18 @@ def _text_config(model_cfg: Mapping[str, Any], path: Path) -> TextConfig:
         },
         where,
     )
+
+
+def _collected(tensors: Iterable[tuple[str, SourceTensor]]) -> dict[str, SourceTensor]:
+    """Return tensors by canonical name; CheckpointError when two spellings of one name are there."""
+    collected: dict[str, SourceTensor] = {}
+    problems = []
+    for name, tensor in tensors:
+        if other := collected.get(name):
+            problems.append(f"{tensor.path}: tensors {other.name!r} and {tensor.name!r} are both {name!r}")
+        collected[name] = tensor
+    CheckpointError.raise_all(problems)
+    return collected
 
 
 def _canonical(tensors: Mapping[str, SourceTensor]) -> Iterator[tuple[str, SourceTensor]]:

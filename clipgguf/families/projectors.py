@@ -106,6 +106,12 @@ def is_projector_name(name: str) -> bool:
     return any(pattern.fullmatch(name) for pattern in (_PREFIX, _NEWLINE, _PHI3))
 
 
+def projector_prefix(name: str) -> str:
+    """Return what stands in front of the names of a projector, by one of them; a newline's name whole."""
+    match = _PREFIX.fullmatch(name)
+    return name.removesuffix(match["tail"]) if match else name
+
+
 def recognise(
     tensors: Sequence[SourceTensor], *, where: str, vision_width: int, projector_type: str | None, keep_order: bool
 ) -> tuple[Kind, tuple[ProjectorTensor, ...]]:

@@ -74,7 +74,10 @@ def convert_command(
     ] = None,
     text_only: Annotated[bool, typer.Option("--text-only", help="Convert the text tower alone.")] = False,
     vision_only: Annotated[bool, typer.Option("--vision-only", help="Convert the vision tower alone.")] = False,
-    outtype: Annotated[Literal["f16", "f32"], typer.Option("--outtype", help="Element type of the matrices.")] = "f16",
+    outtype: Annotated[
+        Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "auto"],
+        typer.Option("--outtype", help="Element type of the matrices; auto: bf16 for bf16, else f16."),
+    ] = "f16",
     use_f32: Annotated[bool, typer.Option("--use-f32", help="The same as --outtype f32.")] = False,
     image_mean: Annotated[
         tuple[float, float, float] | None,
@@ -138,6 +141,10 @@ def convert_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be written, as a table, and write nothing.")
     ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", min=1, metavar="N", help="Threads that convert. [default: the cores, at most 8]"),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or summary.")] = False,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
@@ -179,7 +186,7 @@ def convert_command(
         _show_plan(plan)
         return
     with _progress_bar(quiet) as progress:
-        result = run_conversion(request, output, progress=progress)
+        result = run_conversion(request, output, threads=threads, progress=progress)
     _show_messages(result.warnings, () if quiet else result.notes)
     if not quiet:
         _message(

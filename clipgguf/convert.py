@@ -63,7 +63,8 @@ def convert(
     ``model_dir`` is the model's directory, or a file of weights with the configuration beside it.
 
     ``output`` is the file itself if it ends in ``.gguf``, else a directory, made if missing; without it the file goes
-    into the model directory. ``outtype`` is "f16" or "f32". ``image_mean`` and ``image_std`` are 3 values for pixels
+    into the model directory. ``outtype`` is "f32", "f16", "bf16", "q8_0", "q5_1",
+    "q5_0", "q4_1", "q4_0" or "auto". ``image_mean`` and ``image_std`` are 3 values for pixels
     in [0, 1] and replace those of the image processor's file.
 
     A LLaVA checkpoint becomes an mmproj file, and so does a CLIP directory with ``llava_projector``: a file in torch's

@@ -1,4 +1,4 @@
-"""Element types: which GGML type a tensor gets, and pure functions from a chunk of source to that type's bytes."""
+"""Encoders: pure functions from a chunk of source elements to the bytes of a GGML type."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,14 +6,11 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
 F16 = GGMLQuantizationType.F16
 F32 = GGMLQuantizationType.F32
-
-# What the names of a LLaVA projector's tensors begin with.
-PROJECTOR_PREFIX = "mm."
 
 # Source elements, by safetensors' dtype codes; little-endian as the format is. numpy has no bfloat16: it is the upper
 # half of a float32, and is carried here as the 16-bit integer with its bits.
@@ -29,31 +26,10 @@ _BYTE = np.dtype(np.uint8)
 
 # Elements that a step with intermediate arrays works on at a time, so that these stay in the processor's cache.
 _BLOCK = 1 << 16
+# gguf-py's quantization makes about ten intermediate arrays.
+_QUANTIZED_AT_ONCE = 1 << 14
 # What an encoder needs for intermediate arrays, in bytes: two blocks of 32-bit integers.
 SCRATCH_NBYTES = 2 * _BLOCK * 4
-
-
-def squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a shape without its axes of length 1, as the file has it."""
-    return tuple(axis for axis in shape if axis != 1)
-
-
-def ggml_type_for(name: str, shape: tuple[int, ...], outtype: GGMLQuantizationType) -> GGMLQuantizationType:
-    """Return the element type of a tensor with this GGUF name and this shape in the checkpoint.
-
-    Matrices get the file's type. The patch convolution, of 4 axes, is f16 in every file, because ggml's convolution
-    takes no f32 kernel; biases, norms and the class embedding are f32 in every file. A projector's matrices and
-    convolutions are f16 and its biases and norms f32 in every file.
-    """
-    axes = len(squeeze(shape))
-    if name.startswith(PROJECTOR_PREFIX):
-        # A depthwise convolution, (channels, 1, 3, 3), has 3 axes once squeezed, and llama.cpp aborts on f32 kernels.
-        return F16 if axes == 2 or len(shape) == 4 else F32
-    if axes == 4:
-        return F16
-    if axes == 2 and name.endswith(".weight"):
-        return outtype
-    return F32
 
 
 Encode = Callable[[NDArray[Any], NDArray[Any], NDArray[np.uint8]], int]
@@ -71,6 +47,13 @@ class Encoder:
     source_dtype: np.dtype[Any]
     target_dtype: np.dtype[Any]
     encode: Encode | None
+    # Elements that are encoded together, and the bytes that they take.
+    block_elements: int = 1
+    block_nbytes: int = 0
+
+    def nbytes(self, elements: int) -> int:
+        """Return the bytes that so many elements take, a whole number of blocks."""
+        return elements // self.block_elements * (self.block_nbytes or self.target_dtype.itemsize)
 
 
 def encoder(source_dtype: str, target: GGMLQuantizationType) -> Encoder:
@@ -81,7 +64,46 @@ def encoder(source_dtype: str, target: GGMLQuantizationType) -> Encoder:
     if source_dtype == target.name:
         dtype = SOURCE_DTYPES.get(source_dtype, _BYTE)
         return Encoder(dtype, dtype, None)
-    return Encoder(SOURCE_DTYPES[source_dtype], TARGET_DTYPES[target], _ENCODE[source_dtype, target])
+    if target in TARGET_DTYPES:
+        return Encoder(SOURCE_DTYPES[source_dtype], TARGET_DTYPES[target], _ENCODE[source_dtype, target])
+    return Encoder(SOURCE_DTYPES[source_dtype], _BYTE, _quantizer(source_dtype, target), *GGML_QUANT_SIZES[target])
+
+
+def _quantizer(source_dtype: str, target: GGMLQuantizationType) -> Encode:
+    """Return the encoder to a type that gguf-py quantizes to; its bytes are the reference."""
+    to_f32 = None if source_dtype == "F32" else _ENCODE[source_dtype, F32]
+    elements, nbytes = GGML_QUANT_SIZES[target]
+
+    def quantize(source: NDArray[Any], out: NDArray[Any], scratch: NDArray[np.uint8]) -> int:
+        count = 0
+        for start in range(0, len(source), _QUANTIZED_AT_ONCE):
+            part = source[start : start + _QUANTIZED_AT_ONCE]
+            single = np.empty(len(part), np.float32)
+            if to_f32 is None:
+                single[:] = part
+            else:
+                count += to_f32(part, single, scratch)
+            with np.errstate(all="ignore"):
+                # As one row: gguf-py goes through rows sixteen at a time.
+                blocks = quants.quantize(single.reshape(1, -1), target).reshape(-1, nbytes)
+                count += _infinite_scales(single.reshape(-1, elements), blocks, target)
+            out[start // elements * nbytes :][: blocks.size] = blocks.reshape(-1)
+        return count
+
+    return quantize
+
+
+def _infinite_scales(single: NDArray[np.float32], blocks: NDArray[np.uint8], target: GGMLQuantizationType) -> int:
+    """Return how many finite values are lost because their block's scale or offset is too large for its float16."""
+    if target == GGMLQuantizationType.BF16:
+        infinite = blocks.view("<u2").reshape(-1) & 0x7FFF == 0x7F80
+        return int(np.count_nonzero(np.isfinite(single.reshape(-1)[infinite]))) if infinite.any() else 0
+    halves = {"Q8_0": 1, "Q5_0": 1, "Q4_0": 1, "Q5_1": 2, "Q4_1": 2}.get(target.name, 0)
+    if not halves:
+        return 0
+    scales = np.ascontiguousarray(blocks[:, : 2 * halves]).view("<f2")
+    lost = np.isinf(scales).any(axis=1)
+    return int(np.count_nonzero(np.isfinite(single[lost]))) if lost.any() else 0
 
 
 def _cast(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.uint8]) -> int:

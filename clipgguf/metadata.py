@@ -6,12 +6,15 @@ The keys are those of llama.cpp's ``tools/mtmd/clip-impl.h`` (``KEY_*``) and cli
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gguf import GGUFValueType, LlamaFileType
+from gguf import GGML_QUANT_VERSION, GGUFValueType, LlamaFileType
 
 from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.config import KNOWN_ACTIVATIONS, ImageStatistics
+from clipgguf.element_types import OUTTYPES
 from clipgguf.families import Model, Projector
 from clipgguf.names import TEXT, VISION, Tower
+
+_QUANTIZED = frozenset(file_type for matrix_type, file_type in OUTTYPES.values() if "Q" in matrix_type.name)
 
 
 def make_metadata(
@@ -24,6 +27,8 @@ def make_metadata(
         _bool("clip.has_vision_encoder", has_vision),
         _bool("clip.has_llava_projector", model.projector is not None),
         _uint32("general.file_type", int(file_type)),
+        # As llama.cpp's own quantization adds it, right where readers of quantized files look.
+        *([_uint32("general.quantization_version", GGML_QUANT_VERSION)] if file_type in _QUANTIZED else []),
         _string("general.name", model.name),
         _string("general.description", model.content.value[1]),
     ]

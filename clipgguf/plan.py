@@ -7,12 +7,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from gguf import GGMLQuantizationType, LlamaFileType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from clipgguf.checkpoint import SourceTensor
 from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.config import KNOWN_ACTIVATIONS
-from clipgguf.encode import SOURCE_DTYPES, TARGET_DTYPES, ggml_type_for, squeeze
+from clipgguf.element_types import OUTTYPES, PROJECTOR_PREFIX, ggml_type_for, resolve_outtype, squeeze, tensor_nbytes
+from clipgguf.encode import SOURCE_DTYPES
 from clipgguf.errors import CheckpointError, collect
 from clipgguf.families import Model
 from clipgguf.families.model import refuse_or_warn
@@ -25,12 +26,6 @@ from clipgguf.names import (
     Tower,
     expected_tensors,
 )
-
-# The element type of a file's matrices by its name on the command line, and the number that general.file_type has.
-OUTTYPES: Mapping[str, tuple[GGMLQuantizationType, LlamaFileType]] = {
-    "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
-    "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +50,9 @@ class PlannedTensor:
 
     @property
     def keeps_more_as_f32(self) -> bool:
-        """Whether the tensor is f16 here, and would be f32 with that outtype."""
+        """Whether the tensor is not f32 here, and would be with that outtype."""
         as_f32 = ggml_type_for(self.name, self.source.shape, GGMLQuantizationType.F32)
-        return self.ggml_type == GGMLQuantizationType.F16 != as_f32
+        return as_f32 == GGMLQuantizationType.F32 != self.ggml_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +81,11 @@ class Plan:
 
 
 def make_plan(model: Model, outtype: str) -> Plan:
-    """Plan the GGUF file for a model; ``outtype`` is a key of OUTTYPES.
+    """Plan the GGUF file for a model; ``outtype`` is a key of OUTTYPES, or "auto".
 
     Raises CheckpointError with all that is wrong with the tensors: missing, unknown, of a wrong shape or dtype;
     ValueError for an unknown ``outtype``.
     """
-    if outtype not in OUTTYPES:
-        raise ValueError(f"outtype is {outtype!r}, should be one of {', '.join(OUTTYPES)}")
-    matrix_type, file_type = OUTTYPES[outtype]
     warnings = list(model.warnings)
     notes = list(model.notes)
     content, tensors, vocabulary, statistics = model.content, model.tensors, model.vocabulary, model.statistics
@@ -102,6 +94,9 @@ def make_plan(model: Model, outtype: str) -> Plan:
     sources = [(e.gguf_name, tensors[e.canonical_name]) for e in expected]
     if model.projector is not None:
         sources = [(tensor.name, tensor.source) for tensor in model.projector.tensors] + sources
+    matrices = [(source.dtype, source.nbytes) for _, source in sources if len(squeeze(source.shape)) == 2]
+    outtype = resolve_outtype(outtype, matrices)
+    matrix_type, file_type = OUTTYPES[outtype]
     planned = tuple(_planned(name, source, matrix_type) for name, source in sources)
     projection_dims = {
         tower: tensors[tower.projection].shape[0] for tower in content.towers if tower.projection in tensors
@@ -114,14 +109,7 @@ def make_plan(model: Model, outtype: str) -> Plan:
         )
     if statistics is not None and statistics.is_default:
         notes.append("no image processor's file gives image_mean and image_std; the family's own are written")
-    if matrix_type != GGMLQuantizationType.F16:
-        notes += [
-            f"{tensor.name} stays f16: ggml's convolution takes no f32 kernel"
-            for tensor in planned
-            if len(tensor.shape) == 4
-        ]
-        if model.projector is not None:
-            notes.append("the projector's matrices stay f16, as the torch script writes them")
+    notes += _type_notes(planned, matrix_type)
     prefix, _ = content.value
     return Plan(
         file_name=f"{prefix}model-{outtype}.gguf",
@@ -133,10 +121,31 @@ def make_plan(model: Model, outtype: str) -> Plan:
     )
 
 
+def _type_notes(planned: Iterable[PlannedTensor], matrix_type: GGMLQuantizationType) -> list[str]:
+    """Return notes about tensors that have not the type that was asked for."""
+    if matrix_type == GGMLQuantizationType.F16:
+        return []
+    notes = [
+        f"{tensor.name} stays f16: ggml's convolution takes no other kernel"
+        for tensor in planned
+        if len(tensor.shape) == 4
+    ]
+    if matrix_type == GGMLQuantizationType.F32:
+        if any(tensor.name.startswith(PROJECTOR_PREFIX) for tensor in planned):
+            notes.append("the projector's matrices stay f16, as the torch script writes them")
+        return notes
+    block = GGML_QUANT_SIZES[matrix_type][0]
+    if odd := sum(len(tensor.shape) == 2 and tensor.shape[-1] % block > 0 for tensor in planned):
+        notes.append(
+            f"{odd} matrices are f16: their rows are no multiple of the {block} elements of a {matrix_type.name} block"
+        )
+    return notes
+
+
 def _planned(name: str, source: SourceTensor, matrix_type: GGMLQuantizationType) -> PlannedTensor:
     shape = squeeze(source.shape)
     ggml_type = ggml_type_for(name, source.shape, matrix_type)
-    return PlannedTensor(source, name, shape, ggml_type, math.prod(shape) * TARGET_DTYPES[ggml_type].itemsize)
+    return PlannedTensor(source, name, shape, ggml_type, tensor_nbytes(math.prod(shape), ggml_type))
 
 
 def _match(model: Model) -> tuple[list[ExpectedTensor], tuple[str, ...]]:

@@ -31,8 +31,7 @@ MAP_SPAN = 1 << 19
 # A buffer's end is scratch for the encoders of 16-bit types, which fill no more than its beginning.
 assert CHUNK_ELEMENTS * 2 + SCRATCH_NBYTES <= CHUNK_ELEMENTS * LARGEST_ELEMENT
 LOOK_AHEAD = 2
-# One thread writes, and no more than this many are needed to keep it busy.
-MOST_THREADS = 4
+MOST_THREADS = 8
 
 
 def default_threads() -> int:
@@ -74,25 +73,26 @@ class _Job:
             mapped = self.file.map(self.offset, self.nbytes)
             return Chunk(self.tensor, mapped.data, mapped=mapped)
         count = self.nbytes // dtype.itemsize
-        target = buffer[: count * self.codec.target_dtype.itemsize].view(self.codec.target_dtype)
+        target = buffer[: self.codec.nbytes(count)]
         scratch = buffer[-SCRATCH_NBYTES:]
         overflows = 0
         if self.strides is not None:
             source = np.empty(self.shape, dtype)
             _gather(self.file, self.offset, source, self.strides)
             if encode is None:
-                target[:] = source.reshape(-1)
+                target[:] = source.reshape(-1).view(np.uint8)
             else:
-                overflows = encode(source.reshape(-1), target, scratch)
+                overflows = encode(source.reshape(-1), target.view(self.codec.target_dtype), scratch)
         else:
             assert encode is not None
             step = MAP_SPAN // dtype.itemsize
             for start in range(0, count, step):
-                part = target[start : start + step]
-                mapped = self.file.map(self.offset + start * dtype.itemsize, len(part) * dtype.itemsize)
+                stop = min(start + step, count)
+                part = target[self.codec.nbytes(start) : self.codec.nbytes(stop)].view(self.codec.target_dtype)
+                mapped = self.file.map(self.offset + start * dtype.itemsize, (stop - start) * dtype.itemsize)
                 overflows += encode(np.frombuffer(mapped.data, dtype), part, scratch)
                 mapped.close()
-        return Chunk(self.tensor, target.view(np.uint8).data, overflows)
+        return Chunk(self.tensor, target.data, overflows)
 
 
 class ChunkStream:

@@ -33,6 +33,7 @@ def test_the_form_that_everyone_types(model: Path, tmp_path: Path, run: Run) -> 
         (["convert", "MODEL", "-o", "out"], "model-f16.gguf", {}),
         (["-m", "MODEL", "--output-dir", "out", "--use-f32"], "model-f32.gguf", {"outtype": "f32"}),
         (["--model-dir", "MODEL", "-o", "out", "--text-only"], "text-model-f16.gguf", {"text_only": True}),
+        (["MODEL", "--outtype", "q8_0", "--threads", "3", "-o", "out"], "model-q8_0.gguf", {"outtype": "q8_0"}),
         (
             ["--vision-only", "MODEL", "--outtype", "f32", "-o", "out"],
             "vision-model-f32.gguf",
@@ -44,7 +45,7 @@ def test_the_form_that_everyone_types(model: Path, tmp_path: Path, run: Run) -> 
             {"image_mean": (0.5, 0.4, 0.3), "image_std": (1.0, 2.0, 3.0)},
         ),
     ],
-    ids=["full name", "the script's spellings", "text", "vision", "statistics"],
+    ids=["full name", "the script's spellings", "text", "quantized", "vision", "statistics"],
 )
 def test_spellings(
     arguments: list[str], name: str, same_as: dict[str, object], model: Path, tmp_path: Path, run: Run
@@ -102,6 +103,7 @@ def test_directory_that_is_called_like_a_command(tmp_path: Path, run: Run) -> No
         (["MODEL", "--outtype", "f64"], ["f64", "f16"]),
         (["MODEL", "--image-mean", "1", "2"], ["--image-mean"]),
         (["MODEL", "--fast"], ["--fast"]),
+        (["MODEL", "--threads", "0"], ["--threads"]),
     ],
 )
 def test_wrong_usage_exits_2(arguments: list[str], words: list[str], model: Path, run: Run) -> None:

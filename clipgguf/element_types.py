@@ -1,0 +1,80 @@
+"""Element types: what an --outtype means, and which GGML type each tensor of a file gets."""
+
+from collections.abc import Iterable, Mapping
+
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+
+F16 = GGMLQuantizationType.F16
+F32 = GGMLQuantizationType.F32
+
+# The element type of a file's matrices by its name on the command line, and the number that general.file_type has.
+OUTTYPES: Mapping[str, tuple[GGMLQuantizationType, LlamaFileType]] = {
+    "f32": (F32, LlamaFileType.ALL_F32),
+    "f16": (F16, LlamaFileType.MOSTLY_F16),
+    "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
+    "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
+    "q5_1": (GGMLQuantizationType.Q5_1, LlamaFileType.MOSTLY_Q5_1),
+    "q5_0": (GGMLQuantizationType.Q5_0, LlamaFileType.MOSTLY_Q5_0),
+    "q4_1": (GGMLQuantizationType.Q4_1, LlamaFileType.MOSTLY_Q4_1),
+    "q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
+}
+# Chosen by the checkpoint's own element type.
+AUTO = "auto"
+
+# What the names of a LLaVA projector's tensors begin with.
+PROJECTOR_PREFIX = "mm."
+_EMBEDDINGS = ("token_embd.weight", "position_embd.weight")
+
+
+def resolve_outtype(outtype: str, sources: Iterable[tuple[str, int]]) -> str:
+    """Return the outtype itself, or for "auto" the one that keeps most of the checkpoint as it is.
+
+    ``sources`` are the dtypes of the matrices and how many bytes each has. bf16 stays bf16, all else becomes f16.
+    Raises ValueError for an outtype that is not known.
+    """
+    if outtype not in (*OUTTYPES, AUTO):
+        raise ValueError(f"outtype is {outtype!r}, should be one of {', '.join((*OUTTYPES, AUTO))}")
+    if outtype != AUTO:
+        return outtype
+    nbytes: dict[str, int] = {}
+    for dtype, size in sources:
+        nbytes[dtype] = nbytes.get(dtype, 0) + size
+    return "bf16" if nbytes and max(nbytes, key=lambda dtype: nbytes[dtype]) == "BF16" else "f16"
+
+
+def squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape without its axes of length 1, as the file has it."""
+    return tuple(axis for axis in shape if axis != 1)
+
+
+def ggml_type_for(name: str, shape: tuple[int, ...], outtype: GGMLQuantizationType) -> GGMLQuantizationType:
+    """Return the element type of a tensor with this GGUF name and this shape in the checkpoint.
+
+    Matrices get the file's type, but in files of other types than f32 the embeddings are f16, and so is a matrix whose
+    rows are no multiple of a quantized type's block. The patch convolution, of 4 axes, is f16 in every file, because
+    ggml's convolution takes no f32 kernel; biases, norms and the class embedding are f32 in every file. A projector's
+    matrices are f16 in f32 files too, as the torch script writes them.
+    """
+    squeezed = squeeze(shape)
+    if len(squeezed) == 4:
+        return F16
+    if name.startswith(PROJECTOR_PREFIX):
+        if len(squeezed) == 2:
+            return F16 if outtype == F32 else _fitting(squeezed, outtype)
+        # A depthwise convolution, (channels, 1, 3, 3), has 3 axes once squeezed, and llama.cpp aborts on f32 kernels.
+        return F16 if len(shape) == 4 else F32
+    if len(squeezed) == 2 and name.endswith(".weight"):
+        if name.endswith(_EMBEDDINGS):
+            return F32 if outtype == F32 else F16
+        return _fitting(squeezed, outtype)
+    return F32
+
+
+def _fitting(shape: tuple[int, ...], outtype: GGMLQuantizationType) -> GGMLQuantizationType:
+    return outtype if shape[-1] % GGML_QUANT_SIZES[outtype][0] == 0 else F16
+
+
+def tensor_nbytes(elements: int, ggml_type: GGMLQuantizationType) -> int:
+    """Return the bytes of a tensor with so many elements, a whole number of the type's blocks."""
+    block_elements, block_nbytes = GGML_QUANT_SIZES[ggml_type]
+    return elements // block_elements * block_nbytes

@@ -1,0 +1,142 @@
+"""Quantized and bf16 files: gguf-py's bytes, the right types for each tensor, and readers that run them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType, GGUFReader, LlamaFileType, quants
+
+from clipgguf import convert
+from tests.checkpoints import Clip, Text, Vision, write_model, write_safetensors
+from tests.gguf_forward import GGUFModel
+from tests.llama_client import answer_image, is_available, random_pixels, write_tiny_language_model
+from tests.llava_checkpoints import Llava, image, write_hf
+
+QUANTIZED = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+# Rows that are multiples of 32, and a feed-forward of several chunks; the text tower's rows are no multiple.
+CLIP = Clip(Text(40, 64, 1, 4, vocab_size=20_011), Vision(64, 9_000 * 4, 1, 4, image_size=28, patch_size=14), 24)
+LLAVA = Llava(vision=Vision(64, 128, 3, 4, image_size=28, patch_size=7))
+
+
+def read(path: Path) -> GGUFReader:
+    return GGUFReader(path)
+
+
+def value(path: Path, key: str) -> Any:
+    field = read(path).fields.get(key)
+    return field.contents() if field else None
+
+
+@pytest.mark.parametrize("outtype", ["bf16", *QUANTIZED])
+def test_bytes_are_those_of_ggufs_own_quantization(outtype: str, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m", CLIP)
+    exact = {t.name: t for t in read(convert(model, tmp_path / "f32", outtype="f32").path).tensors}
+    result = convert(model, tmp_path / "out", outtype=outtype)
+    assert result.path.name == f"model-{outtype}.gguf"
+    wanted = GGMLQuantizationType[outtype.upper()]
+    seen = set()
+    for tensor in read(result.path).tensors:
+        source = exact[tensor.name]
+        if tensor.tensor_type == wanted:
+            seen.add(tensor.name)
+            expected = quants.quantize(source.data.astype(np.float32), wanted)
+            np.testing.assert_array_equal(tensor.data.view(np.uint8).reshape(-1), expected.view(np.uint8).reshape(-1))
+    assert {"v.blk.0.attn_q.weight", "v.blk.0.ffn_down.weight", "visual_projection.weight"} <= seen
+    assert not any("embd" in name or "ln" in name or name.endswith(".bias") for name in seen)
+    types = {t.name: t.tensor_type.name for t in read(result.path).tensors}
+    assert {types[n] for n in types if n.endswith("embd.weight")} == {"F16"}
+    assert {types[n] for n in types if n.endswith(".bias")} == {"F32"}
+    assert types["v.class_embd"] == "F32"
+    # Rows of 40 are no multiple of 32: attention (4), the wide half of the feed-forward, and the projection.
+    narrow = [n for n in types if n.startswith("t.blk") and n.endswith(("attn_q.weight", "ffn_down.weight"))]
+    assert {types[n] for n in narrow} == ({"BF16"} if outtype == "bf16" else {"F16"})
+    notes = [note for note in result.notes if "no multiple of" in note]
+    assert len(notes) == (outtype != "bf16")
+
+
+@pytest.mark.parametrize("outtype", ["bf16", *QUANTIZED])
+@pytest.mark.parametrize("dtype", ["F64", "F16", "BF16"])
+def test_other_sources_are_quantized_as_their_float32(outtype: str, dtype: str, tmp_path: Path) -> None:
+    clip = Clip(Text(32, 64, 1, 4, vocab_size=99, max_position_embeddings=16), Vision(64, 96, 1, 4, 28, 14), 24)
+    model = write_model(tmp_path / "m", clip, dtype=dtype)
+    exact = {t.name: t for t in read(convert(model, tmp_path / "f32", outtype="f32").path).tensors}
+    for tensor in read(convert(model, tmp_path / "out", outtype=outtype).path).tensors:
+        if tensor.tensor_type.name == outtype.upper():
+            expected = quants.quantize(exact[tensor.name].data.astype(np.float32), tensor.tensor_type)
+            np.testing.assert_array_equal(tensor.data.view(np.uint8).reshape(-1), expected.view(np.uint8).reshape(-1))
+
+
+@pytest.mark.parametrize("outtype", QUANTIZED)
+def test_metadata_of_quantized_files(outtype: str, tmp_path: Path) -> None:
+    path = convert(write_model(tmp_path / "m"), tmp_path, outtype=outtype).path
+    assert value(path, "general.file_type") == LlamaFileType[f"MOSTLY_{outtype.upper()}"]
+    assert value(path, "general.quantization_version") == 2
+
+
+def test_metadata_of_bf16_files(tmp_path: Path) -> None:
+    path = convert(write_model(tmp_path / "m"), tmp_path, outtype="bf16").path
+    assert value(path, "general.file_type") == LlamaFileType.MOSTLY_BF16
+    assert value(path, "general.quantization_version") is None
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("F32", "f16"), ("F16", "f16"), ("F64", "f16"), ("BF16", "bf16")])
+def test_auto_keeps_the_checkpoints_type(dtype: str, expected: str, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m", dtype=dtype)
+    result = convert(model, tmp_path / "a", outtype="auto")
+    assert result.path.name == f"model-{expected}.gguf"
+    assert result.path.read_bytes() == convert(model, tmp_path / "b", outtype=expected).path.read_bytes()
+
+
+@pytest.mark.parametrize("outtype", ["q8_0", "q4_1", "bf16"])
+def test_thread_count_does_not_show(outtype: str, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m", CLIP)
+    files = {convert(model, tmp_path / f"{n}", outtype=outtype, threads=n).path.read_bytes() for n in (1, 3)}
+    assert len(files) == 1
+
+
+@pytest.mark.parametrize(
+    ("outtype", "bar"),
+    [("bf16", 0.999), ("q8_0", 0.999), ("q5_1", 0.99), ("q5_0", 0.99), ("q4_1", 0.98), ("q4_0", 0.98)],
+)
+def test_features_survive(outtype: str, bar: float, tmp_path: Path) -> None:
+    model = write_hf(tmp_path / "hf", LLAVA)
+    pixels = image(LLAVA)
+    exact = GGUFModel.read(convert(model, tmp_path / "f32", outtype="f32").path).llava_features(pixels)
+    found = GGUFModel.read(convert(model, tmp_path / "q", outtype=outtype).path).llava_features(pixels)
+    cosine = np.sum(exact * found) / np.linalg.norm(exact) / np.linalg.norm(found)
+    assert bar <= cosine < 1 - 1e-7  # The file really is another.
+
+
+@pytest.mark.skipif(not is_available(), reason="xllamacpp is not installed (extra: client)")
+@pytest.mark.parametrize("outtype", ["bf16", *QUANTIZED])
+def test_llama_cpp_answers(outtype: str, tmp_path: Path) -> None:
+    language_model = tmp_path / "lm.gguf"
+    write_tiny_language_model(language_model, LLAVA.text_width)
+    model = write_hf(tmp_path / "hf", LLAVA)
+    pixels = random_pixels(28, 28)
+    exact = answer_image(language_model, convert(model, tmp_path / "f16.gguf").path, pixels)
+    result = answer_image(language_model, convert(model, tmp_path / "q.gguf", outtype=outtype).path, pixels)
+    assert result.ok, result.errors
+    # Four bits cost this tiny model up to 1.2 in a logit; another picture costs the likeness.
+    other = answer_image(language_model, tmp_path / "q.gguf", random_pixels(28, 28, seed=1))
+    assert np.corrcoef(result.logits, exact.logits)[0, 1] > 0.97
+    assert np.corrcoef(other.logits, exact.logits)[0, 1] < 0.97
+
+
+def test_scales_that_float16_cannot_hold_are_counted(tmp_path: Path) -> None:
+    name = "vision_model.encoder.layers.0.mlp.fc1.weight"
+    clip = Clip(Text(32, 64, 1, 4, vocab_size=99, max_position_embeddings=16), Vision(64, 96, 1, 4, 28, 14), 24)
+    model = write_model(tmp_path / "m", clip)
+    write_safetensors(model / "model.safetensors", clip.shapes())
+    raw = bytearray((model / "model.safetensors").read_bytes())
+    header = raw[8 : 8 + int.from_bytes(raw[:8], "little")]
+    import json
+
+    start = 8 + len(header) + json.loads(header)[name]["data_offsets"][0]
+    raw[start : start + 4] = np.float32(1e30).tobytes()
+    (model / "model.safetensors").write_bytes(raw)
+    for outtype in QUANTIZED:
+        (warning,) = convert(model, tmp_path / "out", outtype=outtype).warnings
+        assert "v.blk.0.ffn_down.weight: 32 of 6,144 values" in warning
+        assert "--outtype f32" in warning

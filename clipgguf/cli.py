@@ -143,7 +143,7 @@ def convert_command(
     ] = False,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, metavar="N", help="Threads that convert. [default: the cores, at most 8]"),
+        typer.Option("--threads", min=1, metavar="N", help="Threads that convert. [default: the cores, at most 4]"),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or summary.")] = False,
     version: Annotated[

@@ -31,7 +31,8 @@ MAP_SPAN = 1 << 19
 # A buffer's end is scratch for the encoders of 16-bit types, which fill no more than its beginning.
 assert CHUNK_ELEMENTS * 2 + SCRATCH_NBYTES <= CHUNK_ELEMENTS * LARGEST_ELEMENT
 LOOK_AHEAD = 2
-MOST_THREADS = 8
+# One thread writes, and more than this many only wait for each other: numpy's steps are short, and take turns.
+MOST_THREADS = 4
 
 
 def default_threads() -> int:

@@ -170,21 +170,26 @@ class ImageStatistics:
     is_default: bool = False
 
 
+def default_statistics(vision: VisionConfig) -> ImageStatistics:
+    """Return the statistics of a tower's family, for a checkpoint that has no image processor's file."""
+    if isinstance(vision, SiglipVisionConfig):
+        return ImageStatistics(SIGLIP_IMAGE_STATISTICS, SIGLIP_IMAGE_STATISTICS, is_default=True)
+    return ImageStatistics(is_default=True)
+
+
 def read_image_statistics(
     directories: Sequence[Path],
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    default: ImageStatistics | None = None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    default: ImageStatistics,
 ) -> ImageStatistics:
     """Return the image statistics: those given, else those of the first directory that has any, else the default.
 
     A directory has them at the top level of preprocessor_config.json; a processor that transformers 5 saved has them in
-    processor_config.json under ``image_processor`` instead. Without a ``default`` CLIP's own are it. Raises ConfigError
-    when they are malformed.
+    processor_config.json under ``image_processor`` instead. Raises ConfigError when they are malformed.
     """
     if mean is not None and std is not None:
         return ImageStatistics(_rgb("image_mean", mean), _rgb("image_std", std))
-    default = default or ImageStatistics(is_default=True)
     path, values = _image_processor(directories)
     given = {"image_mean": mean, "image_std": std}
     found = {

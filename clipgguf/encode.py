@@ -9,8 +9,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
-F16 = GGMLQuantizationType.F16
-F32 = GGMLQuantizationType.F32
+from clipgguf.element_types import F16, F32
 
 # Source elements, by safetensors' dtype codes; little-endian as the format is. numpy has no bfloat16: it is the upper
 # half of a float32, and is carried here as the 16-bit integer with its bits.

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipgguf.encode import F16, F32, SCRATCH_NBYTES, encoder
+from clipgguf.element_types import F16, F32
+from clipgguf.encode import SCRATCH_NBYTES, encoder
 
 
 def encode(dtype: str, target: Any, source: NDArray[Any]) -> tuple[NDArray[Any], int]:

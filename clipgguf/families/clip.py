@@ -7,11 +7,10 @@ from typing import Any
 
 from clipgguf.checkpoint import SourceTensor
 from clipgguf.config import (
-    SIGLIP_IMAGE_STATISTICS,
-    ImageStatistics,
     SiglipVisionConfig,
     TextConfig,
     VisionConfig,
+    default_statistics,
     model_name,
     parse_flat_config,
     parse_sub_config,
@@ -72,13 +71,10 @@ def open_transformers(request: Request, config: Mapping[str, Any]) -> Model:
     ConfigError.raise_all(problems)
     # Before the headers, whose validation imports numpy: what parsing a vocabulary needs is then free again.
     vocabulary = read_vocabulary(directory, request.vocab) if TEXT in content.towers else None
-    siglip_default = ImageStatistics(SIGLIP_IMAGE_STATISTICS, SIGLIP_IMAGE_STATISTICS, is_default=True)
-    default = siglip_default if layout.is_siglip else None
-    statistics = (
-        read_image_statistics((directory,), request.image_mean, request.image_std, default)
-        if VISION in content.towers
-        else None
-    )
+    statistics = None
+    if vision is not None and VISION in content.towers:
+        default = default_statistics(vision)
+        statistics = read_image_statistics((directory,), request.image_mean, request.image_std, default)
     checkpoint = request.open_checkpoint()
     tensors, prefixes = _canonical(checkpoint.tensors, towers, directory)
     notes: tuple[str, ...] = ()
@@ -133,9 +129,7 @@ def _content(request: Request, layout: _Layout, towers: tuple[Tower, ...], path:
             raise CheckpointError(
                 f"{path.parent}: has only a {kind} tower ({layout.name}); {option} asks for the one that is not there"
             )
-    if request.text_only or towers == (TEXT,):
-        return Content.TEXT_ONLY
-    return Content.VISION_ONLY if request.vision_only or towers == (VISION,) else Content.TWO_TOWER
+    return request.content(towers)
 
 
 def _canonical(

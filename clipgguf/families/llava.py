@@ -13,10 +13,9 @@ from typing import Any
 
 from clipgguf.checkpoint import Checkpoint, SourceTensor
 from clipgguf.config import (
-    SIGLIP_IMAGE_STATISTICS,
-    ImageStatistics,
     SiglipVisionConfig,
     VisionConfig,
+    default_statistics,
     model_name,
     parse_tower,
     read_image_statistics,
@@ -136,11 +135,9 @@ def open_llava(request: Request, values: Mapping[str, Any]) -> Model:
         )
     pinpoints, grid_warnings = _grid_pinpoints(settings, vision)
     notes: tuple[str, ...] = ()
-    default = None
     if isinstance(vision, SiglipVisionConfig):
         tower, notes = without_siglip_extras(tower)
-        default = ImageStatistics(SIGLIP_IMAGE_STATISTICS, SIGLIP_IMAGE_STATISTICS, is_default=True)
-    places = directory, source.checkpoint.directory
+    places, default = (directory, source.checkpoint.directory), default_statistics(vision)
     return Model(
         directory=directory,
         found=found_text(

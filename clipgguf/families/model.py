@@ -59,6 +59,12 @@ class Request:
         """The model's directory, also where ``model_dir`` is a file of weights in it."""
         return self.model_dir if self.model_dir.is_dir() else self.model_dir.parent
 
+    def content(self, towers: tuple[Tower, ...]) -> Content:
+        """Return what goes into the file of a model with these towers: what was asked for, else everything."""
+        if self.text_only or towers == (TEXT,):
+            return Content.TEXT_ONLY
+        return Content.VISION_ONLY if self.vision_only or towers == (VISION,) else Content.TWO_TOWER
+
     def open_checkpoint(self, wanted: Wanted = lambda name: True) -> Checkpoint:
         """Open the weights of the model: those of the file that was given, else those that its directory has."""
         if self.model_dir.is_dir():

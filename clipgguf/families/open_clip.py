@@ -14,6 +14,7 @@ from clipgguf.config import TextConfig, VisionConfig, model_name, parse_tower, r
 from clipgguf.errors import CheckpointError, ConfigError, collect
 from clipgguf.families.model import Content, Model, Request, found_text
 from clipgguf.json_file import read_json_object
+from clipgguf.names import TEXT, VISION
 from clipgguf.vocabulary import read_vocabulary
 
 CONFIG_FILE = "open_clip_config.json"
@@ -84,9 +85,7 @@ def open_openclip(request: Request) -> Model:
                 f"they know {allowed[0]!r}"
             )
     ConfigError.raise_all(problems)
-    content = (
-        Content.TEXT_ONLY if request.text_only else Content.VISION_ONLY if request.vision_only else Content.TWO_TOWER
-    )
+    content = request.content((TEXT, VISION))
     vocabulary = None if content is Content.VISION_ONLY else read_vocabulary(directory, request.vocab)
     default = rgb_statistics(config.get("preprocess_cfg"), f"{path}: preprocess_cfg")
     statistics = (

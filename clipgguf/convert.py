@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipgguf.families import Request, open_model
-
 # numpy and gguf, 20 MB of code and as much of a second as all the rest, are imported by the functions that need them,
 # after the JSON is read: the memory that parsing a vocabulary took then serves them, instead of adding to the peak.
 if TYPE_CHECKING:
+    from clipgguf.families import Request
     from clipgguf.plan import Plan
     from clipgguf.writer import Progress
 
@@ -85,6 +84,8 @@ def convert(
     that can be converted, or the file cannot be written; whatever was on disk is then as it was.
     Raises ValueError for arguments that contradict each other.
     """
+    from clipgguf.families import Request
+
     request = Request(
         model_dir=Path(model_dir),
         text_only=text_only,
@@ -106,7 +107,7 @@ def convert(
 
 
 def run_conversion(
-    request: Request,
+    request: "Request",
     output: PathLike | None = None,
     *,
     threads: int | None = None,
@@ -131,8 +132,10 @@ def run_conversion(
     )
 
 
-def plan_conversion(request: Request) -> "Plan":
+def plan_conversion(request: "Request") -> "Plan":
     """Work out what the conversion that is asked for will write, from JSON and headers alone."""
+    from clipgguf.families import open_model
+
     model = open_model(request)
     from clipgguf.plan import make_plan
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 from clipgguf.convert import PathLike, output_path
 from clipgguf.errors import CheckpointError
-from clipgguf.families.projectors import KINDS
-from clipgguf.families.towers import KNOWN_TOWERS
 
 if TYPE_CHECKING:
     from clipgguf.checkpoint.gguf_file import GGUFFile, MetadataItem
@@ -65,6 +63,8 @@ def _missing(file: "GGUFFile") -> "list[MetadataItem]":
     from gguf import GGUFValueType
 
     from clipgguf.checkpoint.gguf_file import MetadataItem
+    from clipgguf.families.projectors import KINDS
+    from clipgguf.families.towers import KNOWN_TOWERS
 
     def refuse(reason: str) -> CheckpointError:
         return CheckpointError(f"{file.path}: is no mmproj of a CLIP tower that could be upgraded: {reason}")

@@ -1,0 +1,35 @@
+"""``clipgguf upgrade``."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from clipgguf.cli.output import message, progress_bar
+
+
+def upgrade_command(
+    old: Annotated[str, typer.Argument(metavar="OLD.gguf", help="An mmproj file that a script wrote.")],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="The new file if PATH ends in .gguf, else its directory. [default: replace OLD.gguf]",
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no word on what was done.")] = False,
+) -> None:
+    """Add the metadata that today's llama.cpp needs to an mmproj file of a CLIP tower, and change no tensor.
+
+    Files from before have no clip.projector_type, and are refused; nor do they say with clip.vision.feature_layer how
+    many blocks of the tower to run, and one too few is run. The file's path is all that goes to standard output.
+    """
+    from clipgguf.upgrade import upgrade
+
+    with progress_bar(quiet) as progress:
+        result = upgrade(old, output, progress=progress)
+    if not quiet:
+        message(f"added {' and '.join(result.added)}" if result.added else "nothing was needed")
+    typer.echo(os.fsencode(result.path))

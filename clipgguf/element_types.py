@@ -6,6 +6,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 F16 = GGMLQuantizationType.F16
 F32 = GGMLQuantizationType.F32
+BF16 = GGMLQuantizationType.BF16
 
 # The element type of a file's matrices by its name on the command line, and the number that general.file_type has.
 OUTTYPES: Mapping[str, tuple[GGMLQuantizationType, LlamaFileType]] = {

@@ -9,7 +9,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
-from clipgguf.element_types import F16, F32
+from clipgguf.element_types import BF16, F16, F32
 
 # Source elements, by safetensors' dtype codes; little-endian as the format is. numpy has no bfloat16: it is the upper
 # half of a float32, and is carried here as the 16-bit integer with its bits.
@@ -19,7 +19,11 @@ SOURCE_DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
-TARGET_DTYPES: dict[GGMLQuantizationType, np.dtype[Any]] = {F32: np.dtype("<f4"), F16: np.dtype("<f2")}
+TARGET_DTYPES: dict[GGMLQuantizationType, np.dtype[Any]] = {
+    F32: np.dtype("<f4"),
+    F16: np.dtype("<f2"),
+    BF16: np.dtype("<u2"),
+}
 
 _BYTE = np.dtype(np.uint8)
 
@@ -38,9 +42,9 @@ Encode = Callable[[NDArray[Any], NDArray[Any], NDArray[np.uint8]], int]
 class Encoder:
     """How chunks of one source dtype become chunks of one GGML type.
 
-    ``encode(source, target, scratch)`` fills ``target`` from as many elements of ``source`` and returns how many finite
-    values became infinite; a target of 16 bits an element takes SCRATCH_NBYTES of scratch. It is None when the bytes
-    are the same and need no encoding. Safe to call from several threads.
+    ``encode(source, target, scratch)`` fills ``target`` from as many elements of ``source``, which it may overwrite,
+    and returns how many finite values became infinite; ``scratch`` has SCRATCH_NBYTES. It is None when the bytes are
+    the same and need no encoding. Safe to call from several threads.
     """
 
     source_dtype: np.dtype[Any]
@@ -94,9 +98,6 @@ def _quantizer(source_dtype: str, target: GGMLQuantizationType) -> Encode:
 
 def _infinite_scales(single: NDArray[np.float32], blocks: NDArray[np.uint8], target: GGMLQuantizationType) -> int:
     """Return how many finite values are lost because their block's scale or offset is too large for its float16."""
-    if target == GGMLQuantizationType.BF16:
-        infinite = blocks.view("<u2").reshape(-1) & 0x7FFF == 0x7F80
-        return int(np.count_nonzero(np.isfinite(single.reshape(-1)[infinite]))) if infinite.any() else 0
     halves = {"Q8_0": 1, "Q5_0": 1, "Q4_0": 1, "Q5_1": 2, "Q4_1": 2}.get(target.name, 0)
     if not halves:
         return 0
@@ -117,8 +118,8 @@ def _cast(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.uint8]
     return 0
 
 
-# The bits of float32's 65520, from which on float16 rounds to infinity, and of its 2**-14, float16's smallest normal.
-_INFINITE_BITS = 0x477FF000
+# The bits of float32's 2**15, from which on rounding may give infinity, and of 2**-14, float16's smallest normal value.
+_LARGE = 0x47000000
 _SMALLEST_NORMAL = np.full(_BLOCK, 0x38800000, "<u4")
 
 
@@ -126,47 +127,75 @@ def _f32_to_f16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.
     """Round to nearest even with vector instructions, 2.5 times as fast as numpy's cast, which goes value by value.
 
     Adding 2**(e + 13) to a magnitude of exponent e makes the processor round it to 11 significant bits, float16's,
-    and leaves these as the sum's lowest bits. With an exponent of at least -14 it is the rounding of subnormals.
+    and leaves these as the sum's lowest bits. With an exponent of at least -14 it is the rounding of subnormals. What
+    is added has float16's exponent in its own lowest bits, so that the sum's are float16's; of an even number there,
+    rounding takes no notice.
     """
     bits, halves = source.view("<u4"), target.view("<u2")
     scratch_bits = scratch.view("<u4")
     count = 0
     for start in range(0, len(source), _BLOCK):
         x = bits[start : start + _BLOCK]
-        magnitude, exponent = scratch_bits[: len(x)], scratch_bits[_BLOCK : _BLOCK + len(x)]
-        np.bitwise_and(x, 0x7FFFFFFF, out=magnitude)
-        if int(magnitude.max()) >= _INFINITE_BITS:  # Something infinite, no number, or too large.
+        addend, sign = scratch_bits[: len(x)], scratch_bits[_BLOCK : _BLOCK + len(x)]
+        np.bitwise_and(x, 0x7F800000, out=addend)
+        if int(addend.max()) >= _LARGE:  # Something infinite, no number, or perhaps too large.
             count += _cast(source[start : start + _BLOCK], target[start : start + _BLOCK], scratch)
             continue
-        np.bitwise_and(magnitude, 0x7F800000, out=exponent)
         # With an array, because with a number numpy compares value by value.
-        np.maximum(exponent, _SMALLEST_NORMAL[: len(x)], out=exponent)
-        np.add(exponent, 13 << 23, out=exponent)
-        np.add(magnitude.view("<f4"), exponent.view("<f4"), out=magnitude.view("<f4"))
-        # The rest counts in 16 bits. The significant bits have their leading one at bit 10, to which the exponent above
-        # float16's smallest is added; the bias of float32's, and the 13, go out.
-        np.right_shift(exponent, 13, out=exponent)
-        np.add(magnitude, exponent, out=magnitude)
-        np.subtract(magnitude, (113 + 13) << 10, out=magnitude)
-        sign = np.right_shift(x, 16, out=exponent)
+        np.maximum(addend, _SMALLEST_NORMAL[: len(x)], out=addend)
+        # Of the exponent field E: (E << 23) + (13 << 23) above, and below ((E - 113) << 10), which is float16's but for
+        # the one that the leading significant bit adds to it.
+        np.right_shift(addend, 13, out=addend)
+        np.multiply(addend, (1 << 13) + 1, out=addend)
+        np.add(addend, (13 << 23) - (113 << 10), out=addend)
+        np.right_shift(x, 16, out=sign)
         np.bitwise_and(sign, 0x8000, out=sign)
-        np.add(magnitude, sign, out=magnitude)
-        np.copyto(halves[start : start + _BLOCK], magnitude, casting="unsafe")
+        np.bitwise_and(x, 0x7FFFFFFF, out=x)
+        np.add(x.view("<f4"), addend.view("<f4"), out=x.view("<f4"))
+        np.add(x, sign, out=x)
+        np.copyto(halves[start : start + _BLOCK], x, casting="unsafe")
     return count
 
 
-def _f64_to_f16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.uint8]) -> int:
-    # Through float32, as a model that was loaded in float32 goes: rounding once instead would differ in rare last bits.
+def _f32_to_bf16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.uint8]) -> int:
+    """Round to nearest even, what is no number to a quiet one: gguf-py's arithmetic, in place and a block at a time."""
+    bits, halves = source.view("<u4"), target.view("<u2")
+    scratch_bits = scratch.view("<u4")
     count = 0
     for start in range(0, len(source), _BLOCK):
-        double, half = source[start : start + _BLOCK], target[start : start + _BLOCK]
-        with np.errstate(all="ignore"):
-            single = double.astype(np.float32)
-        _f32_to_f16(single, half, scratch)
-        infinite = np.isinf(half)
-        if infinite.any():
-            count += int(np.count_nonzero(infinite & np.isfinite(double)))
+        x = bits[start : start + _BLOCK]
+        odd = scratch_bits[: len(x)]
+        np.bitwise_and(x, 0x7FFFFFFF, out=odd)
+        largest = int(odd.max())
+        if largest > 0x7F800000:
+            x[odd > 0x7F800000] = (x[odd > 0x7F800000] & 0xFFFF0000) | 0x400000
+        if largest >= 0x7F7F8000:  # From here on up to infinity, finite values become infinite.
+            count += int(np.count_nonzero((odd >= 0x7F7F8000) & (odd < 0x7F800000)))
+        np.right_shift(x, 16, out=odd)
+        np.bitwise_and(odd, 1, out=odd)
+        np.add(odd, 0x7FFF, out=odd)
+        np.add(x, odd, out=x)
+        np.right_shift(x, 16, out=x)
+        np.copyto(halves[start : start + _BLOCK], x, casting="unsafe")
     return count
+
+
+def _in_two_steps(to_f32: Encode, from_f32: Encode) -> Encode:
+    """Return the encoder that goes through float32, as a model that was loaded in float32 goes.
+
+    From float64, rounding once instead would differ in rare last bits.
+    """
+
+    def encode(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.uint8]) -> int:
+        count = 0
+        single = np.empty(min(len(source), _BLOCK), "<f4")
+        for start in range(0, len(source), _BLOCK):
+            part = source[start : start + _BLOCK]
+            count += to_f32(part, single[: len(part)], scratch)
+            count += from_f32(single[: len(part)], target[start : start + _BLOCK], scratch)
+        return count
+
+    return encode
 
 
 def _bf16_to_f32(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.uint8]) -> int:
@@ -203,9 +232,12 @@ def _bf16_to_f16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np
 
 _ENCODE: dict[tuple[str, GGMLQuantizationType], Encode] = {
     ("F64", F32): _cast,
-    ("F64", F16): _f64_to_f16,
+    ("F64", F16): _in_two_steps(_cast, _f32_to_f16),
+    ("F64", BF16): _in_two_steps(_cast, _f32_to_bf16),
     ("F32", F16): _f32_to_f16,
+    ("F32", BF16): _f32_to_bf16,
     ("F16", F32): _cast,
+    ("F16", BF16): _in_two_steps(_cast, _f32_to_bf16),
     ("BF16", F32): _bf16_to_f32,
     ("BF16", F16): _bf16_to_f16,
 }

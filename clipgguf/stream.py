@@ -1,8 +1,7 @@
 """Tensors as a stream of encoded chunks: converted ahead on a few threads, handed out in order.
 
-Memory is bounded by design. There are ``threads + LOOK_AHEAD`` buffers, each of one chunk, used in turn; besides them,
-each thread has at most MAP_SPAN bytes of a source mapped. A chunk that needs no encoding takes no buffer, and is mapped
-whole from when its turn comes near until it is written.
+Memory is bounded by design: there are ``threads + LOOK_AHEAD`` buffers, each of one chunk, used in turn, and each
+thread has one more that it reads into, and the encoders' scratch.
 """
 
 import itertools
@@ -13,26 +12,28 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgguf.checkpoint import Deflated, InflatedStorage, MappedRange, SourceBytes, SourceFile, SourceTensor
+from clipgguf.checkpoint import Deflated, InflatedStorage, SourceBytes, SourceFile, SourceTensor
 from clipgguf.encode import SCRATCH_NBYTES, Encoder, encoder
 from clipgguf.plan import PlannedTensor
 
-# 1 MiB of float32: large enough that a chunk's overhead vanishes, small enough that its target stays in the cache.
-CHUNK_ELEMENTS = 1 << 18
-LARGEST_ELEMENT = 4
-# The most of a source file that one thread has mapped to encode it, in bytes.
-MAP_SPAN = 1 << 19
-# A buffer's end is scratch for the encoders of 16-bit types, which fill no more than its beginning.
-assert CHUNK_ELEMENTS * 2 + SCRATCH_NBYTES <= CHUNK_ELEMENTS * LARGEST_ELEMENT
+# The most that a chunk takes, as it is read and as it is written: large enough that a chunk's overhead vanishes, small
+# enough that it stays in the processor's cache between the steps.
+CHUNK_NBYTES = 1 << 19
+# The most bytes of a range that is handed out unread; how often progress is told depends on it.
+RANGE_NBYTES = 1 << 24
+# A view with gaps is read with what lies between, unless that is so many times what is wanted.
+SPARSE = 8
+# Below that many bytes, a read costs the same whatever its size.
+SMALL_READ = 1 << 12
 LOOK_AHEAD = 2
-# One thread writes, and more than this many only wait for each other: numpy's steps are short, and take turns.
-MOST_THREADS = 4
+MOST_THREADS = 8
 
 
 def default_threads() -> int:
@@ -42,17 +43,39 @@ def default_threads() -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceRange:
+    """A byte range of a source that the file takes as it is."""
+
+    file: SourceBytes
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A part of a tensor: its bytes as the file wants them, and how many finite values became infinite in it.
 
-    ``data`` is valid until the next chunk is asked for. ``mapped`` is the source range where the bytes needed no
-    encoding, and stayed where they are.
+    ``data`` is valid until the next chunk is asked for; a range is still to be copied.
     """
 
     tensor: PlannedTensor
-    data: memoryview
+    data: memoryview | SourceRange
     overflows: int = 0
-    mapped: MappedRange | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the chunk takes in the file."""
+        return self.data.nbytes
+
+
+class _Workspace:
+    """What a thread needs while it encodes a chunk: a buffer that it reads into, and the encoders' scratch."""
+
+    __slots__ = ("scratch", "source")
+
+    def __init__(self) -> None:
+        self.source = np.full(CHUNK_NBYTES, 0, np.uint8)
+        self.scratch = np.full(SCRATCH_NBYTES, 0, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,42 +90,40 @@ class _Job:
     shape: tuple[int, ...] = ()
     strides: tuple[int, ...] | None = None
 
-    def run(self, buffer: NDArray[np.uint8]) -> Chunk:
-        """Encode the source into the buffer, a part after the other, so that only a part is mapped."""
+    def run(self, workspaces: "SimpleQueue[_Workspace]", buffer: NDArray[np.uint8]) -> Chunk:
+        """Read the source, and encode it into the buffer. There is a workspace for every thread."""
+        workspace = workspaces.get()
+        try:
+            return self._run(workspace, buffer)
+        finally:
+            workspaces.put(workspace)
+
+    def _run(self, workspace: _Workspace, buffer: NDArray[np.uint8]) -> Chunk:
         dtype, encode = self.codec.source_dtype, self.codec.encode
-        if self.strides is None and encode is None:
-            mapped = self.file.map(self.offset, self.nbytes)
-            return Chunk(self.tensor, mapped.data, mapped=mapped)
         count = self.nbytes // dtype.itemsize
         target = buffer[: self.codec.nbytes(count)]
-        scratch = buffer[-SCRATCH_NBYTES:]
-        overflows = 0
-        if self.strides is not None:
-            source = np.empty(self.shape, dtype)
-            _gather(self.file, self.offset, source, self.strides)
-            if encode is None:
-                target[:] = source.reshape(-1).view(np.uint8)
-            else:
-                overflows = encode(source.reshape(-1), target.view(self.codec.target_dtype), scratch)
+        source = target if encode is None else workspace.source[: self.nbytes]
+        if self.strides is None:
+            self.file.read(self.offset, source.data)
         else:
-            assert encode is not None
-            step = MAP_SPAN // dtype.itemsize
-            for start in range(0, count, step):
-                stop = min(start + step, count)
-                part = target[self.codec.nbytes(start) : self.codec.nbytes(stop)].view(self.codec.target_dtype)
-                mapped = self.file.map(self.offset + start * dtype.itemsize, (stop - start) * dtype.itemsize)
-                overflows += encode(np.frombuffer(mapped.data, dtype), part, scratch)
-                mapped.close()
+            _gather(self.file, self.offset, source.view(dtype).reshape(self.shape), self.strides, workspace.scratch)
+        overflows = 0
+        if encode is not None:
+            overflows = encode(source.view(dtype), target.view(self.codec.target_dtype), workspace.scratch)
         return Chunk(self.tensor, target.data, overflows)
 
 
 class ChunkStream:
     """The chunks of all planned tensors, in order; a context manager that holds the threads and the source files."""
 
-    def __init__(self, tensors: Sequence[PlannedTensor], threads: int) -> None:
-        """Open the source files of the tensors. Raises CheckpointError when one is gone or has become shorter."""
+    def __init__(self, tensors: Sequence[PlannedTensor], threads: int, *, ranges: bool = False) -> None:
+        """Open the source files of the tensors. Raises CheckpointError when one is gone or has become shorter.
+
+        With ``ranges``, what needs no encoding is handed out unread, as ranges of the sources.
+        """
         self._tensors = tensors
         self._threads = threads
+        self._ranges = ranges
         self._files: dict[tuple[Path, Deflated | None], SourceBytes] = {}
         sizes: dict[Path, int] = {}
         for tensor in tensors:
@@ -130,34 +151,47 @@ class ChunkStream:
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks in the order of the tensors; each one's data lasts until the next is asked for."""
-        # Made only now, from the memory that writing the metadata took. Buffer i serves chunks i, i + n, i + 2n, ...:
-        # with never more than n of them under way, its turn comes only after the chunk before was handed out and used.
+        # Made only now, from the memory that writing the metadata took, and filled, so that every model takes the same.
+        # Buffer i serves chunks i, i + n, i + 2n, ...: with never more than n of them under way, its turn comes only
+        # after the chunk before was handed out and used.
         count = self._threads + LOOK_AHEAD
-        buffers = itertools.cycle([np.full(CHUNK_ELEMENTS * LARGEST_ELEMENT, 0, np.uint8) for _ in range(count)])
-        under_way: deque[Future[Chunk]] = deque()
+        buffers = itertools.cycle([np.full(CHUNK_NBYTES, 0, np.uint8) for _ in range(count)])
+        workspaces: SimpleQueue[_Workspace] = SimpleQueue()
+        for _ in range(self._threads):
+            workspaces.put(_Workspace())
+        under_way: deque[Future[Chunk] | Chunk] = deque()
         for job in self._jobs():
-            under_way.append(self._executor.submit(job.run, next(buffers)))
+            if isinstance(job, Chunk):
+                under_way.append(job)
+            else:
+                under_way.append(self._executor.submit(job.run, workspaces, next(buffers)))
             if len(under_way) == count:
-                yield from _hand_out(under_way)
+                yield _finished(under_way.popleft())
         while under_way:
-            yield from _hand_out(under_way)
+            yield _finished(under_way.popleft())
 
-    def _jobs(self) -> Iterator[_Job]:
+    def _jobs(self) -> Iterator[_Job | Chunk]:
         for tensor in self._tensors:
             source = tensor.source
             codec = encoder(source.dtype, tensor.ggml_type)
             file = self._file(source)
             itemsize = codec.source_dtype.itemsize
-            if source.strides is None:
-                step = CHUNK_ELEMENTS * itemsize
-                for start in range(0, source.nbytes, step):
-                    yield _Job(tensor, codec, file, source.offset + start, min(step, source.nbytes - start))
-            elif source.nbytes:
+            elements = CHUNK_NBYTES // max(itemsize, codec.target_dtype.itemsize)
+            if source.strides is not None:
                 strides = tuple(stride * itemsize for stride in source.strides)
-                for start, shape in _blocks(source.shape, strides):
+                for start, shape in _blocks(source.shape, strides, elements) if source.nbytes else ():
                     nbytes = math.prod(shape) * itemsize
                     inner = strides[len(strides) - len(shape) :]
                     yield _Job(tensor, codec, file, source.offset + start, nbytes, shape, inner)
+                continue
+            is_range = self._ranges and codec.encode is None
+            step = RANGE_NBYTES if is_range else elements * itemsize
+            for start in range(0, source.nbytes, step):
+                offset, nbytes = source.offset + start, min(step, source.nbytes - start)
+                if is_range:
+                    yield Chunk(tensor, SourceRange(file, offset, nbytes))
+                else:
+                    yield _Job(tensor, codec, file, offset, nbytes)
 
     def _file(self, source: SourceTensor) -> SourceBytes:
         """Return what a tensor's bytes are read from; a compressed storage is inflated to disk when its turn comes."""
@@ -171,40 +205,40 @@ class ChunkStream:
             file.close()
 
 
-def _blocks(shape: tuple[int, ...], strides: tuple[int, ...]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yield a strided view in row-major order as blocks of at most CHUNK_ELEMENTS: offset in bytes, and shape.
+def _blocks(shape: tuple[int, ...], strides: tuple[int, ...], elements: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yield a strided view in row-major order as blocks of so many elements at most: offset in bytes, and shape.
 
     A block's shape has the view's innermost axes, the outermost of them in part.
     """
     row = math.prod(shape[1:])
-    if row > CHUNK_ELEMENTS:
+    if row > elements:
         for i in range(shape[0]):
-            for start, block in _blocks(shape[1:], strides[1:]):
+            for start, block in _blocks(shape[1:], strides[1:], elements):
                 yield i * strides[0] + start, block
         return
-    rows = CHUNK_ELEMENTS // row
+    rows = elements // row
     for i in range(0, shape[0], rows):
         yield i * strides[0], (min(rows, shape[0] - i), *shape[1:])
 
 
-def _gather(file: SourceBytes, offset: int, target: NDArray[Any], strides: tuple[int, ...]) -> None:
-    """Fill an array from a strided view of a file, with no more than MAP_SPAN bytes of the file mapped at once."""
+def _gather(
+    file: SourceBytes, offset: int, target: NDArray[Any], strides: tuple[int, ...], span: NDArray[np.uint8]
+) -> None:
+    """Fill an array from a strided view of a file, reading ranges of it into ``span``."""
     reach = [(length - 1) * stride for length, stride in zip(target.shape, strides, strict=True)]
     extent = target.itemsize + sum(reach)
-    if extent > MAP_SPAN and target.size > 1:
-        axis = reach.index(max(reach))
-        half = target.shape[axis] // 2
-        first, second = np.split(target, [half], axis)
-        _gather(file, offset, first, strides)
-        _gather(file, offset + half * strides[axis], second, strides)
+    if extent <= max(SMALL_READ, min(len(span), SPARSE * target.nbytes)):
+        file.read(offset, span[:extent].data)
+        target[...] = np.ndarray(target.shape, target.dtype, span.data, strides=strides)
         return
-    mapped = file.map(offset, extent)
-    target[...] = np.ndarray(target.shape, target.dtype, mapped.data, strides=strides)
-    mapped.close()
+    axis = reach.index(max(reach))
+    length = target.shape[axis]
+    # What is dense is only too large, and is halved; of what is sparse, each part is read by itself.
+    step = -(-length // 2) if extent <= SPARSE * target.nbytes else 1
+    for start in range(0, length, step):
+        part = target[(*(slice(None),) * axis, slice(start, start + step))]
+        _gather(file, offset + start * strides[axis], part, strides, span)
 
 
-def _hand_out(under_way: deque[Future[Chunk]]) -> Iterator[Chunk]:
-    chunk = under_way.popleft().result()
-    yield chunk
-    if chunk.mapped is not None:
-        chunk.mapped.close()
+def _finished(chunk: Future[Chunk] | Chunk) -> Chunk:
+    return chunk if isinstance(chunk, Chunk) else chunk.result()

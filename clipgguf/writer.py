@@ -3,7 +3,9 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any, cast
 
 import numpy as np
@@ -12,13 +14,15 @@ from gguf import GGUFEndian, GGUFValueType, GGUFWriter, Keys
 from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.errors import OutputError, os_reason
 from clipgguf.plan import Plan, PlannedTensor
-from clipgguf.stream import Chunk, ChunkStream, default_threads
+from clipgguf.stream import Chunk, ChunkStream, SourceRange, default_threads
 
 Progress = Callable[[int, int], None]
 
 # A name of its own, and not one made from the file's, which may already be as long as names can be.
 TEMPORARY_PREFIX = ".clipgguf-"
 TEMPORARY_SUFFIX = ".tmp"
+# After how many bytes the system is told to begin writing them to disk.
+WRITE_BACK_NBYTES = 1 << 26
 
 
 def write_plan(
@@ -42,7 +46,7 @@ def write_plan(
             raise OutputError(f"{path}: is a directory, should be a file name")
         try:
             _make_directory(path.parent, made)
-            with ChunkStream(plan.tensors, threads or default_threads()) as stream:
+            with ChunkStream(plan.tensors, threads or default_threads(), ranges=True) as stream:
                 overflows = _write(plan, temporary, iter(stream), progress)
             # Only now that the sources are closed: Windows replaces no open file, and a source may be what is replaced.
             temporary.replace(path)
@@ -87,7 +91,7 @@ def _write(plan: Plan, path: Path, chunks: Iterator[Chunk], progress: Progress |
 
     def wrote(chunk: Chunk) -> None:
         nonlocal done
-        done += len(chunk.data)
+        done += chunk.nbytes
         if chunk.overflows:
             overflows[chunk.tensor.name] = overflows.get(chunk.tensor.name, 0) + chunk.overflows
         if progress is not None:
@@ -97,12 +101,15 @@ def _write(plan: Plan, path: Path, chunks: Iterator[Chunk], progress: Progress |
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for tensor in plan.tensors:
-            streamed = cast(Any, _StreamedTensor(tensor, chunks, wrote))
-            writer.write_tensor_data(streamed, tensor_endianess=GGUFEndian.LITTLE)
         assert writer.fout is not None
+        file = writer.fout[0]
+        with _WriteBack(file.fileno()) as write_back:
+            for tensor in plan.tensors:
+                streamed = cast(Any, _StreamedTensor(tensor, chunks, wrote))
+                writer.write_tensor_data(streamed, tensor_endianess=GGUFEndian.LITTLE)
+                write_back.wrote(tensor.nbytes)
         writer.flush()
-        os.fsync(writer.fout[0].fileno())
+        os.fsync(file.fileno())
     except BaseException:
         # Closing flushes once more, and fails once more on a full disk; the first error is the one to tell.
         with contextlib.suppress(OSError):
@@ -110,6 +117,39 @@ def _write(plan: Plan, path: Path, chunks: Iterator[Chunk], progress: Progress |
         raise
     writer.close()
     return overflows
+
+
+class _WriteBack:
+    """Has a file written to disk while it grows, in a thread of its own: little is left to wait for at its end.
+
+    Left alone, the system begins when a good part of the memory holds unwritten pages, and then slows the writer down.
+    """
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._since = 0
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="write-back")
+        self._running: Future[None] | None = None
+
+    def __enter__(self) -> "_WriteBack":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor.shutdown()
+        if error is None and self._running is not None:
+            self._running.result()
+
+    def wrote(self, nbytes: int) -> None:
+        """Take note of bytes that were written. Raises OSError when bytes before them cannot be."""
+        self._since += nbytes
+        if self._since < WRITE_BACK_NBYTES or (self._running is not None and not self._running.done()):
+            return
+        if self._running is not None:
+            self._running.result()
+        self._since = 0
+        self._running = self._executor.submit(getattr(os, "fdatasync", os.fsync), self._file)
 
 
 def _add_metadata(writer: GGUFWriter, item: MetadataItem) -> None:
@@ -133,6 +173,9 @@ class _StreamedTensor:
         left = self.nbytes
         while left:
             chunk = next(self._chunks)
-            file.write(chunk.data)
-            left -= len(chunk.data)
+            if isinstance(chunk.data, SourceRange):
+                chunk.data.file.copy(chunk.data.offset, chunk.data.nbytes, file)
+            else:
+                file.write(chunk.data)
+            left -= chunk.nbytes
             self._wrote(chunk)

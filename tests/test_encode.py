@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import quants
 from numpy.typing import NDArray
 
-from clipgguf.element_types import F16, F32
+from clipgguf.element_types import BF16, F16, F32
 from clipgguf.encode import SCRATCH_NBYTES, encoder
 
 
@@ -14,7 +15,7 @@ def encode(dtype: str, target: Any, source: NDArray[Any]) -> tuple[NDArray[Any],
     codec = encoder(dtype, target)
     assert codec.encode is not None
     out = np.full(len(source), 0x55, codec.target_dtype)
-    return out, codec.encode(source, out, np.full(SCRATCH_NBYTES, 0x55, np.uint8))
+    return out, codec.encode(source.copy(), out, np.full(SCRATCH_NBYTES, 0x55, np.uint8))
 
 
 def float32_patterns() -> NDArray[np.float32]:
@@ -42,6 +43,17 @@ def test_f32_to_f16_of_random_bits() -> None:
     np.testing.assert_array_equal(
         encode("F32", F16, source)[0].view(np.uint16), source.astype(np.float16).view(np.uint16)
     )
+
+
+@pytest.mark.parametrize("is_finite", [True, False], ids=["in range", "everything"])
+def test_f32_to_bf16_rounds_as_gguf_does(is_finite: bool) -> None:
+    source = float32_patterns()
+    if is_finite:
+        source = source[np.isfinite(source)]
+    expected = quants.quantize(source.reshape(1, -1), BF16).view(np.uint16).reshape(-1)
+    out, overflows = encode("F32", BF16, source)
+    np.testing.assert_array_equal(out, expected)
+    assert overflows == np.count_nonzero((expected & 0x7FFF == 0x7F80) & np.isfinite(source)) > 0
 
 
 @pytest.mark.parametrize("target", [F16, F32])

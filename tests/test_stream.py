@@ -10,10 +10,11 @@ import pytest
 
 from clipgguf import CheckpointError, convert
 from clipgguf import stream as stream_module
-from clipgguf.checkpoint import Checkpoint
+from clipgguf.checkpoint import Checkpoint, SourceFile
 from clipgguf.convert import plan_conversion
+from clipgguf.encode import SCRATCH_NBYTES
 from clipgguf.families import Request
-from clipgguf.stream import CHUNK_ELEMENTS, LOOK_AHEAD, ChunkStream
+from clipgguf.stream import CHUNK_NBYTES, LOOK_AHEAD, ChunkStream, SourceRange
 from tests import torch_bytes
 from tests.checkpoints import Clip, Text, Vision, to_dtype, values, write_model
 
@@ -80,18 +81,30 @@ def test_damage_in_a_compressed_storage_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
-def test_buffers_are_bounded_by_design(threads: int, tmp_path: Path) -> None:
-    plan = plan_conversion(Request(write_model(tmp_path / "m", CLIP)))
+@pytest.mark.parametrize("outtype", ["f16", "f32", "q8_0"])
+def test_buffers_are_bounded_by_design(threads: int, outtype: str, tmp_path: Path) -> None:
+    plan = plan_conversion(Request(write_model(tmp_path / "m", CLIP), outtype=outtype))
+    with ChunkStream(plan.tensors, threads) as stream:  # What gguf and numpy make once, and keep.
+        assert sum(chunk.nbytes for chunk in stream) == plan.bytes_out
     tracemalloc.start()
     try:
         with ChunkStream(plan.tensors, threads) as stream:
             for chunk in stream:
-                assert len(chunk.data) <= CHUNK_ELEMENTS * 4
+                assert chunk.nbytes <= CHUNK_NBYTES
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    buffers = (threads + LOOK_AHEAD) * CHUNK_ELEMENTS * stream_module.LARGEST_ELEMENT
-    assert buffers <= peak < buffers + (1 << 20)
+    buffers = (threads + LOOK_AHEAD) * CHUNK_NBYTES + threads * (CHUNK_NBYTES + SCRATCH_NBYTES)
+    # gguf-py quantizes in a dozen intermediate arrays.
+    assert buffers <= peak < buffers + (1 << 20) * (threads if outtype == "q8_0" else 1)
+
+
+def test_ranges_are_what_needs_no_encoding(tmp_path: Path) -> None:
+    plan = plan_conversion(Request(write_model(tmp_path / "m", CLIP, dtype="F16")))
+    with ChunkStream(plan.tensors, 2, ranges=True) as stream:
+        for chunk in stream:
+            is_range = isinstance(chunk.data, SourceRange)
+            assert is_range == (chunk.tensor.ggml_type.name == chunk.tensor.source.dtype)
 
 
 def test_blocks_cover_a_view_once_and_in_order() -> None:
@@ -99,8 +112,50 @@ def test_blocks_cover_a_view_once_and_in_order() -> None:
         array = np.empty(shape, np.uint8)
         offsets = np.lib.stride_tricks.as_strided(array, shape, array.strides)
         expected = itertools.count()
-        for start, block in stream_module._blocks(shape, offsets.strides):
-            assert int(np.prod(block)) <= CHUNK_ELEMENTS
+        for start, block in stream_module._blocks(shape, offsets.strides, 1 << 18):
+            assert int(np.prod(block)) <= 1 << 18
             assert start == next(expected)
             expected = itertools.count(start + int(np.prod(block)))
         assert next(expected) == int(np.prod(shape))
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [
+        ((700, 900), (1, 700)),  # a transposed matrix
+        ((700, 900), (1000, 1)),  # the first columns of a wider one
+        ((700, 900), (90_000, 100)),  # every hundredth element
+        ((3, 5, 7, 11), (1, 3, 15, 105)),
+        ((300, 400), (0, 1)),  # one row, expanded
+        ((1, 1), (7, 13)),
+    ],
+)
+def test_views_are_gathered(shape: tuple[int, ...], strides: tuple[int, ...], tmp_path: Path) -> None:
+    extent = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    stored = np.random.default_rng(1).random(extent + 5, np.float32)
+    path = tmp_path / "stored"
+    path.write_bytes(stored.tobytes())
+    expected = np.lib.stride_tricks.as_strided(stored[5:], shape, [4 * s for s in strides])
+    target = np.empty(shape, np.float32)
+    file = SourceFile(path, stored.nbytes)
+    stream_module._gather(file, 20, target, tuple(4 * s for s in strides), np.empty(SCRATCH_NBYTES, np.uint8))
+    file.close()
+    np.testing.assert_array_equal(target, expected)
+
+
+def test_a_source_that_becomes_shorter_is_an_error(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m", CLIP)
+    weights = model / "model.safetensors"
+    old = tmp_path / "out" / "model-f16.gguf"
+    old.parent.mkdir()
+    old.write_bytes(b"old")
+
+    def truncate(done: int, total: int) -> None:
+        with weights.open("r+b") as file:
+            file.truncate(weights.stat().st_size // 2)
+
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors: bytes .* cannot be read: the file has become shorter"
+    ):
+        convert(model, tmp_path / "out", progress=truncate)
+    assert {path.name: path.read_bytes() for path in old.parent.iterdir()} == {old.name: b"old"}

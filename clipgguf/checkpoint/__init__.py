@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from clipgguf.checkpoint.deflate import InflatedStorage
 from clipgguf.checkpoint.safetensors import read_safetensors_header
-from clipgguf.checkpoint.tensors import Deflated, MappedRange, SourceBytes, SourceFile, SourceTensor
+from clipgguf.checkpoint.tensors import Deflated, SourceBytes, SourceFile, SourceTensor
 from clipgguf.checkpoint.torch_zip import read_torch_file
 from clipgguf.errors import CheckpointError, collect
 from clipgguf.json_file import is_present, read_json_object
@@ -15,7 +15,6 @@ __all__ = [
     "Checkpoint",
     "Deflated",
     "InflatedStorage",
-    "MappedRange",
     "SourceBytes",
     "SourceFile",
     "SourceTensor",

@@ -1,14 +1,21 @@
-"""Where a checkpoint's tensors are: a record for each, and their bytes by memory map."""
+"""Where a checkpoint's tensors are: a record for each, and their bytes by reading the ranges that are in use."""
 
-import contextlib
+import errno
+import io
 import math
-import mmap
 import os
+import sys
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from clipgguf.errors import CheckpointError, os_reason
+
+# How many bytes are copied at a time where the system does not copy by itself.
+COPY_NBYTES = 1 << 20
+# What sendfile says of files that it cannot send from or to: some file systems, and pipes.
+_CANNOT_SEND = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,29 +73,69 @@ class SourceTensor:
 
 
 class SourceBytes:
-    """A file that tensors are read from, by memory maps of the ranges that are in use."""
+    """A file that tensors are read from, at any offset and from any thread.
+
+    The bytes are read and not memory-mapped: a map of a file that somebody truncates ends the process with SIGBUS, and
+    reading through one makes Linux hold up to 2 MiB around each page in memory. Reading into a buffer that stays in the
+    processor's cache is no slower.
+    """
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         """Take over an open file, which ``close`` closes; ``path`` is what messages call it."""
         self._path = path
         self._file = file
+        self._turn = threading.Lock()
 
-    def map(self, offset: int, nbytes: int) -> "MappedRange":
-        """Map a byte range (at least one byte), which stays resident only until it is closed. Safe in any thread."""
-        # A map of its own for every range, and not one of the whole file with madvise: reading a page makes Linux map
-        # its neighbours too, up to 2 MiB of them, among them pages that were just given back.
-        start = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        try:
-            mapped = mmap.mmap(self._file.fileno(), offset + nbytes - start, access=mmap.ACCESS_READ, offset=start)
-        except (OSError, ValueError) as e:  # ValueError: the file has become shorter than the range.
-            reason = os_reason(e) if isinstance(e, OSError) else str(e)
-            raise CheckpointError(
-                f"{self._path}: bytes {offset:,} to {offset + nbytes:,} cannot be read: {reason}"
-            ) from e
-        return MappedRange(mapped, offset - start)
+    def read(self, offset: int, target: memoryview) -> None:
+        """Fill ``target``, of single bytes, with those from ``offset`` on; CheckpointError when they cannot be read."""
+        done = 0
+        while done < len(target):
+            try:
+                count = self._read_some(offset + done, target[done:])
+            except OSError as e:
+                raise self._unreadable(offset, len(target), os_reason(e)) from e
+            if not count:
+                raise self._unreadable(offset, len(target), "the file has become shorter")
+            done += count
+
+    def _read_some(self, offset: int, target: memoryview) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [target], offset)
+        with self._turn:  # Windows has one position for all threads.
+            self._file.seek(offset)
+            return cast(io.BufferedReader, self._file).readinto(target)
+
+    def copy(self, offset: int, nbytes: int, file: IO[bytes]) -> None:
+        """Write a byte range to a buffered file at its position, without a copy in this process where Linux can.
+
+        Raises CheckpointError when the range cannot be read, OSError when it cannot be written.
+        """
+        if sys.platform == "linux":
+            file.flush()
+            out = file.fileno()
+            while nbytes:
+                try:
+                    count = os.sendfile(out, self._file.fileno(), offset, nbytes)
+                except OSError as e:
+                    if e.errno in _CANNOT_SEND:
+                        break
+                    raise
+                if not count:
+                    raise self._unreadable(offset, nbytes, "the file has become shorter")
+                offset, nbytes = offset + count, nbytes - count
+            file.seek(os.lseek(out, 0, os.SEEK_CUR))  # The buffered file does not know how far it got.
+        buffer = memoryview(bytearray(min(nbytes, COPY_NBYTES)))
+        while nbytes:
+            part = buffer[:nbytes]
+            self.read(offset, part)
+            file.write(part)
+            offset, nbytes = offset + len(part), nbytes - len(part)
+
+    def _unreadable(self, offset: int, nbytes: int, reason: str) -> CheckpointError:
+        return CheckpointError(f"{self._path}: bytes {offset:,} to {offset + nbytes:,} cannot be read: {reason}")
 
     def close(self) -> None:
-        """Close the file; ranges that are still mapped stay so."""
+        """Close the file."""
         self._file.close()
 
 
@@ -109,19 +156,3 @@ class SourceFile(SourceBytes):
             file.close()
             raise CheckpointError(f"{path}: has {actual:,} bytes, its header asks for {size:,}")
         super().__init__(path, file)
-
-
-class MappedRange:
-    """A byte range of a file in memory; ``data`` is valid until it is closed."""
-
-    def __init__(self, mapped: mmap.mmap, skip: int) -> None:
-        """Take over a map whose first ``skip`` bytes are not wanted."""
-        self._map = mapped
-        self.data = memoryview(mapped)[skip:]
-
-    def close(self) -> None:
-        """Unmap the range. Every view of ``data`` must be gone, or the map stays until it is."""
-        self.data.release()
-        # Only after a failure, when its traceback still holds a view.
-        with contextlib.suppress(BufferError):
-            self._map.close()

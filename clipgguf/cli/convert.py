@@ -125,7 +125,7 @@ def convert_command(
     ] = False,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", min=1, metavar="N", help="Threads that convert. [default: the cores, at most 4]"),
+        typer.Option("--threads", min=1, metavar="N", help="Threads that convert. [default: the cores, at most 8]"),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or summary.")] = False,
     version: Annotated[

@@ -1,7 +1,7 @@
 """Tensors as a stream of encoded chunks: converted ahead on a few threads, handed out in order.
 
-Memory is bounded by design: there are ``threads + LOOK_AHEAD`` buffers, each of one chunk, used in turn, and each
-thread has one more that it reads into, and the encoders' scratch.
+Memory is bounded by design: there are ``threads + LOOK_AHEAD`` buffers of CHUNK_NBYTES, used in turn, and each thread
+has one more that it reads into, and the encoders' scratch.
 """
 
 import itertools
@@ -14,24 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipgguf.checkpoint import Deflated, InflatedStorage, SourceBytes, SourceFile, SourceTensor
+from clipgguf.checkpoint.views import blocks, gather
 from clipgguf.encode import SCRATCH_NBYTES, Encoder, encoder
 from clipgguf.plan import PlannedTensor
 
 # The most that a chunk takes, as it is read and as it is written: large enough that a chunk's overhead vanishes, small
 # enough that it stays in the processor's cache between the steps.
 CHUNK_NBYTES = 1 << 19
-# The most bytes of a range that is handed out unread; how often progress is told depends on it.
+# The most bytes of a range that is handed out unread; how often progress is told depends on it. And the least: reading
+# what is small together with its neighbours costs less.
 RANGE_NBYTES = 1 << 24
-# A view with gaps is read with what lies between, unless that is so many times what is wanted.
-SPARSE = 8
-# Below that many bytes, a read costs the same whatever its size.
-SMALL_READ = 1 << 12
+LEAST_RANGE = 1 << 16
+# Of what is in one buffer, each chunk begins where every element type may.
+ALIGNMENT = 64
 LOOK_AHEAD = 2
 MOST_THREADS = 8
 
@@ -90,27 +90,40 @@ class _Job:
     shape: tuple[int, ...] = ()
     strides: tuple[int, ...] | None = None
 
-    def run(self, workspaces: "SimpleQueue[_Workspace]", buffer: NDArray[np.uint8]) -> Chunk:
-        """Read the source, and encode it into the buffer. There is a workspace for every thread."""
-        workspace = workspaces.get()
-        try:
-            return self._run(workspace, buffer)
-        finally:
-            workspaces.put(workspace)
+    @property
+    def nbytes_out(self) -> int:
+        """The bytes that the chunk will have."""
+        return self.codec.nbytes(self.nbytes // self.codec.source_dtype.itemsize)
 
-    def _run(self, workspace: _Workspace, buffer: NDArray[np.uint8]) -> Chunk:
+    def run(self, workspace: _Workspace, target: NDArray[np.uint8]) -> Chunk:
+        """Read the source, and encode it into ``target``, which has the chunk's size."""
         dtype, encode = self.codec.source_dtype, self.codec.encode
-        count = self.nbytes // dtype.itemsize
-        target = buffer[: self.codec.nbytes(count)]
         source = target if encode is None else workspace.source[: self.nbytes]
         if self.strides is None:
             self.file.read(self.offset, source.data)
         else:
-            _gather(self.file, self.offset, source.view(dtype).reshape(self.shape), self.strides, workspace.scratch)
+            gather(self.file, self.offset, source.view(dtype).reshape(self.shape), self.strides, workspace.scratch)
         overflows = 0
         if encode is not None:
             overflows = encode(source.view(dtype), target.view(self.codec.target_dtype), workspace.scratch)
         return Chunk(self.tensor, target.data, overflows)
+
+
+def _run(jobs: Sequence[_Job], workspaces: "SimpleQueue[_Workspace]", buffer: NDArray[np.uint8]) -> list[Chunk]:
+    """Do jobs in order, one after the other in the buffer. There is a workspace for every thread."""
+    workspace = workspaces.get()
+    try:
+        chunks, start = [], 0
+        for job in jobs:
+            chunks.append(job.run(workspace, buffer[start : start + job.nbytes_out]))
+            start += _aligned(job.nbytes_out)
+        return chunks
+    finally:
+        workspaces.put(workspace)
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
 class ChunkStream:
@@ -119,7 +132,7 @@ class ChunkStream:
     def __init__(self, tensors: Sequence[PlannedTensor], threads: int, *, ranges: bool = False) -> None:
         """Open the source files of the tensors. Raises CheckpointError when one is gone or has become shorter.
 
-        With ``ranges``, what needs no encoding is handed out unread, as ranges of the sources.
+        With ``ranges``, what needs no encoding and is not small is handed out unread, as ranges of the sources.
         """
         self._tensors = tensors
         self._threads = threads
@@ -152,23 +165,40 @@ class ChunkStream:
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks in the order of the tensors; each one's data lasts until the next is asked for."""
         # Made only now, from the memory that writing the metadata took, and filled, so that every model takes the same.
-        # Buffer i serves chunks i, i + n, i + 2n, ...: with never more than n of them under way, its turn comes only
-        # after the chunk before was handed out and used.
+        # Buffer i serves batches i, i + n, i + 2n, ...: with never more than n of them under way, its turn comes only
+        # after what was in it before was handed out and used.
         count = self._threads + LOOK_AHEAD
         buffers = itertools.cycle([np.full(CHUNK_NBYTES, 0, np.uint8) for _ in range(count)])
         workspaces: SimpleQueue[_Workspace] = SimpleQueue()
         for _ in range(self._threads):
             workspaces.put(_Workspace())
-        under_way: deque[Future[Chunk] | Chunk] = deque()
-        for job in self._jobs():
-            if isinstance(job, Chunk):
-                under_way.append(job)
+        under_way: deque[Future[list[Chunk]] | Chunk] = deque()
+        for work in self._batches():
+            if isinstance(work, Chunk):
+                under_way.append(work)
             else:
-                under_way.append(self._executor.submit(job.run, workspaces, next(buffers)))
+                under_way.append(self._executor.submit(_run, work, workspaces, next(buffers)))
             if len(under_way) == count:
-                yield _finished(under_way.popleft())
+                yield from _finished(under_way.popleft())
         while under_way:
-            yield _finished(under_way.popleft())
+            yield from _finished(under_way.popleft())
+
+    def _batches(self) -> Iterator[list[_Job] | Chunk]:
+        """Yield ranges, and the jobs between them as lists that fit a buffer: small tensors share one."""
+        batch: list[_Job] = []
+        size = 0
+        for job in self._jobs():
+            needed = 0 if isinstance(job, Chunk) else max(job.nbytes, _aligned(job.nbytes_out))
+            if batch and (isinstance(job, Chunk) or size + needed > CHUNK_NBYTES):
+                yield batch
+                batch, size = [], 0
+            if isinstance(job, Chunk):
+                yield job
+            else:
+                batch.append(job)
+                size += needed
+        if batch:
+            yield batch
 
     def _jobs(self) -> Iterator[_Job | Chunk]:
         for tensor in self._tensors:
@@ -179,12 +209,12 @@ class ChunkStream:
             elements = CHUNK_NBYTES // max(itemsize, codec.target_dtype.itemsize)
             if source.strides is not None:
                 strides = tuple(stride * itemsize for stride in source.strides)
-                for start, shape in _blocks(source.shape, strides, elements) if source.nbytes else ():
+                for start, shape in blocks(source.shape, strides, elements) if source.nbytes else ():
                     nbytes = math.prod(shape) * itemsize
                     inner = strides[len(strides) - len(shape) :]
                     yield _Job(tensor, codec, file, source.offset + start, nbytes, shape, inner)
                 continue
-            is_range = self._ranges and codec.encode is None
+            is_range = self._ranges and codec.encode is None and source.nbytes >= LEAST_RANGE
             step = RANGE_NBYTES if is_range else elements * itemsize
             for start in range(0, source.nbytes, step):
                 offset, nbytes = source.offset + start, min(step, source.nbytes - start)
@@ -205,40 +235,5 @@ class ChunkStream:
             file.close()
 
 
-def _blocks(shape: tuple[int, ...], strides: tuple[int, ...], elements: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yield a strided view in row-major order as blocks of so many elements at most: offset in bytes, and shape.
-
-    A block's shape has the view's innermost axes, the outermost of them in part.
-    """
-    row = math.prod(shape[1:])
-    if row > elements:
-        for i in range(shape[0]):
-            for start, block in _blocks(shape[1:], strides[1:], elements):
-                yield i * strides[0] + start, block
-        return
-    rows = elements // row
-    for i in range(0, shape[0], rows):
-        yield i * strides[0], (min(rows, shape[0] - i), *shape[1:])
-
-
-def _gather(
-    file: SourceBytes, offset: int, target: NDArray[Any], strides: tuple[int, ...], span: NDArray[np.uint8]
-) -> None:
-    """Fill an array from a strided view of a file, reading ranges of it into ``span``."""
-    reach = [(length - 1) * stride for length, stride in zip(target.shape, strides, strict=True)]
-    extent = target.itemsize + sum(reach)
-    if extent <= max(SMALL_READ, min(len(span), SPARSE * target.nbytes)):
-        file.read(offset, span[:extent].data)
-        target[...] = np.ndarray(target.shape, target.dtype, span.data, strides=strides)
-        return
-    axis = reach.index(max(reach))
-    length = target.shape[axis]
-    # What is dense is only too large, and is halved; of what is sparse, each part is read by itself.
-    step = -(-length // 2) if extent <= SPARSE * target.nbytes else 1
-    for start in range(0, length, step):
-        part = target[(*(slice(None),) * axis, slice(start, start + step))]
-        _gather(file, offset + start * strides[axis], part, strides, span)
-
-
-def _finished(chunk: Future[Chunk] | Chunk) -> Chunk:
-    return chunk if isinstance(chunk, Chunk) else chunk.result()
+def _finished(work: Future[list[Chunk]] | Chunk) -> list[Chunk]:
+    return [work] if isinstance(work, Chunk) else work.result()

@@ -1,28 +1,31 @@
 """Write a plan as a GGUF file: the only user of GGUFWriter. The file appears under its name when it is complete."""
 
 import contextlib
+import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 from gguf import GGUFEndian, GGUFValueType, GGUFWriter, Keys
 
 from clipgguf.checkpoint.gguf_file import MetadataItem
-from clipgguf.errors import OutputError, os_reason
+from clipgguf.output_file import replacing
 from clipgguf.plan import Plan, PlannedTensor
 from clipgguf.stream import Chunk, ChunkStream, SourceRange, default_threads
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 Progress = Callable[[int, int], None]
 
-# A name of its own, and not one made from the file's, which may already be as long as names can be.
-TEMPORARY_PREFIX = ".clipgguf-"
-TEMPORARY_SUFFIX = ".tmp"
 # After how many bytes the system is told to begin writing them to disk.
 WRITE_BACK_NBYTES = 1 << 26
+# What is larger is written at once.
+OUTPUT_BUFFER_NBYTES = 1 << 17
 
 
 def write_plan(
@@ -35,50 +38,18 @@ def write_plan(
 
     The bytes go to a temporary file beside ``path``, which is flushed to disk and then renamed; until then whatever
     is there stays as it is. Raises OutputError when the file cannot be written, CheckpointError when a source file
-    has changed; then, as after Ctrl-C, nothing new is left behind.
+    cannot be read to its end; then, as after Ctrl-C, nothing new is left behind.
     """
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}, should be at least 1")
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}{TEMPORARY_SUFFIX}")
-    made: list[Path] = []
-    with _output_errors(path):
-        if path.is_dir():
-            raise OutputError(f"{path}: is a directory, should be a file name")
-        try:
-            _make_directory(path.parent, made)
-            with ChunkStream(plan.tensors, threads or default_threads(), ranges=True) as stream:
-                overflows = _write(plan, temporary, iter(stream), progress)
-            # Only now that the sources are closed: Windows replaces no open file, and a source may be what is replaced.
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):  # Not even the directory is there, or may be searched.
-                temporary.unlink()
-            for directory in reversed(made):
-                with contextlib.suppress(OSError):  # Somebody else has put something there in the meantime.
-                    directory.rmdir()
-            raise
-    return overflows
-
-
-@contextlib.contextmanager
-def _output_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        raise OutputError(f"{path}: cannot be written: {os_reason(e)}") from e
-
-
-def _make_directory(directory: Path, made: list[Path]) -> None:
-    """Make a directory and its parents, and add each that was not there to ``made`` as soon as it is."""
-    for missing in reversed([d for d in (directory, *directory.parents) if not d.exists()]):
-        # Another process may be quicker.
-        with contextlib.suppress(FileExistsError):
-            missing.mkdir()
-            made.append(missing)
+    threads = threads or default_threads()
+    # The sources are closed before the file is replaced: Windows replaces no open file, and one may be a source.
+    with replacing(path, plan.bytes_out) as temporary, ChunkStream(plan.tensors, threads, ranges=True) as stream:
+        return _write(plan, temporary, iter(stream), progress)
 
 
 def _write(plan: Plan, path: Path, chunks: Iterator[Chunk], progress: Progress | None) -> dict[str, int]:
-    """Write the whole file to a new ``path`` and flush it to disk."""
+    """Write the whole file to ``path`` and flush it to disk."""
     writer = GGUFWriter(path, arch="clip", endianess=GGUFEndian.LITTLE)
     for item in plan.metadata:
         _add_metadata(writer, item)
@@ -97,12 +68,14 @@ def _write(plan: Plan, path: Path, chunks: Iterator[Chunk], progress: Progress |
         if progress is not None:
             progress(done, total)
 
+    writer.open_output_file()
+    assert writer.fout is not None
+    file = _OutputBuffer(writer.fout[0].detach())
+    writer.fout[0] = file
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        assert writer.fout is not None
-        file = writer.fout[0]
         with _WriteBack(file.fileno()) as write_back:
             for tensor in plan.tensors:
                 streamed = cast(Any, _StreamedTensor(tensor, chunks, wrote))
@@ -117,6 +90,29 @@ def _write(plan: Plan, path: Path, chunks: Iterator[Chunk], progress: Progress |
         raise
     writer.close()
     return overflows
+
+
+class _OutputBuffer(io.BufferedWriter):
+    """A buffer in which small tensors become one write, and which knows its position: gguf-py asks at every tensor.
+
+    Each question to the system would cost a thread switch, and with ten thousand tensors more than converting them.
+    """
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        super().__init__(raw, OUTPUT_BUFFER_NBYTES)
+        self._position = 0
+
+    def write(self, data: "Buffer") -> int:
+        count = super().write(data)
+        self._position += count
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = super().seek(offset, whence)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
 
 
 class _WriteBack:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from clipgguf import CheckpointError, convert
-from clipgguf import stream as stream_module
 from clipgguf.checkpoint import Checkpoint, SourceFile
+from clipgguf.checkpoint.views import blocks, gather
 from clipgguf.convert import plan_conversion
 from clipgguf.encode import SCRATCH_NBYTES
 from clipgguf.families import Request
-from clipgguf.stream import CHUNK_NBYTES, LOOK_AHEAD, ChunkStream, SourceRange
+from clipgguf.stream import CHUNK_NBYTES, LEAST_RANGE, LOOK_AHEAD, ChunkStream, SourceRange
 from tests import torch_bytes
 from tests.checkpoints import Clip, Text, Vision, to_dtype, values, write_model
 
@@ -103,8 +103,8 @@ def test_ranges_are_what_needs_no_encoding(tmp_path: Path) -> None:
     plan = plan_conversion(Request(write_model(tmp_path / "m", CLIP, dtype="F16")))
     with ChunkStream(plan.tensors, 2, ranges=True) as stream:
         for chunk in stream:
-            is_range = isinstance(chunk.data, SourceRange)
-            assert is_range == (chunk.tensor.ggml_type.name == chunk.tensor.source.dtype)
+            is_copy = chunk.tensor.ggml_type.name == chunk.tensor.source.dtype
+            assert isinstance(chunk.data, SourceRange) == (is_copy and chunk.tensor.nbytes >= LEAST_RANGE)
 
 
 def test_blocks_cover_a_view_once_and_in_order() -> None:
@@ -112,7 +112,7 @@ def test_blocks_cover_a_view_once_and_in_order() -> None:
         array = np.empty(shape, np.uint8)
         offsets = np.lib.stride_tricks.as_strided(array, shape, array.strides)
         expected = itertools.count()
-        for start, block in stream_module._blocks(shape, offsets.strides, 1 << 18):
+        for start, block in blocks(shape, offsets.strides, 1 << 18):
             assert int(np.prod(block)) <= 1 << 18
             assert start == next(expected)
             expected = itertools.count(start + int(np.prod(block)))
@@ -138,7 +138,7 @@ def test_views_are_gathered(shape: tuple[int, ...], strides: tuple[int, ...], tm
     expected = np.lib.stride_tricks.as_strided(stored[5:], shape, [4 * s for s in strides])
     target = np.empty(shape, np.float32)
     file = SourceFile(path, stored.nbytes)
-    stream_module._gather(file, 20, target, tuple(4 * s for s in strides), np.empty(SCRATCH_NBYTES, np.uint8))
+    gather(file, 20, target, tuple(4 * s for s in strides), np.empty(SCRATCH_NBYTES, np.uint8))
     file.close()
     np.testing.assert_array_equal(target, expected)
 

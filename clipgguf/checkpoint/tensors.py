@@ -99,7 +99,7 @@ class SourceBytes:
             done += count
 
     def _read_some(self, offset: int, target: memoryview) -> int:
-        if hasattr(os, "preadv"):
+        if sys.platform != "win32":
             return os.preadv(self._file.fileno(), [target], offset)
         with self._turn:  # Windows has one position for all threads.
             self._file.seek(offset)

@@ -1,0 +1,119 @@
+"""A file that appears under its name when it is complete: a temporary one beside it, locked while it is written.
+
+What a killed process leaves behind is recognised by its name and the missing lock, and removed by the next that writes
+into the same directory.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from clipgguf.errors import OutputError, os_reason
+
+if sys.platform != "win32":
+    import fcntl
+
+# A name of its own, and not one made from the file's, which may already be as long as names can be.
+TEMPORARY_NAME = re.compile(r"\.clipgguf-[0-9a-f]{16}\.tmp")
+# Windows removes no file that is open, so that no lock is needed there; but just before it is renamed it is closed.
+WINDOWS_GRACE_SECONDS = 60
+
+
+@contextlib.contextmanager
+def replacing(path: Path, nbytes: int) -> Iterator[Path]:
+    """Give the path of a new file to write about ``nbytes`` to; it replaces ``path`` when the block ends in success.
+
+    Missing directories are made. Raises OutputError when the file cannot be written or the disk has too little room
+    for it, and whatever an ``OSError`` of the block says; then, as after Ctrl-C, nothing new is left behind.
+    """
+    temporary = path.with_name(f".clipgguf-{os.urandom(8).hex()}.tmp")
+    made: list[Path] = []
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path}: is a directory, should be a file name")
+        try:
+            _make_directory(path.parent, made)
+            remove_leftovers(path.parent)
+            _check_room(path, nbytes)
+            with _locked(temporary):
+                yield temporary
+                temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # Not even the directory is there, or may be searched.
+                temporary.unlink()
+            for directory in reversed(made):
+                with contextlib.suppress(OSError):  # Somebody else has put something there in the meantime.
+                    directory.rmdir()
+            raise
+    except OSError as e:
+        raise OutputError(f"{path}: cannot be written: {os_reason(e)}") from e
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove temporary files of processes that are gone; what cannot be removed stays."""
+    with contextlib.suppress(OSError):  # A directory that may be written to, but not listed.
+        for path in directory.iterdir():
+            if TEMPORARY_NAME.fullmatch(path.name):
+                with contextlib.suppress(OSError):
+                    _remove_unless_in_use(path)
+
+
+def _make_directory(directory: Path, made: list[Path]) -> None:
+    """Make a directory and its parents, and add each that was not there to ``made`` as soon as it is."""
+    for missing in reversed([d for d in (directory, *directory.parents) if not d.exists()]):
+        # Another process may be quicker.
+        with contextlib.suppress(FileExistsError):
+            missing.mkdir()
+            made.append(missing)
+
+
+def _check_room(path: Path, nbytes: int) -> None:
+    usage = shutil.disk_usage(path.parent)
+    if usage.total and usage.free < nbytes:  # Some network file systems know nothing of their size.
+        raise OutputError(f"{path}: needs {nbytes:,} bytes, its disk has {usage.free:,} free")
+
+
+if sys.platform == "win32":
+
+    @contextlib.contextmanager
+    def _locked(path: Path) -> Iterator[None]:
+        """Make a new file; while it is open, nobody can remove it."""
+        path.touch(exist_ok=False)
+        yield
+
+    def _remove_unless_in_use(path: Path) -> None:
+        if time.time() - path.stat().st_mtime > WINDOWS_GRACE_SECONDS:
+            path.unlink()
+
+else:
+
+    @contextlib.contextmanager
+    def _locked(path: Path) -> Iterator[None]:
+        """Make a new file, and hold a lock on it where there are locks."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        file = os.open(path, flags, 0o666)
+        try:
+            with contextlib.suppress(OSError):  # A file system without locks: nobody will lock the file to remove it.
+                fcntl.flock(file, fcntl.LOCK_EX)
+                while not path.exists():  # Somebody was quicker with a lock, and took the file for a leftover.
+                    os.close(file)
+                    file = os.open(path, flags, 0o666)
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(file)
+
+    def _remove_unless_in_use(path: Path) -> None:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if stat.S_ISREG(os.fstat(file).st_mode):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+        finally:
+            os.close(file)

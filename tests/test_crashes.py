@@ -1,0 +1,243 @@
+"""Whatever ends a conversion: the old file is intact, or the new one complete, and nothing stays behind."""
+
+import hashlib
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from clipgguf import CheckpointError, OutputError, convert
+from clipgguf.output_file import TEMPORARY_NAME
+from tests.checkpoints import Clip, Text, Vision, write_model
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
+
+OLD = b"an older file"
+# 160 MB of which 80 MB are written: enough for the disk to be told to begin early, and for moments of every kind.
+LARGE = Clip(Text(64, 64, 1, 4, vocab_size=99, max_position_embeddings=16), Vision(1024, 4096, 3, 16, 28, 14), 24)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    directory = tmp_path_factory.mktemp("large")
+    yield write_model(directory / "m", LARGE)
+    shutil.rmtree(directory)
+
+
+class Target:
+    """An output directory with an older file, and what a conversion that is left alone makes of it."""
+
+    def __init__(self, model: Path, directory: Path) -> None:
+        self.file = directory / "model-f16.gguf"
+        self._command = [sys.executable, "-m", "clipgguf", str(model), "-o", str(directory), "-q"]
+        directory.mkdir()
+        started = time.monotonic()
+        assert self.start().wait(timeout=60) == 0
+        self.seconds = time.monotonic() - started
+        self._complete = digest(self.file)
+        self.file.write_bytes(OLD)
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def end_at(self, moment: float, number: int) -> int:
+        """Start a conversion, send it a signal after so many seconds, and return its exit code."""
+        process = self.start()
+        time.sleep(moment)
+        process.send_signal(number)
+        return process.wait(timeout=60)
+
+    def is_old_or_complete(self) -> bool:
+        """Tell whether the file is one or the other, and make it the older one again."""
+        fine = self.file.read_bytes() == OLD or digest(self.file) == self._complete
+        self.file.write_bytes(OLD)
+        return fine
+
+    def others(self) -> list[str]:
+        return [path.name for path in self.file.parent.iterdir() if path != self.file]
+
+
+def digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.sha256(file.read()).digest()
+
+
+def test_kill_at_any_moment(large: Path, tmp_path: Path) -> None:
+    target = Target(large, tmp_path / "out")
+    moments = random.Random(1)
+    left_behind = 0
+    for _ in range(100):
+        target.end_at(moments.uniform(0.1, 1.1) * target.seconds, signal.SIGKILL)
+        assert target.is_old_or_complete()
+        others = target.others()
+        # What the killed one before left, this one has removed, unless it was killed too early.
+        assert len(others) <= 2
+        assert all(TEMPORARY_NAME.fullmatch(name) for name in others)
+        left_behind += bool(others)
+    assert left_behind > 10
+    assert target.start().wait(timeout=60) == 0
+    assert target.others() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interruption_at_any_moment(number: int, large: Path, tmp_path: Path) -> None:
+    target = Target(large, tmp_path / "out")
+    moments = random.Random(number)
+    codes = []
+    for _ in range(20):
+        codes.append(target.end_at(moments.uniform(0.1, 1.1) * target.seconds, number))
+        assert target.is_old_or_complete()
+        assert target.others() == []
+    # Before Python runs our code, the system's own way of ending applies.
+    assert set(codes) <= {0, 128 + number, -number}
+    assert codes.count(128 + number) >= 5
+
+
+def test_two_at_once(large: Path, tmp_path: Path) -> None:
+    target = Target(large, tmp_path / "out")
+    for _ in range(5):
+        both = [target.start(), target.start()]
+        assert [process.wait(timeout=60) for process in both] == [0, 0]
+        assert target.file.stat().st_size > len(OLD)
+        assert target.is_old_or_complete()
+        assert target.others() == []
+
+
+def test_leftovers_are_told_from_what_is_in_use_and_from_other_files(large: Path, tmp_path: Path) -> None:
+    import fcntl
+
+    out = tmp_path / "out"
+    out.mkdir()
+    names = [f".clipgguf-{number:016x}.tmp" for number in range(4)]
+    left, in_use, link, directory = (out / name for name in names)
+    left.write_bytes(b"left behind")
+    link.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_bytes(b"")
+    directory.mkdir()
+    (out / ".clipgguf-notes.tmp").write_bytes(b"somebody's")
+    with in_use.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        convert(large, out, text_only=True)
+    kept = {in_use.name, link.name, directory.name, ".clipgguf-notes.tmp", "text-model-f16.gguf"}
+    assert {path.name for path in out.iterdir()} == kept
+    assert (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16"])  # What is copied takes another way to the file.
+def test_disk_that_fills_up(dtype: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "model-f16.gguf").write_bytes(OLD)
+    model = write_model(tmp_path / "m", LARGE, dtype=dtype)
+    limit = 70 << 20
+    result = subprocess.run(
+        [sys.executable, "-m", "clipgguf", str(model), "-o", str(out)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert result.returncode == 1
+    message = f"clipgguf: error: {out / 'model-f16.gguf'}: cannot be written: File too large\n"
+    assert result.stderr.endswith(message)
+    assert result.stderr.count("\n") == 1 or "note:" in result.stderr
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {"model-f16.gguf": OLD}
+
+
+def test_too_little_room_is_said_at_once(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    rows = free // (2 * 1024) + 1_000_000
+    clip = Clip(Text(1024, 64, 1, 4, vocab_size=99, max_position_embeddings=16), Vision(48, 96, 1, 4, 28, 14), 24)
+    model = write_sparse(tmp_path / "m", clip, rows)
+    started = time.monotonic()
+    with pytest.raises(OutputError, match=r"model-f16\.gguf: needs [\d,]+ bytes, its disk has [\d,]+ free"):
+        convert(model, tmp_path / "new" / "out")
+    assert time.monotonic() - started < 5
+    assert not (tmp_path / "new").exists()
+
+
+def write_sparse(directory: Path, clip: Clip, rows: int) -> Path:
+    """Write a model whose token embedding has so many rows, and whose file has a hole in their place."""
+    from tests.checkpoints import edit_json, safetensors_header
+
+    write_model(directory, clip)
+    header, offset = {}, 0
+    for name, shape in clip.shapes().items():
+        axes = (rows, *shape[1:]) if name.endswith("token_embedding.weight") else shape
+        nbytes = 2
+        for axis in axes:
+            nbytes *= axis
+        header[name] = {"dtype": "F16", "shape": axes, "data_offsets": [offset, offset + nbytes]}
+        offset += nbytes
+    beginning = safetensors_header(header)
+    (directory / "model.safetensors").write_bytes(beginning)
+    try:
+        os.truncate(directory / "model.safetensors", len(beginning) + offset)
+    except OSError as e:
+        pytest.skip(f"no sparse file can be larger than the disk here: {e}")
+
+    def set_rows(config: dict[str, dict[str, int]]) -> None:
+        config["text_config"]["vocab_size"] = rows
+
+    edit_json(directory / "config.json", set_rows)
+    return directory
+
+
+def test_directory_that_may_not_be_written(large: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir(mode=0o555)
+    # Not even root may make a file in /proc.
+    for directory in [Path("/proc"), Path("/proc/new")] + ([] if os.geteuid() == 0 else [out]):
+        with pytest.raises(OutputError, match=r"model-f16\.gguf: cannot be written: "):
+            convert(large, directory)
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["removed", "moved"])
+def test_output_directory_that_vanishes(what: str, large: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def vanish(done: int, total: int) -> None:
+        if out.exists():
+            if what == "removed":
+                shutil.rmtree(out)
+            else:
+                out.rename(tmp_path / "moved")
+
+    with pytest.raises(OutputError, match=r"out/model-f16\.gguf: cannot be written: No such file or directory"):
+        convert(large, out, progress=vanish)
+    assert not out.exists()
+    # It went with its directory; the next conversion into that one removes it.
+    moved = tmp_path / "moved"
+    if what == "moved":
+        assert [bool(TEMPORARY_NAME.fullmatch(path.name)) for path in moved.iterdir()] == [True]
+        assert convert(large, moved, text_only=True).path.parent == moved
+        assert [path.name for path in moved.iterdir()] == ["text-model-f16.gguf"]
+
+
+def truncate_half(path: Path) -> Callable[[int, int], None]:
+    def truncate(done: int, total: int) -> None:
+        os.truncate(path, path.stat().st_size // 2)
+
+    return truncate
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16"])
+@pytest.mark.parametrize("outtype", ["f16", "q8_0"])
+def test_source_that_becomes_shorter(dtype: str, outtype: str, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m", LARGE, dtype=dtype)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / f"model-{outtype}.gguf").write_bytes(OLD)
+    message = r"m/model\.safetensors: bytes [\d,]+ to [\d,]+ cannot be read: the file has become shorter"
+    with pytest.raises(CheckpointError, match=message):
+        convert(model, out, outtype=outtype, progress=truncate_half(model / "model.safetensors"))
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {f"model-{outtype}.gguf": OLD}

@@ -1,56 +1,170 @@
-"""Measure clipgguf against the I/O floor and the torch reference, on a checkpoint of a real model's size.
+"""Measure clipgguf against the I/O floor and the torch reference, on checkpoints of real models' sizes.
 
-    python -m benchmarks [--model MODEL] [--dtype DTYPE] [--runs N] [--quick] [--json FILE] [--work-dir DIR]
-                         [--reference PYTHON]
+    python -m benchmarks [--model MODEL] [--dtype DTYPE] [--outtype OUTTYPE] ...
+    python -m benchmarks bars [--only WORK ...] [--check] ...
+    python -m benchmarks pictures [--only PICTURE] [--output-dir DIR] ...
 
-Run it in the project's directory. ``benchmarks.measure`` says how the figures come about.
+The first compares all contenders on one checkpoint, the second measures all that has a bar and prints the table, the
+third draws the README's pictures. Run it in the project's directory. ``benchmarks.measure`` says how the figures come
+about.
 """
 
 import argparse
 import json
-import math
 import shutil
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.floor import floor_command
-from benchmarks.measure import ROOT, BenchmarkError, Contender, Run, alternate, resting_memory
-from benchmarks.report import OURS, Report, Work
-from tests.checkpoints import ITEMSIZE, REAL, Clip, write_model
+from benchmarks.bars import WORKS, measure_bars
+from benchmarks.comparison import compare
+from benchmarks.contenders import reference_versions
+from benchmarks.measure import ROOT, BenchmarkError
+from benchmarks.memory_trace import require_proc
+from benchmarks.model_dirs import MODELS, ModelDir, say
+from benchmarks.sessions import Setting
+from benchmarks.survey import Survey, survey
+from clipgguf.element_types import OUTTYPES
+from tests.checkpoints import REAL
 
-LARGEST_SHARD = 5 * 10**9  # As transformers 4 saves.
-OUTTYPE = "f16"
+BASE, LARGE = "vit-l-14-336", "vit-bigg-14"
+QUICK_BASE, QUICK_LARGE = "vit-b-32", "vit-l-14-336"
+TENSORS, QUICK_TENSORS = 10_000, 1_000
+PICTURES = ("memory", "time")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark: exit 0 when all outputs are identical, 1 when they are not or something failed."""
-    options = _parse(arguments)
+    """Run what the first word says. Exit 0 when it has run, 1 when outputs differ or something failed."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    run = COMMANDS.get(words[0]) if words else None
     try:
-        report = _benchmark(options)
+        if run is None:
+            _comparison(words)
+        else:
+            run(words[1:])
     except (BenchmarkError, OSError) as e:
         sys.exit(f"benchmarks: error: {e}")
-    print(report.as_text())
-    if options.json is not None:
-        options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
-    if not report.identical:
-        sys.exit("benchmarks: error: the outputs differ")
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description="Time our conversion, the I/O floor (cat the shards, cp the output) and the torch reference, "
-        "alternating, with peak memory, and compare what they write.",
+def _comparison(arguments: Sequence[str]) -> None:
+    parser = _parser(
+        "python -m benchmarks",
+        "Time our conversion, the I/O floor (cat the shards, cp the output; also with a flush) and the torch reference "
+        "on one checkpoint, alternating, with peak memory, and compare what they write.",
+        "`python -m benchmarks bars` measures all that has a bar, `python -m benchmarks pictures` draws; "
+        "each has a --help of its own.",
     )
-    parser.add_argument("--model", choices=tuple(REAL), help="size of the checkpoint [default: vit-l-14-336]")
+    parser.add_argument("--model", choices=tuple(MODELS), help=f"size of the checkpoint [default: {BASE}]")
     parser.add_argument(
         "--dtype", choices=("F32", "F16", "BF16"), default="F32", help="its element type [default: F32]"
     )
-    parser.add_argument("--runs", type=int, metavar="N", help="runs of each that count [default: 5]")
-    parser.add_argument("--quick", action="store_true", help="within a minute: vit-b-32, 3 runs, unless said otherwise")
+    parser.add_argument(
+        "--outtype", choices=tuple(OUTTYPES), default="f16", help="element type of the outputs [default: f16]"
+    )
+    options = _parse(parser, arguments)
+    model = ModelDir(options.model or (QUICK_BASE if options.quick else BASE), options.dtype, options.work_dir)
+    runs = options.runs or (3 if options.quick else 5)
+    report = compare(model, options.outtype, runs, options.reference)
+    print(report.as_text())
+    _save(options.json, report.as_json())
+    if not report.identical:
+        raise BenchmarkError("the outputs differ")
+
+
+def _bars(arguments: Sequence[str]) -> None:
+    parser = _parser(
+        "python -m benchmarks bars",
+        "Measure all that has a bar, the contenders of each alternating, and print the table in Markdown. "
+        "A bar that is missed is said to be missed; with --check it is an error, too.",
+    )
+    parser.add_argument("--only", nargs="+", choices=WORKS, metavar="WORK", help=f"some of {', '.join(WORKS)}")
+    parser.add_argument("--model", choices=tuple(MODELS), help=f"in place of {BASE} [--quick: {QUICK_BASE}]")
+    parser.add_argument("--large-model", choices=tuple(MODELS), help=f"in place of {LARGE} [--quick: {QUICK_LARGE}]")
+    parser.add_argument(
+        "--tensors",
+        type=int,
+        metavar="N",
+        help=f"small tensors [default: {TENSORS}; --quick: {QUICK_TENSORS}]",
+    )
+    parser.add_argument("--check", action="store_true", help="exit 1 when a bar is missed or was not measured")
+    options = _parse(parser, arguments)
+    if options.tensors is not None and options.tensors < 1:
+        parser.error("--tensors should be at least 1")
+    versions, skipped = _reference(options.reference)
+    setting = Setting(
+        work_dir=options.work_dir,
+        base=options.model or (QUICK_BASE if options.quick else BASE),
+        large=options.large_model or (QUICK_LARGE if options.quick else LARGE),
+        tensors=options.tensors or (QUICK_TENSORS if options.quick else TENSORS),
+        python=None if skipped else options.reference,
+        runs=options.runs,
+        quick=options.quick,
+    )
+    report = measure_bars(setting, options.only or WORKS, versions, skipped)
+    print(report.as_text())
+    _save(options.json, report.as_json())
+    if report.failures:
+        raise BenchmarkError("not all could be measured")
+    if options.check and not report.all_met:
+        raise BenchmarkError("not all bars are met")
+
+
+def _pictures(arguments: Sequence[str]) -> None:
+    parser = _parser(
+        "python -m benchmarks pictures",
+        "Draw the resident memory of our conversion and of the torch reference over time, and everybody's time against "
+        "the checkpoint's size. Needs matplotlib: pip install -e '.[bench]'.",
+    )
+    parser.add_argument("--only", choices=PICTURES, help="one of the two pictures")
+    parser.add_argument("--model", choices=tuple(MODELS), help=f"for memory [default: {BASE}, --quick: {QUICK_BASE}]")
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        choices=tuple(MODELS),
+        metavar="MODEL",
+        help=f"for time [default: {', '.join(REAL)}; --quick: {QUICK_BASE}, {QUICK_LARGE}]",
+    )
+    parser.add_argument(
+        "--output-dir", type=Path, metavar="DIR", default=ROOT / "docs", help="where they go [default: docs]"
+    )
+    parser.add_argument("--format", choices=("svg", "png"), default="svg", help="their format [default: svg]")
+    parser.add_argument("--redraw", type=Path, metavar="FILE", help="measure nothing, draw what --json has saved")
+    options = _parse(parser, arguments)
+    # Both are asked for at once, and not after an hour of measuring.
+    try:
+        from benchmarks.pictures import draw
+    except ModuleNotFoundError as e:
+        raise BenchmarkError(f"the pictures need matplotlib ({e}): pip install -e '.[bench]'") from e
+    if options.redraw is not None:
+        figures = _load(options.redraw)
+    else:
+        if options.only != "time":
+            require_proc()
+        model = options.model or (QUICK_BASE if options.quick else BASE)
+        sizes = options.sizes or ((QUICK_BASE, QUICK_LARGE) if options.quick else tuple(REAL))
+        versions, skipped = _reference(options.reference)
+        figures = survey(
+            options.work_dir,
+            None if options.only == "time" else model,
+            () if options.only == "memory" else sizes,
+            options.runs or (1 if options.quick else 3),
+            None if skipped else options.reference,
+            versions,
+        )
+        _save(options.json, figures.as_json())
+    for path in draw(figures, options.output_dir, options.format):
+        print(path)
+
+
+COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {"bars": _bars, "pictures": _pictures}
+
+
+def _parser(prog: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """Return a parser that has what all commands share."""
+    parser = argparse.ArgumentParser(prog=prog, description=description, epilog=epilog)
+    parser.add_argument("--runs", type=int, metavar="N", help="runs of each that count, after a warm-up")
+    parser.add_argument("--quick", action="store_true", help="smaller models and fewer runs, unless said otherwise")
     parser.add_argument("--json", type=Path, metavar="FILE", help="save all figures as JSON")
     parser.add_argument(
         "--work-dir",
@@ -65,113 +179,38 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=sys.executable,
         help="interpreter that has torch and transformers [default: this one]",
     )
+    return parser
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
-    options.model = options.model or ("vit-b-32" if options.quick else "vit-l-14-336")
-    if options.runs is None:
-        options.runs = 3 if options.quick else 5
-    if options.runs < 1:
+    if options.runs is not None and options.runs < 1:
         parser.error("--runs should be at least 1")
     if options.json is not None and not options.json.absolute().parent.is_dir():
         parser.error(f"--json: there is no directory {options.json.absolute().parent}")
+    options.work_dir = options.work_dir.absolute()
     if found := shutil.which(options.reference):
         options.reference = str(Path(found).absolute())
     return options
 
 
-def _benchmark(options: argparse.Namespace) -> Report:
-    work_dir = options.work_dir.absolute()
-    clip = REAL[options.model]
-    model_dir = _checkpoint(work_dir, options.model, clip, options.dtype)
-    shards = tuple(sorted(model_dir.glob("*.safetensors")))
-    reference, skipped = _reference_versions(options.reference)
+def _reference(python: str) -> tuple[Mapping[str, str] | None, str | None]:
+    versions, skipped = reference_versions(python)
     if skipped is not None:
-        _say(f"the torch reference is skipped: {skipped}")
+        say(f"the torch reference is skipped: {skipped}")
+    return versions, skipped
 
-    outputs = work_dir / "outputs"
-    contenders = _contenders(model_dir, shards, outputs, None if skipped else options.reference)
+
+def _load(path: Path) -> Survey:
     try:
-        results = alternate(contenders, options.runs, _say_run)
-        bytes_out = contenders[0].output.stat().st_size
-    finally:
-        shutil.rmtree(outputs, ignore_errors=True)
-    work = Work(
-        model=options.model,
-        dtype=options.dtype,
-        outtype=OUTTYPE,
-        shards=len(shards),
-        bytes_in=sum(shard.stat().st_size for shard in shards),
-        bytes_out=bytes_out,
-    )
-    return Report(work, results, resting_memory(), reference, skipped)
+        return Survey.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as e:
+        raise BenchmarkError(f"{path}: is not what `pictures --json` saves: {e!r}") from e
 
 
-def _contenders(model_dir: Path, shards: tuple[Path, ...], outputs: Path, reference: str | None) -> list[Contender]:
-    """Return what is to be compared, in the order of a round; the floor copies what ours has written."""
-    name = f"model-{OUTTYPE}.gguf"
-    ours, copy, theirs = (outputs / key / name for key in (OURS, "floor", "reference"))
-    command = (sys.executable, "-m", "clipgguf", str(model_dir), "-o", str(ours.parent), "-q")
-    contenders = [
-        Contender(OURS, OURS, command, shards, ours),
-        Contender("floor", "cat + cp", floor_command(shards, ours, copy), (*shards, ours), copy),
-    ]
-    if reference is not None:
-        command = (reference, "-m", "benchmarks.reference", str(model_dir), str(theirs.parent), "--outtype", OUTTYPE)
-        contenders.append(Contender("reference", "torch reference", command, shards, theirs))
-    return contenders
-
-
-def _checkpoint(work_dir: Path, model: str, clip: Clip, dtype: str) -> Path:
-    """Return the directory of a checkpoint with random weights, which is made unless it is there.
-
-    It appears under its name only when it is complete.
-    """
-    directory = work_dir / f"{model}-{dtype}"
-    elements = sum(math.prod(shape) for shape in clip.shapes().values())
-    nbytes = elements * ITEMSIZE[dtype]
-    is_there = directory.is_dir()
-    needed = 3 * elements * ITEMSIZE["F16"] + (0 if is_there else nbytes)
-    work_dir.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(work_dir).free
-    if free < needed:
-        raise BenchmarkError(f"{work_dir}: has {free / 1e9:.1f} GB free, this needs {needed / 1e9:.1f} GB")
-    if is_there:
-        return directory
-    _say(f"making {directory} ({nbytes / 1e9:.1f} GB)")
-    partial = directory.with_name(f"{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        write_model(partial, clip, dtype=dtype, shards=-(-nbytes // LARGEST_SHARD))
-        partial.replace(directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return directory
-
-
-def _reference_versions(python: str) -> tuple[dict[str, str] | None, str | None]:
-    """Return the versions of what the reference runs on, or why this interpreter cannot run it."""
-    script = (
-        "import json, platform, torch, transformers, numpy, gguf, PIL\n"
-        "modules = {m.__name__: m.__version__ for m in (numpy, torch, transformers)}\n"
-        "print(json.dumps({'python': platform.python_version(), **modules}))"
-    )
-    try:
-        done = subprocess.run([python, "-c", script], capture_output=True, encoding="utf-8", errors="replace")
-    except OSError as e:
-        return None, f"{python} cannot be run: {e.strerror}"
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return None, f"{python} cannot import what it needs: {reason}"
-    versions: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {name: str(version) for name, version in versions.items()}, None
-
-
-def _say(text: str) -> None:
-    print(f"benchmarks: {text}", file=sys.stderr, flush=True)
-
-
-def _say_run(contender: Contender, number: int, run: Run) -> None:
-    _say(f"{f'run {number}' if number else 'warm-up'}: {contender.label}, {run.seconds:.2f} s")
+def _save(path: Path | None, value: Mapping[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ Windows has no ``ru_maxrss``, there the peak is None.
 not. Nobody pays for what another left behind: before each run, outside its time, its old output is removed, unwritten
 pages are flushed where the system can (``sync``), and its inputs are read, because torch on a large model pushes them
 out of the page cache. Rounds go through all contenders in turn; the first is a warm-up and not counted.
+
+**Disk.** An output that no other contender reads is removed as soon as its digest is taken, so that two outputs at most
+are there at a time, however many contenders there are.
 """
 
 import hashlib
@@ -22,7 +25,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,23 +43,29 @@ class BenchmarkError(Exception):
 class Contender:
     """One way to do the work: a command that reads ``inputs`` and writes ``output``, into a directory of its own.
 
-    ``key`` names it in JSON, ``label`` in the table.
+    ``key`` names it in JSON, ``label`` in the table. ``output`` is None for a command that writes no file. ``content``
+    says what the file holds: those contenders with the same content must write the same bytes.
     """
 
     key: str
     label: str
     command: tuple[str, ...]
     inputs: tuple[Path, ...]
-    output: Path
+    output: Path | None
+    content: str
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run: wall seconds, peak resident memory in bytes (None where it is not known), and the output's SHA-256."""
+    """One run: wall seconds, peak resident memory in bytes (None where it is not known), the output's size and SHA-256.
+
+    Without an output, its size is 0 and the digest None.
+    """
 
     seconds: float
     peak_rss: int | None
-    sha256: str
+    output_nbytes: int
+    sha256: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,15 @@ class Result:
     @property
     def sha256(self) -> frozenset[str]:
         """The digests of the outputs; one, if all is well."""
-        return frozenset(run.sha256 for run in self.runs)
+        return frozenset(run.sha256 for run in self.runs if run.sha256 is not None)
+
+
+def digests(results: Mapping[str, Result]) -> dict[str, list[str]]:
+    """Return the SHA-256 digests of all outputs by their content, sorted; one for each, if all is well."""
+    found: dict[str, set[str]] = {}
+    for result in results.values():
+        found.setdefault(result.contender.content, set()).update(result.sha256)
+    return {content: sorted(values) for content, values in found.items() if values}
 
 
 def run_process(command: Sequence[str]) -> tuple[float, int | None]:
@@ -123,27 +140,39 @@ def alternate(
     number, from 1; the warm-up has number 0. Raises BenchmarkError when a command fails.
     """
     counted: dict[str, list[Run]] = {contender.key: [] for contender in contenders}
+    read_by_others = {path for contender in contenders for path in contender.inputs}
     for number in range(runs + 1):
         for contender in contenders:
             run = _run_once(contender)
+            if contender.output is not None and contender.output not in read_by_others:
+                shutil.rmtree(contender.output.parent)
             report(contender, number, run)
             if number:
                 counted[contender.key].append(run)
     return {contender.key: Result(contender, tuple(counted[contender.key])) for contender in contenders}
 
 
-def _run_once(contender: Contender) -> Run:
-    directory = contender.output.parent
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+def prepare(contender: Contender) -> None:
+    """Make ready for a run: no old output, nothing left to be written by the system, the inputs in the page cache."""
+    if contender.output is not None:
+        directory = contender.output.parent
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
     if sys.platform != "win32":
         os.sync()
     for path in contender.inputs:
         read_to_nowhere(path)
+
+
+def _run_once(contender: Contender) -> Run:
+    prepare(contender)
     seconds, peak_rss = run_process(contender.command)
-    if not contender.output.is_file():
-        raise BenchmarkError(f"{contender.label}: wrote no {contender.output}")
-    return Run(seconds, peak_rss, _sha256(contender.output))
+    output = contender.output
+    if output is None:
+        return Run(seconds, peak_rss, 0, None)
+    if not output.is_file():
+        raise BenchmarkError(f"{contender.label}: wrote no {output}")
+    return Run(seconds, peak_rss, output.stat().st_size, _sha256(output))
 
 
 def _sha256(path: Path) -> str:

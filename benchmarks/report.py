@@ -9,11 +9,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Result
+from benchmarks.contenders import OURS
+from benchmarks.measure import Result, digests
 
 # Grows when a key of the JSON changes its meaning or goes.
 SCHEMA = 1
-OURS = "clipgguf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,11 @@ class Report:
 
     @property
     def identical(self) -> bool:
-        """Whether all outputs of all runs of all contenders, the floor's copies included, are the same bytes."""
-        return len(frozenset[str]().union(*(result.sha256 for result in self.results.values()))) == 1
+        """Whether the outputs of all runs, the floor's copies included, are the same bytes where they should be.
+
+        Quantized outputs are ours and the floor's; the reference writes f16 beside them.
+        """
+        return all(len(found) == 1 for found in digests(self.results).values())
 
     def as_json(self) -> dict[str, Any]:
         """Return the report as JSON's types: times in seconds, sizes in bytes."""
@@ -58,7 +61,7 @@ class Report:
             "schema": SCHEMA,
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "machine": machine(),
-            "versions": {**_versions(), "reference": None if self.reference is None else dict(self.reference)},
+            "versions": {**versions(), "reference": None if self.reference is None else dict(self.reference)},
             "work": {
                 "model": work.model,
                 "dtype": work.dtype,
@@ -67,7 +70,7 @@ class Report:
                 "bytes_in": work.bytes_in,
                 "bytes_out": work.bytes_out,
             },
-            "results": {key: _result_as_json(result) for key, result in self.results.items()},
+            "results": {key: result_as_json(result) for key, result in self.results.items()},
             "reference_skipped": self.reference_skipped,
             "ratios": self.ratios,
             "identical": self.identical,
@@ -80,21 +83,23 @@ class Report:
         runs = len(self.results[OURS].runs)
         lines = [
             f"{work.model}, {work.dtype} to {work.outtype}: {_megabytes(work.bytes_in)} in "
-            f"({_count(work.shards, 'shard')}), {_megabytes(work.bytes_out)} out; {_count(runs, 'alternating run')}",
+            f"({count(work.shards, 'shard')}), {_megabytes(work.bytes_out)} out; {count(runs, 'alternating run')}",
             "",
             *self._table(),
             "",
         ]
         if self.reference_skipped is not None:
             lines.append(f"The torch reference was skipped: {self.reference_skipped}")
-        digests = sorted(frozenset[str]().union(*(result.sha256 for result in self.results.values())))
         if self.identical:
-            lines.append(f"All outputs are identical: SHA-256 {digests[0]}")
+            found = digests(self.results)
+            for content, values in found.items():
+                which = "outputs" if len(found) == 1 else f"outputs of {content}"
+                lines.append(f"All {which} are identical: SHA-256 {values[0]}")
         else:
             lines.append("OUTPUTS DIFFER:")
             lines += [f"  {r.contender.label}: {', '.join(sorted(r.sha256))}" for r in self.results.values()]
         if self.resting_rss is not None:
-            lines.append(f"The least peak RSS that can be measured is {_mebibytes(self.resting_rss)}.")
+            lines.append(f"The least peak RSS that can be measured is {mebibytes(self.resting_rss)}.")
         lines.append(", ".join(f"{key} {value}" for key, value in machine().items()))
         return "\n".join(lines)
 
@@ -112,7 +117,7 @@ class Report:
                 result.contender.label,
                 f"{result.median:.2f} s",
                 f"{min(result.seconds):.2f} - {max(result.seconds):.2f} s",
-                "not known" if result.peak_rss is None else _mebibytes(result.peak_rss),
+                "not known" if result.peak_rss is None else mebibytes(result.peak_rss),
                 *(f"{result.median / self.results[key].median:.2f}" for key in others),
             ]
             for result in self.results.values()
@@ -154,11 +159,13 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the releases of what converts."""
     return {name: importlib.metadata.version(name) for name in ("clipgguf", "gguf", "safetensors")}
 
 
-def _result_as_json(result: Result) -> dict[str, Any]:
+def result_as_json(result: Result) -> dict[str, Any]:
+    """Return a contender's figures as JSON's types: times in seconds, sizes in bytes."""
     return {
         "label": result.contender.label,
         "wall_seconds": {
@@ -173,7 +180,8 @@ def _result_as_json(result: Result) -> dict[str, Any]:
     }
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """Return a number of things for people."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -181,5 +189,6 @@ def _megabytes(nbytes: int) -> str:
     return f"{nbytes / 1e6:,.0f} MB"
 
 
-def _mebibytes(nbytes: int) -> str:
+def mebibytes(nbytes: int) -> str:
+    """Return a size in memory for people: powers of two."""
     return f"{nbytes / 2**20:,.1f} MiB"

@@ -27,12 +27,13 @@ TARGET_DTYPES: dict[GGMLQuantizationType, np.dtype[Any]] = {
 
 _BYTE = np.dtype(np.uint8)
 
-# Elements that a step with intermediate arrays works on at a time, so that these stay in the processor's cache.
-_BLOCK = 1 << 16
+# Elements that a step with intermediate arrays works on at a time. Few enough that these stay in the processor's cache;
+# many, because after each step threads wait for each other to get hold of the interpreter.
+_BLOCK = 1 << 17
 # gguf-py's quantization makes about ten intermediate arrays.
 _QUANTIZED_AT_ONCE = 1 << 14
-# What an encoder needs for intermediate arrays, in bytes: two blocks of 32-bit integers.
-SCRATCH_NBYTES = 2 * _BLOCK * 4
+# What an encoder needs for intermediate arrays, in bytes: a block of 32-bit integers, and one of 16 bits.
+SCRATCH_NBYTES = _BLOCK * (4 + 2)
 
 
 Encode = Callable[[NDArray[Any], NDArray[Any], NDArray[np.uint8]], int]
@@ -132,11 +133,11 @@ def _f32_to_f16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.
     rounding takes no notice.
     """
     bits, halves = source.view("<u4"), target.view("<u2")
-    scratch_bits = scratch.view("<u4")
+    addends, lower_halves = scratch[: 4 * _BLOCK].view("<u4"), scratch[4 * _BLOCK : 6 * _BLOCK].view("<u2")
     count = 0
     for start in range(0, len(source), _BLOCK):
-        x = bits[start : start + _BLOCK]
-        addend, sign = scratch_bits[: len(x)], scratch_bits[_BLOCK : _BLOCK + len(x)]
+        x, half = bits[start : start + _BLOCK], halves[start : start + _BLOCK]
+        addend, lower_half = addends[: len(x)], lower_halves[: len(x)]
         np.bitwise_and(x, 0x7F800000, out=addend)
         if int(addend.max()) >= _LARGE:  # Something infinite, no number, or perhaps too large.
             count += _cast(source[start : start + _BLOCK], target[start : start + _BLOCK], scratch)
@@ -148,19 +149,19 @@ def _f32_to_f16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.
         np.right_shift(addend, 13, out=addend)
         np.multiply(addend, (1 << 13) + 1, out=addend)
         np.add(addend, (13 << 23) - (113 << 10), out=addend)
-        np.right_shift(x, 16, out=sign)
-        np.bitwise_and(sign, 0x8000, out=sign)
+        np.right_shift(x, 16, out=half, casting="unsafe")
+        np.bitwise_and(half, 0x8000, out=half)  # The sign.
         np.bitwise_and(x, 0x7FFFFFFF, out=x)
         np.add(x.view("<f4"), addend.view("<f4"), out=x.view("<f4"))
-        np.add(x, sign, out=x)
-        np.copyto(halves[start : start + _BLOCK], x, casting="unsafe")
+        np.copyto(lower_half, x, casting="unsafe")
+        np.add(half, lower_half, out=half)
     return count
 
 
 def _f32_to_bf16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.uint8]) -> int:
     """Round to nearest even, what is no number to a quiet one: gguf-py's arithmetic, in place and a block at a time."""
     bits, halves = source.view("<u4"), target.view("<u2")
-    scratch_bits = scratch.view("<u4")
+    scratch_bits = scratch[: 4 * _BLOCK].view("<u4")
     count = 0
     for start in range(0, len(source), _BLOCK):
         x = bits[start : start + _BLOCK]

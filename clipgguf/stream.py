@@ -1,7 +1,7 @@
 """Tensors as a stream of encoded chunks: converted ahead on a few threads, handed out in order.
 
-Memory is bounded by design: there are ``threads + LOOK_AHEAD`` buffers of CHUNK_NBYTES, used in turn, and each thread
-has one more that it reads into, and the encoders' scratch.
+Memory is bounded by design: there are ``threads + LOOK_AHEAD`` buffers of BUFFER_NBYTES, used in turn, and each thread
+has one of SOURCE_NBYTES that it reads into, and the encoders' SCRATCH_NBYTES.
 """
 
 import itertools
@@ -18,14 +18,15 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgguf.checkpoint import Deflated, InflatedStorage, SourceBytes, SourceFile, SourceTensor
+from clipgguf.checkpoint import Deflated, SourceBytes, SourceFile, SourceTensor
 from clipgguf.checkpoint.views import blocks, gather
 from clipgguf.encode import SCRATCH_NBYTES, Encoder, encoder
 from clipgguf.plan import PlannedTensor
 
-# The most that a chunk takes, as it is read and as it is written: large enough that a chunk's overhead vanishes, small
+# The most that a chunk takes as it is read, and as it is written: large enough that a chunk's overhead vanishes, small
 # enough that it stays in the processor's cache between the steps.
-CHUNK_NBYTES = 1 << 19
+SOURCE_NBYTES = 1 << 20
+BUFFER_NBYTES = 1 << 19
 # The most bytes of a range that is handed out unread; how often progress is told depends on it. And the least: reading
 # what is small together with its neighbours costs less.
 RANGE_NBYTES = 1 << 24
@@ -74,7 +75,7 @@ class _Workspace:
     __slots__ = ("scratch", "source")
 
     def __init__(self) -> None:
-        self.source = np.full(CHUNK_NBYTES, 0, np.uint8)
+        self.source = np.full(SOURCE_NBYTES, 0, np.uint8)
         self.scratch = np.full(SCRATCH_NBYTES, 0, np.uint8)
 
 
@@ -168,7 +169,7 @@ class ChunkStream:
         # Buffer i serves batches i, i + n, i + 2n, ...: with never more than n of them under way, its turn comes only
         # after what was in it before was handed out and used.
         count = self._threads + LOOK_AHEAD
-        buffers = itertools.cycle([np.full(CHUNK_NBYTES, 0, np.uint8) for _ in range(count)])
+        buffers = itertools.cycle([np.full(BUFFER_NBYTES, 0, np.uint8) for _ in range(count)])
         workspaces: SimpleQueue[_Workspace] = SimpleQueue()
         for _ in range(self._threads):
             workspaces.put(_Workspace())
@@ -186,17 +187,20 @@ class ChunkStream:
     def _batches(self) -> Iterator[list[_Job] | Chunk]:
         """Yield ranges, and the jobs between them as lists that fit a buffer: small tensors share one."""
         batch: list[_Job] = []
-        size = 0
+        size_in = size_out = 0
         for job in self._jobs():
-            needed = 0 if isinstance(job, Chunk) else max(job.nbytes, _aligned(job.nbytes_out))
-            if batch and (isinstance(job, Chunk) or size + needed > CHUNK_NBYTES):
-                yield batch
-                batch, size = [], 0
             if isinstance(job, Chunk):
+                if batch:
+                    yield batch
+                    batch, size_in, size_out = [], 0, 0
                 yield job
-            else:
-                batch.append(job)
-                size += needed
+                continue
+            if batch and (size_in + job.nbytes > SOURCE_NBYTES or size_out + job.nbytes_out > BUFFER_NBYTES):
+                yield batch
+                batch, size_in, size_out = [], 0, 0
+            batch.append(job)
+            size_in += job.nbytes
+            size_out += _aligned(job.nbytes_out)
         if batch:
             yield batch
 
@@ -206,7 +210,7 @@ class ChunkStream:
             codec = encoder(source.dtype, tensor.ggml_type)
             file = self._file(source)
             itemsize = codec.source_dtype.itemsize
-            elements = CHUNK_NBYTES // max(itemsize, codec.target_dtype.itemsize)
+            elements = min(SOURCE_NBYTES // itemsize, BUFFER_NBYTES // codec.target_dtype.itemsize)
             if source.strides is not None:
                 strides = tuple(stride * itemsize for stride in source.strides)
                 for start, shape in blocks(source.shape, strides, elements) if source.nbytes else ():
@@ -227,6 +231,8 @@ class ChunkStream:
         """Return what a tensor's bytes are read from; a compressed storage is inflated to disk when its turn comes."""
         key = source.path, source.deflated
         if source.deflated is not None and key not in self._files:
+            from clipgguf.checkpoint.deflate import InflatedStorage
+
             self._files[key] = InflatedStorage(source.path, source.deflated)
         return self._files[key]
 

@@ -14,7 +14,7 @@ from clipgguf.checkpoint.views import blocks, gather
 from clipgguf.convert import plan_conversion
 from clipgguf.encode import SCRATCH_NBYTES
 from clipgguf.families import Request
-from clipgguf.stream import CHUNK_NBYTES, LEAST_RANGE, LOOK_AHEAD, ChunkStream, SourceRange
+from clipgguf.stream import BUFFER_NBYTES, LEAST_RANGE, LOOK_AHEAD, SOURCE_NBYTES, ChunkStream, SourceRange
 from tests import torch_bytes
 from tests.checkpoints import Clip, Text, Vision, to_dtype, values, write_model
 
@@ -90,11 +90,11 @@ def test_buffers_are_bounded_by_design(threads: int, outtype: str, tmp_path: Pat
     try:
         with ChunkStream(plan.tensors, threads) as stream:
             for chunk in stream:
-                assert chunk.nbytes <= CHUNK_NBYTES
+                assert chunk.nbytes <= BUFFER_NBYTES
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    buffers = (threads + LOOK_AHEAD) * CHUNK_NBYTES + threads * (CHUNK_NBYTES + SCRATCH_NBYTES)
+    buffers = (threads + LOOK_AHEAD) * BUFFER_NBYTES + threads * (SOURCE_NBYTES + SCRATCH_NBYTES)
     # gguf-py quantizes in a dozen intermediate arrays.
     assert buffers <= peak < buffers + (1 << 20) * (threads if outtype == "q8_0" else 1)
 

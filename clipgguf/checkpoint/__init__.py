@@ -4,17 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from clipgguf.checkpoint.deflate import InflatedStorage
 from clipgguf.checkpoint.safetensors import read_safetensors_header
 from clipgguf.checkpoint.tensors import Deflated, SourceBytes, SourceFile, SourceTensor
-from clipgguf.checkpoint.torch_zip import read_torch_file
-from clipgguf.errors import CheckpointError, collect
+from clipgguf.errors import CheckpointError, collect, shown
 from clipgguf.json_file import is_present, read_json_object
 
 __all__ = [
     "Checkpoint",
     "Deflated",
-    "InflatedStorage",
     "SourceBytes",
     "SourceFile",
     "SourceTensor",
@@ -97,8 +94,14 @@ def _variant_names(name: str, variant: str) -> list[str]:
 
 
 def _by_name(path: Path, wanted: Wanted) -> dict[str, SourceTensor]:
-    read = read_safetensors_header if path.suffix == ".safetensors" else read_torch_file
-    return {tensor.name: tensor for tensor in read(path) if wanted(tensor.name)}
+    if path.suffix == ".safetensors":
+        found = read_safetensors_header(path)
+    else:
+        # Only now: the reader of torch's formats takes as long to import as everything else in here.
+        from clipgguf.checkpoint.torch_zip import read_torch_file
+
+        found = read_torch_file(path)
+    return {tensor.name: tensor for tensor in found if wanted(tensor.name)}
 
 
 def _read_shards(index: Path, wanted: Wanted) -> dict[str, SourceTensor]:
@@ -106,7 +109,7 @@ def _read_shards(index: Path, wanted: Wanted) -> dict[str, SourceTensor]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: weight_map is missing, empty or no object (tensor name to file name)")
     problems = [
-        f"{index}: puts tensor {name!r} into {file!r}, which is no file name inside the directory"
+        f"{index}: puts tensor {name!r} into {shown(file)}, which is no file name inside the directory"
         for name, file in weight_map.items()
         if not _stays_inside(file)
     ]

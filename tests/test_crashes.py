@@ -3,7 +3,6 @@
 import hashlib
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,12 @@ from clipgguf import CheckpointError, OutputError, convert
 from clipgguf.output_file import TEMPORARY_NAME
 from tests.checkpoints import Clip, Text, Vision, write_model
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX"),
+    pytest.mark.usefixtures("uncovered"),
+]
+
+resource = pytest.importorskip("resource")
 
 OLD = b"an older file"
 # 160 MB of which 80 MB are written: enough for the disk to be told to begin early, and for moments of every kind.

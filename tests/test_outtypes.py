@@ -1,5 +1,6 @@
 """Quantized and bf16 files: gguf-py's bytes, the right types for each tensor, and readers that run them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ QUANTIZED = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 # Rows that are multiples of 32, and a feed-forward of several chunks; the text tower's rows are no multiple.
 CLIP = Clip(Text(40, 64, 1, 4, vocab_size=20_011), Vision(64, 9_000 * 4, 1, 4, image_size=28, patch_size=14), 24)
 LLAVA = Llava(vision=Vision(64, 128, 3, 4, image_size=28, patch_size=7))
+
+
+DEEP = Llava(vision=Vision(128, 512, 12, 4, image_size=28, patch_size=7))
 
 
 def read(path: Path) -> GGUFReader:
@@ -95,13 +99,40 @@ def test_thread_count_does_not_show(outtype: str, tmp_path: Path) -> None:
     assert len(files) == 1
 
 
+def distribute_as_trained(path: Path, vision: Vision) -> None:
+    """Give the matrices of a file what trained ones have, and uniform ones lack.
+
+    The scales are those that CLIP starts its training from (``initialize_parameters`` in OpenAI's ``clip/model.py``):
+    what a block adds is small beside what it adds to. The tails are heavy, those of Student's distribution with 8 degrees
+    of freedom, and rows of one matrix differ by a factor of two or three.
+    """
+    added = (2 * vision.num_hidden_layers) ** -0.5
+    scales = {"out_proj": added, "fc1": 0.5**0.5, "fc2": added * (vision.intermediate_size / vision.hidden_size) ** 0.5}
+    raw = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(raw[:8], "little")
+    random = np.random.RandomState(5)
+    for name, entry in json.loads(raw[8:start]).items():
+        if name == "__metadata__" or len(entry["shape"]) != 2 or "embedding" in name:
+            continue
+        rows, columns = entry["shape"]
+        scale = scales.get(name.split(".")[-2], 1.0) * (6 / 8) ** 0.5 * columns**-0.5
+        matrix = random.standard_t(8, (rows, columns)) * np.exp(random.normal(0, 0.4, (rows, 1))) * scale
+        begin, end = entry["data_offsets"]
+        raw[start + begin : start + end] = matrix.astype("<f4").tobytes()
+    path.write_bytes(raw)
+
+
 @pytest.mark.parametrize(
     ("outtype", "bar"),
     [("bf16", 0.999), ("q8_0", 0.999), ("q5_1", 0.99), ("q5_0", 0.99), ("q4_1", 0.98), ("q4_0", 0.98)],
 )
-def test_features_survive(outtype: str, bar: float, tmp_path: Path) -> None:
-    model = write_hf(tmp_path / "hf", LLAVA)
-    pixels = image(LLAVA)
+@pytest.mark.parametrize("are_trained", [False, True], ids=["uniform", "as trained"])
+def test_features_survive(outtype: str, bar: float, are_trained: bool, tmp_path: Path) -> None:
+    llava = DEEP if are_trained else LLAVA
+    model = write_hf(tmp_path / "hf", llava)
+    if are_trained:
+        distribute_as_trained(model / "model.safetensors", DEEP.vision)
+    pixels = image(llava)
     exact = GGUFModel.read(convert(model, tmp_path / "f32", outtype="f32").path).llava_features(pixels)
     found = GGUFModel.read(convert(model, tmp_path / "q", outtype=outtype).path).llava_features(pixels)
     cosine = np.sum(exact * found) / np.linalg.norm(exact) / np.linalg.norm(found)
@@ -131,8 +162,6 @@ def test_scales_that_float16_cannot_hold_are_counted(tmp_path: Path) -> None:
     write_safetensors(model / "model.safetensors", clip.shapes())
     raw = bytearray((model / "model.safetensors").read_bytes())
     header = raw[8 : 8 + int.from_bytes(raw[:8], "little")]
-    import json
-
     start = 8 + len(header) + json.loads(header)[name]["data_offsets"][0]
     raw[start : start + 4] = np.float32(1e30).tobytes()
     (model / "model.safetensors").write_bytes(raw)

@@ -63,29 +63,33 @@ def _missing(file: "GGUFFile") -> "list[MetadataItem]":
     from gguf import GGUFValueType
 
     from clipgguf.checkpoint.gguf_file import MetadataItem
+    from clipgguf.contents import FEATURE_LAYER, Contents
     from clipgguf.families.projectors import KINDS
-    from clipgguf.families.towers import KNOWN_TOWERS
+    from clipgguf.names import VISION
 
     def refuse(reason: str) -> CheckpointError:
         return CheckpointError(f"{file.path}: is no mmproj of a CLIP tower that could be upgraded: {reason}")
 
+    contents = Contents.of(file)
     if file.value(ARCHITECTURE) != "clip":
         raise refuse(f"{ARCHITECTURE} is {file.value(ARCHITECTURE)!r}, should be 'clip'")
-    names = {tensor.name for tensor in file.tensors}
-    projector = {name for name in names if name.startswith("mm.")}
-    kind = next((kind for kind in KINDS if {gguf for _, gguf, _ in kind.rules} == projector), None)
+    kind = contents.projector_kind
     if kind is None:
         raise refuse(f"its tensors are none of the projectors that are known ({', '.join(k.name for k in KINDS)})")
-    count, width = file.value("clip.vision.block_count"), file.value("clip.vision.embedding_length")
-    stored = len({name.split(".")[2] for name in names if name.startswith("v.blk.")})
-    if type(count) is not int or count != stored:
-        raise refuse(f"clip.vision.block_count is {count!r}, but tensors of {stored} blocks are stored")
-    # The scripts leave out the last block, so that all that are stored should run. A file that has every block of its
-    # tower was made for readers that leave out the last one themselves.
-    is_whole = any((c.hidden_size, c.num_hidden_layers) == (width, count) for c in KNOWN_TOWERS.values())
+    count, stored = file.value("clip.vision.block_count"), contents.blocks_stored(VISION)
+    told = contents.blocks_told(VISION)
+    if told != stored:
+        what = f"{count!r} and no UINT32" if told is None and count is not None else repr(count)
+        raise refuse(f"clip.vision.block_count is {what}, but tensors of {stored} blocks are stored")
+    # The writer, gguf-py's, takes no empty array.
+    CheckpointError.raise_all(
+        f"{file.path}: metadata key {item.key!r} is an empty array, which cannot be written again"
+        for item in file.metadata
+        if item.is_array and not item.value
+    )
     wanted = (
         MetadataItem("clip.projector_type", GGUFValueType.STRING, kind.projector_type),
-        MetadataItem("clip.vision.feature_layer", GGUFValueType.INT32, [count - 1 if is_whole else count]),
+        MetadataItem(FEATURE_LAYER, GGUFValueType.INT32, [contents.blocks_wanted]),
     )
     present = {item.key for item in file.metadata} | (
         # llama.cpp takes either spelling.

@@ -1,5 +1,6 @@
 """Files from before are mended: two keys more, and not a byte of a tensor less."""
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,10 @@ import pytest
 from gguf import GGUFReader, GGUFValueType, GGUFWriter
 
 from clipgguf import CheckpointError, convert, upgrade
-from clipgguf.checkpoint.gguf_file import read_gguf
+from clipgguf.checkpoint.gguf_file import MetadataItem, read_gguf
 from tests.checkpoints import write_model
 from tests.conftest import Run
+from tests.gguf_bytes import array, rewritten
 from tests.llava_checkpoints import VISION, VISION_24, Llava, write_clip, write_original, write_projector
 
 NEW_KEYS = ("clip.projector_type", "clip.vision.feature_layer")
@@ -135,6 +137,26 @@ def test_what_is_no_mmproj_is_refused(tmp_path: Path, run: Run) -> None:
         assert (result.returncode, result.stdout) == (1, ""), result.stderr
         (line,) = result.stderr.splitlines()
         assert all(word in line for word in words), line
+
+
+def test_metadata_that_cannot_be_used_or_kept(tmp_path: Path) -> None:
+    new = mmproj(tmp_path)
+    count = MetadataItem("clip.vision.block_count", GGUFValueType.INT32, 3)
+    with pytest.raises(CheckpointError, match="block_count is 3 and no UINT32"):
+        upgrade(rewritten(new, tmp_path / "old.gguf", metadata=[count]))
+    # gguf-py writes no empty array, so one of 8 values is emptied; their 32 bytes become padding.
+    values = [0.5] * 8
+    full = array("a", GGUFValueType.FLOAT32, 8, struct.pack("<8f", *values))
+    empty = array("a", GGUFValueType.FLOAT32, 0, b"")
+    marked = rewritten(new, tmp_path / "a.gguf", metadata=[MetadataItem("a", GGUFValueType.FLOAT32, values)])
+    data = marked.read_bytes()
+    assert full in data
+    end = read_gguf(marked).data_start
+    header = data[:end].replace(full, empty)
+    assert len(header) == end - 32
+    marked.write_bytes(header + data[end:])
+    with pytest.raises(CheckpointError, match="'a' is an empty array, which cannot be written again"):
+        upgrade(marked, tmp_path / "out")
 
 
 def test_every_truncation_of_a_gguf_file(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What every command prints: messages, progress, tables; safe for a terminal, whatever a checkpoint has in it."""
 
 import contextlib
+import math
+import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,8 +18,14 @@ if TYPE_CHECKING:
 FOLD: dict[str, Any] = {"overflow": "fold"}
 WHOLE: dict[str, Any] = {"no_wrap": True}
 RIGHT: dict[str, Any] = {"no_wrap": True, "justify": "right"}
-# A metadata array of more values is shown by their number.
+# A metadata array of more values is shown by their number, and of a text with more characters only the beginning.
 LONGEST_ARRAY = 8
+LONGEST_TEXT = 200
+# Of what checkpoints can have us say: nobody reads on from there, and a terminal would be busy with it for minutes.
+LONGEST_MESSAGE = 8000
+MOST_MESSAGES = 1000
+# The largest float32, as the shortest decimal that rounds to it.
+_LARGEST_FLOAT32 = 3.4028235e38
 
 
 def size(nbytes: int) -> str:
@@ -36,7 +44,10 @@ def printable(text: str) -> str:
 
 
 def message(text: str) -> None:
-    """Print a line on standard error."""
+    """Print a line on standard error, of a very long one the beginning and the end."""
+    if len(text) > LONGEST_MESSAGE:
+        half = LONGEST_MESSAGE // 2
+        text = f"{text[:half]} [... {len(text) - 2 * half:,} characters ...] {text[-half:]}"
     # A standard error that takes nothing is no reason to keep the result from standard output.
     with contextlib.suppress(OSError):
         typer.echo(f"clipgguf: {printable(text)}", err=True)
@@ -44,10 +55,16 @@ def message(text: str) -> None:
 
 def show_messages(warnings: tuple[str, ...], notes: tuple[str, ...]) -> None:
     """Print notes and warnings, a line each."""
-    for note in notes:
-        message(f"note: {note}")
-    for warning in warnings:
-        message(f"warning: {warning}")
+    messages("note", notes)
+    messages("warning", warnings)
+
+
+def messages(kind: str, lines: Sequence[str]) -> None:
+    """Print lines of a kind ("note", "warning", "error"), of very many the first and how many more there are."""
+    for line in lines[:MOST_MESSAGES]:
+        message(f"{kind}: {line}")
+    if len(lines) > MOST_MESSAGES:
+        message(f"{kind}: and {len(lines) - MOST_MESSAGES:,} more like these")
 
 
 @contextlib.contextmanager
@@ -61,7 +78,7 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("converting", total=None)
+        task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -79,14 +96,35 @@ def table(columns: Mapping[str, Mapping[str, Any]], rows: Iterable[Iterable[obje
 
 
 def metadata_table(metadata: "Iterable[MetadataItem]") -> "Table":
-    """Return a table of metadata, long arrays as the number of their values."""
-    return table({"key": FOLD, "value": FOLD}, [(item.key, _value_text(item.value)) for item in metadata])
+    """Return a table of metadata, long arrays as the number of their values and long text cut off."""
+    return table({"key": FOLD, "value": FOLD}, [(item.key, _value_text(item)) for item in metadata])
 
 
-def _value_text(value: object) -> str:
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > LONGEST_ARRAY:
-        return f"{len(value):,} values"
-    return str(value)
+def _value_text(item: "MetadataItem") -> str:
+    if item.is_array and len(item.value) > LONGEST_ARRAY:
+        return f"{len(item.value):,} values"
+    text = str(plain_value(item, LONGEST_ARRAY))
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}... ({len(text):,} characters)"
+
+
+def plain_value(item: "MetadataItem", most: int) -> Any:
+    """Return a metadata value as people write it, of an array a list of at most ``most`` values.
+
+    A FLOAT32 becomes the shortest decimal that is it: 0.5, 1e-05 or 0.48145466, and not 0.48145467042922974.
+    """
+    values = list(item.value[:most]) if item.is_array else [item.value]
+    if item.value_type.name == "FLOAT32":
+        values = list(map(_shortest_float32, values))
+    return values if item.is_array else values[0]
+
+
+def _shortest_float32(value: float) -> float:
+    if not math.isfinite(value):
+        return value
+    # Nine digits tell any two float32 apart.
+    candidates = (float(f"{value:.{digits}g}") for digits in range(1, 10))
+    packed = struct.pack("<f", value)
+    return next((c for c in candidates if abs(c) <= _LARGEST_FLOAT32 and struct.pack("<f", c) == packed), value)
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

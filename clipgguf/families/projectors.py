@@ -7,7 +7,7 @@ A projector maps the vision tower's features to the language model's embeddings.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from clipgguf.checkpoint import SourceTensor
@@ -52,6 +52,26 @@ class Kind:
     def tails(self) -> frozenset[str]:
         """The names after the prefix."""
         return frozenset(tail for tail, _, _ in self.rules)
+
+    @property
+    def gguf_names(self) -> frozenset[str]:
+        """The names in a GGUF file."""
+        return frozenset(gguf for _, gguf, _ in self.rules)
+
+    def misfits(self, shapes: Mapping[str, tuple[int, ...]], vision_width: int) -> Iterator[tuple[str, str]]:
+        """Yield the tensors whose shapes do not fit each other or the tower, and what would fit, as text.
+
+        ``shapes`` are those of all tensors, by the name after the prefix.
+        """
+        sizes: dict[str, int] = {"vision": vision_width}
+        for tail, _, expected in self.rules:
+            shape = tuple(axis for axis in shapes[tail] if axis != 1)
+            fits = len(shape) == len(expected) and all(
+                have == (sizes.setdefault(want, have) if isinstance(want, str) else want)
+                for have, want in zip(shape, expected, strict=True)
+            )
+            if not fits:
+                yield tail, " x ".join(f"{sizes.get(a, a)} ({a})" if isinstance(a, str) else str(a) for a in expected)
 
 
 KINDS = (
@@ -180,21 +200,12 @@ def _why_not(by_tail: Mapping[str, SourceTensor], projector_type: str | None) ->
 def _check_shapes(
     kind: Kind, by_tail: Mapping[str, SourceTensor], vision_width: int, newline: SourceTensor | None
 ) -> None:
-    sizes: dict[str, int] = {"vision": vision_width}
-    problems = []
-    for tail, _, expected in kind.rules:
-        tensor = by_tail[tail]
-        shape = tuple(axis for axis in tensor.shape if axis != 1)
-        fits = len(shape) == len(expected) and all(
-            have == (sizes.setdefault(want, have) if isinstance(want, str) else want)
-            for have, want in zip(shape, expected, strict=True)
-        )
-        if not fits:
-            wanted = " x ".join(f"{sizes.get(a, a)} ({a})" if isinstance(a, str) else str(a) for a in expected)
-            problems.append(
-                f"{tensor.path}: tensor {tensor.name!r} has shape {tensor.shape}, a projector of kind {kind.name} "
-                f"wants {wanted}"
-            )
+    shapes = {tail: tensor.shape for tail, tensor in by_tail.items()}
+    problems = [
+        f"{by_tail[tail].path}: tensor {by_tail[tail].name!r} has shape {by_tail[tail].shape}, a projector of kind "
+        f"{kind.name} wants {wanted}"
+        for tail, wanted in kind.misfits(shapes, vision_width)
+    ]
     if newline is not None and len(newline.shape) != 1:
         problems.append(f"{newline.path}: tensor {newline.name!r} has shape {newline.shape}, should have one axis")
     CheckpointError.raise_all(problems)

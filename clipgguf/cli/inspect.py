@@ -1,0 +1,167 @@
+"""``clipgguf inspect``."""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipgguf.cli.output import (
+    FOLD,
+    LONGEST_ARRAY,
+    RIGHT,
+    WHOLE,
+    metadata_table,
+    plain_value,
+    shape_text,
+    show,
+    size,
+    table,
+)
+from clipgguf.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from clipgguf.checkpoint.gguf_file import MetadataItem
+    from clipgguf.inspect import Inspection, ProjectorSummary, TowerSummary
+
+
+class ReaderName(str, Enum):
+    """The readers of clipgguf.readers, which is too slow to import for --help; typer takes several of an Enum only."""
+
+    CLIP_CPP = "clip.cpp"
+    POWERINFER = "PowerInfer"
+    LLAMA_CPP = "llama.cpp"
+
+
+def inspect_command(
+    path: Annotated[str, typer.Argument(metavar="FILE.gguf", help="A GGUF file, of CLIP or not.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    require: Annotated[
+        list[ReaderName] | None,
+        typer.Option(
+            "--require",
+            metavar="READER",
+            case_sensitive=False,
+            help="Exit 1 when clip.cpp, PowerInfer or llama.cpp cannot read the file; may be given several times.",
+        ),
+    ] = None,
+) -> None:
+    """Show what a GGUF file is, its metadata and tensors, and whether clip.cpp, PowerInfer and llama.cpp can read it.
+
+    Only the file's header is read.
+    """
+    from clipgguf.inspect import inspect
+
+    inspection = inspect(path)
+    if as_json:
+        typer.echo(json.dumps(_json_object(inspection), indent=2, allow_nan=False))
+    else:
+        _show_tables(inspection)
+    CheckpointError.raise_all(
+        f"{path}: {verdict.reader} cannot read it: {reason}"
+        for verdict in inspection.verdicts
+        if verdict.reader in (require or ())
+        for reason in verdict.reasons
+    )
+
+
+def _show_tables(inspection: "Inspection") -> None:
+    parts = [(f"{tower.name} tower", _tower_text(tower)) for tower in inspection.towers]
+    if inspection.projector is not None:
+        parts.append(("projector", _projector_text(inspection.projector)))
+    tables = [
+        table({"part": WHOLE, "what it is": FOLD}, parts) if parts else None,
+        metadata_table(inspection.metadata),
+        table(
+            {"tensor": FOLD, "shape": FOLD, "type": WHOLE, "offset": RIGHT, "bytes": RIGHT},
+            [(t.name, shape_text(t.shape), t.dtype, t.offset, t.nbytes) for t in inspection.tensors],
+        ),
+        table(
+            {"type": WHOLE, "tensors": RIGHT, "values": RIGHT, "bytes": RIGHT},
+            [(t.name, t.tensors, t.elements, t.nbytes) for t in inspection.element_types],
+        ),
+        table({"reader": WHOLE, "reads it": FOLD}, _verdict_rows(inspection)),
+    ]
+    show(
+        f"{inspection.path}: {inspection.found}; {len(inspection.tensors):,} tensors, {size(inspection.nbytes)}, "
+        f"GGUF version {inspection.version}",
+        *(made for made in tables if made is not None),
+    )
+
+
+def _verdict_rows(inspection: "Inspection") -> Iterable[tuple[str, str]]:
+    for verdict in inspection.verdicts:
+        if verdict.reads:
+            yield verdict.reader, "yes"
+        for number, reason in enumerate(verdict.reasons):
+            yield ("" if number else verdict.reader), f"no: {reason}"
+
+
+def _tower_text(tower: "TowerSummary") -> str:
+    known = [
+        ("width", tower.width),
+        ("feed-forward", tower.feed_forward),
+        ("heads", tower.heads),
+        ("blocks stored", tower.blocks_stored),
+        ("blocks run", tower.blocks_run),
+        ("projection_dim", tower.projection_dim),
+        ("context", tower.context_length),
+        ("vocabulary", tower.vocabulary),
+        ("image", tower.image_size),
+        ("patch", tower.patch_size),
+    ]
+    return f"{tower.family}; {', '.join(f'{what} {number:,}' for what, number in known if number is not None)}"
+
+
+def _projector_text(projector: "ProjectorSummary") -> str:
+    words = [f"{projector.kind or 'of no known kind'}, {projector.tensors:,} tensors"]
+    if projector.embedding_length is not None:
+        words.append(f"for a language model {projector.embedding_length:,} wide")
+    if projector.projector_type != projector.kind:
+        words.append(f"clip.projector_type {projector.projector_type or 'missing'}")
+    return ", ".join(words)
+
+
+def _json_object(inspection: "Inspection") -> dict[str, Any]:
+    """Return an inspection as the README describes it."""
+    return {
+        "path": str(inspection.path),
+        "found": inspection.found,
+        "bytes": inspection.nbytes,
+        "version": inspection.version,
+        "alignment": inspection.alignment,
+        "towers": {
+            tower.name: {key: value for key, value in asdict(tower).items() if key != "name" and value is not None}
+            for tower in inspection.towers
+        },
+        "projector": None if inspection.projector is None else asdict(inspection.projector),
+        "element_types": [
+            {"type": t.name, "tensors": t.tensors, "elements": t.elements, "bytes": t.nbytes}
+            for t in inspection.element_types
+        ],
+        "metadata": {item.key: _json_value(item) for item in inspection.metadata},
+        "tensors": [
+            {"name": t.name, "type": t.dtype, "shape": t.shape, "offset": t.offset, "bytes": t.nbytes}
+            for t in inspection.tensors
+        ],
+        "readers": {
+            verdict.reader: {"reads": verdict.reads, "reasons": verdict.reasons} for verdict in inspection.verdicts
+        },
+    }
+
+
+def _json_value(item: "MetadataItem") -> dict[str, Any]:
+    value = plain_value(item, LONGEST_ARRAY)
+    if not item.is_array:
+        return {"type": item.value_type.name, "value": _json_number(value)}
+    values = list(map(_json_number, value))
+    length = len(item.value)
+    return {"type": item.value_type.name, "length": length, "first" if length > LONGEST_ARRAY else "value": values}
+
+
+def _json_number(value: Any) -> Any:
+    """Return a value, or the name of a number that JSON does not have: "nan", "inf", "-inf"."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

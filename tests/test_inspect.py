@@ -1,0 +1,263 @@
+"""``clipgguf inspect``: what it says of real files, to people and to machines."""
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gguf import GGUFReader, GGUFValueType
+
+from clipgguf import CheckpointError, Inspection, convert, inspect
+from tests.checkpoints import Clip, Text, Vision, write_model
+from tests.conftest import Run
+from tests.gguf_bytes import array, gguf, key, rewritten, string, tensor
+from tests.llava_checkpoints import VISION_24, Llava, write_hf, write_original, write_tower
+
+README = Path(__file__).parent.with_name("README.md").read_text(encoding="utf-8")
+T = GGUFValueType
+
+
+def mmproj(directory: Path, projector: str = "mlp", **options: Any) -> Path:
+    if projector == "mlp":
+        return convert(write_hf(directory / "m", Llava()), directory / "mmproj.gguf", **options).path
+    llava = Llava(vision=VISION_24, projector=projector)
+    tower = write_tower(directory / "vit", llava)
+    return convert(
+        write_original(directory / "m", llava), directory / "mmproj.gguf", vision_tower=tower, **options
+    ).path
+
+
+def lines(result: "subprocess.CompletedProcess[str]") -> list[list[str]]:
+    assert (result.returncode, result.stderr) == (0, "")
+    return [line.split() for line in result.stdout.splitlines()]
+
+
+def test_tables(tmp_path: Path, run: Run) -> None:
+    path = convert(write_model(tmp_path / "clip"), tmp_path / "x.gguf").path
+    result = run("inspect", path)
+    first = result.stdout.splitlines()[0]
+    assert first == f"{path}: CLIP model of two towers; 93 tensors, 229.79 kB, GGUF version 3"
+    found = lines(result)
+    text = "text tower CLIP; width 32, feed-forward 64, heads 4, blocks stored 2, blocks run 2, projection_dim 24, "
+    assert [*text.split(), "context", "16,", "vocabulary", "99"] in found
+    assert ["clip.text.attention.layer_norm_epsilon", "1e-05"] in found
+    assert ["tokenizer.ggml.tokens", "99", "values"] in found
+    assert ["clip.vision.image_mean", "[0.48145467,", "0.4578275,", "0.40821072]"] in found
+    tensors = GGUFReader(path).tensors
+    rows = {line[0]: line[1:] for line in found if line}
+    assert rows["v.blk.2.ffn_up.weight"][:4] == ["48", "x", "96", "F16"]
+    offsets = {t.name: f"{t.data_offset:,} {t.n_bytes:,}".split() for t in tensors}
+    assert {name: rows[name][-2:] for name in offsets} == offsets
+    assert rows["F16"] == ["36", "105,744", "211,488"]
+    assert rows["PowerInfer"][:2] == ["no:", "clip.has_text_encoder"]
+
+
+@pytest.mark.parametrize(
+    ("projector", "kind"), [("mlp", "mlp"), ("mlp_norm", "mlp with LayerNorm"), ("ldp", "ldp"), ("ldpv2", "ldpv2")]
+)
+def test_projectors(projector: str, kind: str, tmp_path: Path, run: Run) -> None:
+    path = mmproj(tmp_path, projector)
+    inspection = inspect(path)
+    assert inspection.found == f"mmproj for LLaVA: {kind} projector, a CLIP vision tower"
+    assert inspection.projector is not None
+    assert (inspection.projector.kind, inspection.projector.embedding_length) == (kind, 32)
+    (tower,) = inspection.towers
+    assert tower.blocks == tower.blocks_stored == tower.blocks_run == (3 if projector == "mlp" else 2)
+    found = lines(run("inspect", path))
+    assert ["llama.cpp", "yes"] in found
+    assert any(line[0] == "projector" and "32" in line for line in found if line)
+
+
+def test_blocks_that_are_stored_and_run(tmp_path: Path) -> None:
+    (tower,) = inspect(mmproj(tmp_path, keep_last_layer=True, feature_layer=-3)).towers
+    assert (tower.blocks, tower.blocks_stored, tower.blocks_run) == (4, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "found", "towers"),
+    [
+        ({}, "CLIP model of two towers", ["text", "vision"]),
+        ({"text_only": True}, "text tower of CLIP", ["text"]),
+        ({"vision_only": True}, "vision tower of CLIP", ["vision"]),
+    ],
+)
+@pytest.mark.parametrize("outtype", ["f16", "q8_0"])
+def test_clip_models(options: dict[str, Any], outtype: str, found: str, towers: list[str], tmp_path: Path) -> None:
+    clip = Clip(Text(64, 128, 2, 4, 99, 16), Vision(64, 96, 2, 4, 28, 14), 32)
+    result = convert(write_model(tmp_path / "m", clip), tmp_path / "x.gguf", outtype=outtype, **options)
+    inspection = inspect(result.path)
+    assert inspection.found == found
+    assert [tower.name for tower in inspection.towers] == towers
+    assert inspection.projector is None
+    assert len(inspection.tensors) == sum(element_type.tensors for element_type in inspection.element_types)
+    assert sum(element_type.nbytes for element_type in inspection.element_types) == result.bytes_out
+    assert outtype.upper() in {element_type.name for element_type in inspection.element_types}
+    assert inspection.nbytes == result.path.stat().st_size
+
+
+def test_json(tmp_path: Path, run: Run) -> None:
+    path = convert(write_model(tmp_path / "clip"), tmp_path / "x.gguf").path
+    result = run("inspect", path, "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    found = json.loads(result.stdout)
+    assert set(found) == {
+        "path", "found", "bytes", "version", "alignment", "towers", "projector", "element_types", "metadata", "tensors",
+        "readers",
+    }  # fmt: skip
+    assert (found["path"], found["bytes"], found["alignment"]) == (str(path), path.stat().st_size, 32)
+    assert found["towers"]["text"] == {
+        "family": "CLIP", "width": 32, "feed_forward": 64, "heads": 4, "projection_dim": 24, "blocks": 2,
+        "blocks_stored": 2, "blocks_run": 2, "context_length": 16, "vocabulary": 99,
+    }  # fmt: skip
+    assert found["towers"]["vision"]["image_size"] == 28
+    assert found["projector"] is None
+    assert found["element_types"][0] == {"type": "F16", "tensors": 36, "elements": 105_744, "bytes": 211_488}
+    metadata = found["metadata"]
+    assert list(metadata) == [name for name in GGUFReader(path).fields if not name.startswith("GGUF.")]
+    assert metadata["clip.text.block_count"] == {"type": "UINT32", "value": 2}
+    assert metadata["clip.use_gelu"] == {"type": "BOOL", "value": False}
+    mean = [0.48145467, 0.4578275, 0.40821072]
+    assert metadata["clip.vision.image_mean"] == {"type": "FLOAT32", "length": 3, "value": mean}
+    tokens = {"type": "STRING", "length": 99, "first": [f"tok{i}</w>" for i in range(8)]}
+    assert metadata["tokenizer.ggml.tokens"] == tokens
+    first, reader = found["tensors"][0], GGUFReader(path).tensors[0]
+    assert first == {
+        "name": "t.token_embd.weight", "type": "F16", "shape": [99, 32], "offset": reader.data_offset, "bytes": 6_336,
+    }  # fmt: skip
+    assert len(found["tensors"]) == 93
+    assert set(found["readers"]) == {"clip.cpp", "PowerInfer", "llama.cpp"}
+    verdict = found["readers"]["llama.cpp"]
+    assert (verdict["reads"], verdict["reasons"][0]) == (False, "clip.projector_type is missing")
+    projector = json.loads(run("inspect", mmproj(tmp_path / "l"), "--json").stdout)["projector"]
+    assert projector == {"kind": "mlp", "projector_type": "mlp", "tensors": 4, "embedding_length": 32}
+
+
+def keys(value: Any) -> Iterable[str]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield name
+            yield from keys(inner)
+    for inner in value if isinstance(value, list) else ():
+        yield from keys(inner)
+
+
+def test_readme_explains_every_key_and_option(tmp_path: Path, run: Run) -> None:
+    found = []
+    for path in (mmproj(tmp_path), convert(write_model(tmp_path / "clip"), tmp_path / "x.gguf").path):
+        found.append(json.loads(run("inspect", path, "--json").stdout))
+    names = {name for each in found for name in keys({**each, "metadata": list(each["metadata"].values())})}
+    assert names
+    assert {name for name in names if f"`{name}`" not in README} == set()
+    options = set(re.findall(r"--[a-z][a-z0-9-]+", run("inspect", "--help").stdout))
+    assert options >= {"--json", "--require"}
+    assert {option for option in options if option not in README} == set()
+
+
+def test_names_from_the_file_do_not_reach_the_terminal_raw(tmp_path: Path, run: Run) -> None:
+    nasty = "\x1b[31mred\x07\n\u202e"
+    path = tmp_path / "x.gguf"
+    entries = [key(nasty, T.STRING, string(nasty)), array("tokens", T.STRING, 1, string(nasty))]
+    entries += [key("general.architecture", T.STRING, string(nasty))]
+    path.write_bytes(gguf(entries, [tensor(nasty)], bytes(16)))
+    for arguments in ([], ["--json"]):
+        shown = run("inspect", path, *arguments, "--require", "llama.cpp")
+        assert shown.returncode == 1
+        assert all(c.isprintable() or c == "\n" for c in shown.stdout + shown.stderr)
+        assert "[31mred" in shown.stdout
+    assert nasty in json.loads(shown.stdout)["metadata"]
+    (tmp_path / "y.gguf").write_bytes(gguf([key(nasty, 99, b"")]))
+    refused = run("inspect", tmp_path / "y.gguf")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert len(refused.stderr.splitlines()) == 1
+    assert all(c.isprintable() or c == "\n" for c in refused.stderr)
+
+
+def test_numbers_that_json_does_not_have(tmp_path: Path, run: Run) -> None:
+    numbers = struct.pack("<3f", float("nan"), float("inf"), 3.4028234663852886e38)
+    path = tmp_path / "x.gguf"
+    entries = [array("a", T.FLOAT32, 3, numbers), key("b", T.FLOAT64, struct.pack("<d", float("-inf")))]
+    path.write_bytes(gguf([*entries, key("c", T.UINT64, b"\xff" * 8)]))
+    found = json.loads(run("inspect", path, "--json").stdout)["metadata"]
+    assert found["a"]["value"] == ["nan", "inf", 3.4028235e38]
+    assert (found["b"]["value"], found["c"]["value"]) == ("-inf", 2**64 - 1)
+    assert ["a", "[nan,", "inf,", "3.4028235e+38]"] in lines(run("inspect", path))
+
+
+def test_long_text_is_cut_off_in_the_table(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(gguf([key("a", T.STRING, string("x" * 100_000))]))
+    result = run("inspect", path)
+    assert "x... (100,000 characters)" in result.stdout
+    assert len(result.stdout) < 2000
+    assert len(json.loads(run("inspect", path, "--json").stdout)["metadata"]["a"]["value"]) == 100_000
+
+
+def test_require(tmp_path: Path, run: Run) -> None:
+    path = mmproj(tmp_path)
+    good = run("inspect", path, "--require", "llama.cpp")
+    assert (good.returncode, good.stderr) == (0, "")
+    old = rewritten(path, tmp_path / "old.gguf", without=["clip.projector_type", "clip.vision.feature_layer"])
+    assert run("inspect", old).returncode == 0
+    bad = run("inspect", old, "--require", "llama.cpp")
+    assert bad.returncode == 1
+    assert bad.stderr.splitlines() == [
+        f"clipgguf: error: {old}: llama.cpp cannot read it: {reason}"
+        for reason in (
+            "clip.projector_type is missing; clipgguf upgrade adds it",
+            "without clip.vision.feature_layer it runs 2 of the 3 blocks; clipgguf upgrade adds it",
+        )
+    ]
+    assert bad.stdout == run("inspect", old).stdout
+    both = run("inspect", old, "--json", "--require", "powerinfer", "--require", "clip.cpp")
+    assert both.returncode == 1
+    assert {line.split(": ")[3] for line in both.stderr.splitlines()} == {
+        "PowerInfer cannot read it", "clip.cpp cannot read it",
+    }  # fmt: skip
+    assert json.loads(both.stdout)["readers"]["PowerInfer"]["reads"] is False
+    run("upgrade", old)
+    assert run("inspect", old, "--require", "llama.cpp").returncode == 0
+
+
+def test_wrong_usage_and_wrong_files(tmp_path: Path, run: Run) -> None:
+    assert run("inspect").returncode == 2
+    wrong = run("inspect", "x.gguf", "--require", "ollama")
+    assert wrong.returncode == 2
+    assert "ollama" in wrong.stderr
+    (tmp_path / "no.gguf").write_bytes(b"GGML")
+    for path, words in (
+        (tmp_path / "no.gguf", "no GGUF file"),
+        (tmp_path / "none.gguf", "missing"),
+        (tmp_path, "file"),
+    ):
+        result = run("inspect", path)
+        assert (result.returncode, result.stdout) == (1, "")
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"clipgguf: error: {path}: ")
+        assert words in line
+
+
+def test_library(tmp_path: Path) -> None:
+    path = mmproj(tmp_path)
+    inspection = inspect(os.fspath(path))
+    assert isinstance(inspection, Inspection)
+    assert [(v.reader, v.reads) for v in inspection.verdicts] == [
+        ("clip.cpp", False), ("PowerInfer", False), ("llama.cpp", True),
+    ]  # fmt: skip
+    assert {item.key: item.value for item in inspection.metadata}["clip.vision.feature_layer"] == (3,)
+    with pytest.raises(CheckpointError, match="missing"):
+        inspect(tmp_path / "none.gguf")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no holes on Windows unless they are asked to")
+def test_ten_gigabytes_at_once(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "big.gguf"
+    path.write_bytes(gguf([key("general.architecture", T.STRING, string("clip"))], [tensor("v.x", (10**9, 5), 1)]))
+    os.truncate(path, path.stat().st_size + 10**10)
+    result = run("inspect", path, timeout=20)
+    assert result.stdout.startswith(f"{path}: vision tower of SigLIP; 1 tensors, 10.00 GB")

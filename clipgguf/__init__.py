@@ -10,7 +10,9 @@ The names below are the whole public interface.
 
 from clipgguf.convert import Conversion, convert
 from clipgguf.errors import CheckpointError, ClipGGUFError, ConfigError, OutputError
+from clipgguf.inspect import Inspection, inspect
 from clipgguf.upgrade import Upgrade, upgrade
+from clipgguf.verify import Verification, verify
 
 __version__ = "0.1.0"
 
@@ -19,9 +21,13 @@ __all__ = [
     "ClipGGUFError",
     "ConfigError",
     "Conversion",
+    "Inspection",
     "OutputError",
     "Upgrade",
+    "Verification",
     "__version__",
     "convert",
+    "inspect",
     "upgrade",
+    "verify",
 ]

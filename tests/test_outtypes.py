@@ -103,8 +103,8 @@ def distribute_as_trained(path: Path, vision: Vision) -> None:
     """Give the matrices of a file what trained ones have, and uniform ones lack.
 
     The scales are those that CLIP starts its training from (``initialize_parameters`` in OpenAI's ``clip/model.py``):
-    what a block adds is small beside what it adds to. The tails are heavy, those of Student's distribution with 8 degrees
-    of freedom, and rows of one matrix differ by a factor of two or three.
+    what a block adds is small beside what it adds to. The tails are heavy, those of Student's distribution with 8
+    degrees of freedom, and rows of one matrix differ by a factor of two or three.
     """
     added = (2 * vision.num_hidden_layers) ** -0.5
     scales = {"out_proj": added, "fc1": 0.5**0.5, "fc2": added * (vision.intermediate_size / vision.hidden_size) ** 0.5}

@@ -13,8 +13,10 @@ import typer
 from typer.core import TyperGroup
 
 from clipgguf.cli.convert import convert_command
-from clipgguf.cli.output import message
+from clipgguf.cli.inspect import inspect_command
+from clipgguf.cli.output import messages
 from clipgguf.cli.upgrade import upgrade_command
+from clipgguf.cli.verify import verify_command
 from clipgguf.errors import ClipGGUFError, os_reason
 
 DEFAULT_COMMAND = "convert"
@@ -40,9 +42,12 @@ def _clipgguf() -> None:
 
 app.command(DEFAULT_COMMAND, no_args_is_help=True)(convert_command)
 app.command("upgrade", no_args_is_help=True)(upgrade_command)
+app.command("inspect", no_args_is_help=True)(inspect_command)
+app.command("verify", no_args_is_help=True)(verify_command)
 
 
 def _terminate(signal_number: int, frame: FrameType | None) -> None:
+    signal.signal(signal_number, signal.SIG_IGN)  # Once more would only interrupt the tidying up.
     raise SystemExit(128 + signal_number)
 
 
@@ -66,6 +71,5 @@ def main() -> None:
         problems = (f"{e.filename or 'standard output'}: {os_reason(e)}",)
     else:
         return
-    for problem in problems:
-        message(f"error: {problem}")
+    messages("error", problems)
     sys.exit(1)

@@ -7,6 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from clipgguf import __version__
+from clipgguf.cli.options import (
+    MODEL_DIR,
+    IgnoreUnknown,
+    ImageMean,
+    ImageStd,
+    LlavaProjector,
+    ProjectorType,
+    Threads,
+    Variant,
+    VisionConfig,
+    VisionTower,
+    Vocab,
+    check_variant,
+)
 from clipgguf.cli.output import (
     FOLD,
     RIGHT,
@@ -32,13 +46,7 @@ def _show_version(wanted: bool) -> None:
 
 
 def convert_command(
-    model_dir: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL_DIR",
-            help="Directory of the model (config.json and its weights), or a file of weights in it.",
-        ),
-    ] = None,
+    model_dir: Annotated[str | None, MODEL_DIR] = None,
     model_dir_option: Annotated[
         str | None,
         typer.Option("--model-dir", "-m", metavar="MODEL_DIR", help="The same, as the old script spells it."),
@@ -61,31 +69,11 @@ def convert_command(
         typer.Option("--outtype", help="Element type of the matrices; auto: bf16 for bf16, else f16."),
     ] = "f16",
     use_f32: Annotated[bool, typer.Option("--use-f32", help="The same as --outtype f32.")] = False,
-    image_mean: Annotated[
-        tuple[float, float, float] | None,
-        typer.Option("--image-mean", metavar="R G B", help="Mean of the pixels, for pixels from 0 to 1."),
-    ] = None,
-    image_std: Annotated[
-        tuple[float, float, float] | None,
-        typer.Option("--image-std", metavar="R G B", help="Standard deviation of the pixels."),
-    ] = None,
-    llava_projector: Annotated[
-        Path | None,
-        typer.Option(
-            "--llava-projector",
-            metavar="PATH",
-            help="Make an mmproj file of the CLIP model and this projector: llava.projector, mm_projector.bin, a "
-            "safetensors file, or a LLaVA checkpoint's directory.",
-        ),
-    ] = None,
-    vision_tower: Annotated[
-        Path | None,
-        typer.Option("--vision-tower", metavar="DIR", help="The vision tower of a LLaVA checkpoint that has none."),
-    ] = None,
-    vision_config: Annotated[
-        Path | None,
-        typer.Option("--vision-config", metavar="FILE", help="The vision tower's config.json where none is beside it."),
-    ] = None,
+    image_mean: ImageMean = None,
+    image_std: ImageStd = None,
+    llava_projector: LlavaProjector = None,
+    vision_tower: VisionTower = None,
+    vision_config: VisionConfig = None,
     feature_layer: Annotated[
         int | None,
         typer.Option(
@@ -103,30 +91,14 @@ def convert_command(
             "themselves. Today's llama.cpp runs the right ones either way.",
         ),
     ] = False,
-    projector_type: Annotated[
-        Literal["mlp", "ldp", "ldpv2"] | None,
-        typer.Option("--projector-type", help="The projector's kind. [default: told from its tensors]"),
-    ] = None,
-    variant: Annotated[
-        str | None,
-        typer.Option("--variant", metavar="NAME", help="Which of several weights: fp16 for model.fp16.safetensors."),
-    ] = None,
-    vocab: Annotated[
-        Path | None,
-        typer.Option(
-            "--vocab", metavar="PATH", help="vocab.json or tokenizer.json, or their directory, if not beside the model."
-        ),
-    ] = None,
-    ignore_unknown: Annotated[
-        bool, typer.Option("--ignore-unknown", help="Leave out tensors that no rule knows, with a warning.")
-    ] = False,
+    projector_type: ProjectorType = None,
+    variant: Variant = None,
+    vocab: Vocab = None,
+    ignore_unknown: IgnoreUnknown = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be written, as a table, and write nothing.")
     ] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, metavar="N", help="Threads that convert. [default: the cores, at most 8]"),
-    ] = None,
+    threads: Threads = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or summary.")] = False,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
@@ -136,7 +108,8 @@ def convert_command(
 
     The file's path is all that goes to standard output.
 
-    This is what clipgguf does unless its first argument names another command (upgrade; see clipgguf upgrade --help).
+    This is what clipgguf does unless its first argument names another command (inspect, upgrade or verify; see
+    clipgguf verify --help).
     A directory that is called like a command is reached as ./NAME.
     """
     from clipgguf.convert import plan_conversion, run_conversion
@@ -146,8 +119,7 @@ def convert_command(
     exclusive = {"--text-only": text_only, "--vision-only": vision_only, "--llava-projector": llava_projector}
     if len(given := [option for option, value in exclusive.items() if value]) > 1:
         raise typer.BadParameter(f"excludes {given[1]}", param_hint=f"'{given[0]}'")
-    if variant is not None and not variant.replace("-", "").isalnum():
-        raise typer.BadParameter("should be a word such as fp16", param_hint="'--variant'")
+    check_variant(variant)
     request = Request(
         model_dir=Path(directory),
         text_only=text_only,

@@ -1,0 +1,202 @@
+"""``clipgguf verify``."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipgguf.cli.options import (
+    MODEL_DIR,
+    IgnoreUnknown,
+    ImageMean,
+    ImageStd,
+    LlavaProjector,
+    ProjectorType,
+    Threads,
+    Variant,
+    VisionConfig,
+    VisionTower,
+    Vocab,
+    check_variant,
+)
+from clipgguf.cli.output import FOLD, RIGHT, WHOLE, progress_bar, shape_text, show, show_messages, table
+from clipgguf.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from clipgguf.verify import TensorCheck, Verdict, Verification
+
+# How many tensors the table has without --all, and how many faults are told one by one on standard error.
+MOST_ROWS = 20
+MOST_PROBLEMS = 20
+
+
+def verify_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="The GGUF file.")],
+    model_dir: Annotated[Path, MODEL_DIR],
+    llava_projector: LlavaProjector = None,
+    vision_tower: VisionTower = None,
+    vision_config: VisionConfig = None,
+    projector_type: ProjectorType = None,
+    image_mean: ImageMean = None,
+    image_std: ImageStd = None,
+    variant: Variant = None,
+    vocab: Vocab = None,
+    ignore_unknown: IgnoreUnknown = False,
+    show_all: Annotated[
+        bool, typer.Option("--all", help=f"Show every tensor, and not only the {MOST_ROWS} worst.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    threads: Threads = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, notes or tables, only what is wrong.")
+    ] = False,
+) -> None:
+    """Compare a GGUF file with the checkpoint that it was made of: tensors, all their values, metadata.
+
+    Exits 1 unless the file is what a conversion would write now. Towers, element types and layers are taken from the
+    file; of the conversion's other options, give those that it had.
+    """
+    from clipgguf.families import Request
+    from clipgguf.verify import run_verification
+
+    check_variant(variant)
+    request = Request(
+        model_dir=model_dir,
+        image_mean=image_mean,
+        image_std=image_std,
+        llava_projector=llava_projector,
+        vision_tower=vision_tower,
+        vision_config=vision_config,
+        projector_type=projector_type,
+        variant=variant,
+        vocab=vocab,
+        ignore_unknown=ignore_unknown,
+    )
+    with progress_bar(quiet) as progress:
+        result = run_verification(file, request, threads=threads, progress=progress)
+    show_messages(result.warnings, () if quiet or as_json else result.notes)
+    if as_json:
+        typer.echo(json.dumps(_json_object(result), indent=2, allow_nan=False))
+    elif not quiet:
+        _show_tables(result, None if show_all else MOST_ROWS)
+    problems = result.problems
+    more = len(problems) - MOST_PROBLEMS
+    rest = [f"{more:,} more differences"] if more > 0 else []
+    CheckpointError.raise_all(f"{file}: {problem}" for problem in [*problems[:MOST_PROBLEMS], *rest])
+
+
+def _show_tables(result: "Verification", most: int | None) -> None:
+    worst_first = sorted(result.tensors, key=lambda tensor: tensor.badness, reverse=True)
+    shown = worst_first[:most]
+    parts: list[str | Table] = [
+        f"{result.path}: compared with a conversion to {result.outtype} of {result.found}",
+        table(
+            {
+                "tensor": FOLD,
+                "shape": FOLD,
+                "from": WHOLE,
+                "to": WHOLE,
+                "verdict": WHOLE,
+                "differing": RIGHT,
+                "worst error": RIGHT,
+                "mean error": RIGHT,
+                "of allowed": RIGHT,
+            },
+            map(_row, shown),
+        ),
+    ]
+    if rest := worst_first[len(shown) :]:
+        parts.append(f"and {len(rest):,} more: {_counts_text(rest)} (--all shows them)")
+    if result.metadata:
+        parts.append(table({"metadata": FOLD}, [(difference.problem,) for difference in result.metadata]))
+    different = len(result.metadata)
+    plural = "" if different == 1 else "s"
+    metadata = f"{different:,} difference{plural} in the metadata" if different else "the metadata agree"
+    parts.append(f"{len(result.tensors):,} tensors: {_counts_text(result.tensors)}; {metadata}")
+    show(*parts)
+
+
+def _row(tensor: "TensorCheck") -> tuple[object, ...]:
+    compared = tensor.comparison
+    shape = tensor.shape if tensor.shape is not None else tensor.expected_shape
+    return (
+        tensor.name,
+        shape_text(shape or ()),
+        tensor.source_dtype or "",
+        tensor.ggml_type or "",
+        tensor.verdict,
+        f"{compared.differing:,} {tensor.units}" if compared is not None and compared.differing else "",
+        *(
+            ("", "", "")
+            if compared is None
+            else (
+                f"{compared.worst_error:.2e}",
+                f"{compared.mean_error:.2e}",
+                f"{compared.worst_of_allowed:.3f}",
+            )
+        ),
+    )
+
+
+def _counts(tensors: "Sequence[TensorCheck]") -> "dict[Verdict, int]":
+    """Return how many tensors have each verdict, the worst verdict first."""
+    from clipgguf.verify import VERDICTS
+
+    counts = Counter(tensor.verdict for tensor in tensors)
+    return {verdict: counts[verdict] for verdict in VERDICTS}
+
+
+def _counts_text(tensors: "Sequence[TensorCheck]") -> str:
+    return ", ".join(f"{count:,} {verdict}" for verdict, count in _counts(tensors).items() if count)
+
+
+def _json_object(result: "Verification") -> dict[str, Any]:
+    """Return a verification as the README describes it."""
+    return {
+        "path": str(result.path),
+        "model_dir": str(result.model_dir),
+        "agrees": result.agrees,
+        "found": result.found,
+        "outtype": result.outtype,
+        "verdicts": _counts(result.tensors),
+        "tensors": [_json_tensor(tensor) for tensor in result.tensors],
+        "metadata": [
+            {key: _json_value(value) for key, value in asdict(difference).items()} for difference in result.metadata
+        ],
+        "warnings": result.warnings,
+        "notes": result.notes,
+    }
+
+
+def _json_tensor(tensor: "TensorCheck") -> dict[str, Any]:
+    compared = tensor.comparison
+    return {
+        "name": tensor.name,
+        "verdict": tensor.verdict,
+        "type": tensor.ggml_type,
+        "shape": tensor.shape,
+        "source": tensor.source,
+        "source_type": tensor.source_dtype,
+        "expected_shape": tensor.expected_shape,
+        "differing": compared and compared.differing,
+        "units": compared and tensor.units,
+        "first_difference": tensor.first_difference,
+        "became_infinite": compared and compared.infinite,
+        "worst_error": compared and compared.worst_error,
+        "mean_error": compared and compared.mean_error,
+        "worst_of_allowed": compared and compared.worst_of_allowed,
+    }
+
+
+def _json_value(value: Any) -> Any:
+    """Return a value with the numbers that JSON does not have as text: "nan", "inf", "-inf"."""
+    if isinstance(value, list):
+        return [_json_value(element) for element in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,115 @@
+"""Compare a GGUF file's metadata with what a conversion would write."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from gguf import GGUFValueType
+
+from clipgguf.checkpoint.gguf_file import MetadataItem
+from clipgguf.contents import FEATURE_LAYER, Contents
+from clipgguf.plan import Plan
+
+# Labels, which follow from the directory's name and from what was asked for, and which no reader needs.
+_LABELS = frozenset({"general.name", "general.description"})
+# What the torch script does not write and ``clipgguf upgrade`` adds.
+_ADDED_BY_UPGRADE = frozenset({"clip.projector_type", FEATURE_LAYER})
+# Of a value's text, what a message shows at most.
+_LONGEST = 80
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataDifference:
+    """A metadata key that is not as a conversion writes it.
+
+    ``what`` tells what ``expected`` and ``found`` are: with "value" values, of an array those at ``index``; with "type"
+    the names of GGUF's value types; with "length" numbers of values in an array. With "missing", the key is not there,
+    and ``expected`` is the whole value.
+    """
+
+    key: str
+    what: Literal["missing", "type", "length", "value"]
+    expected: Any
+    found: Any = None
+    index: int | None = None
+
+    @property
+    def problem(self) -> str:
+        """The fault in words."""
+        where = f"metadata key {self.key!r}"
+        if self.what == "missing":
+            return f"{where} is missing, should be {_text(self.expected)}"
+        if self.what == "type":
+            return f"{where} is of type {self.found}, should be {self.expected}"
+        if self.what == "length":
+            return f"{where} has {self.found:,} values, should have {self.expected:,}"
+        at = "" if self.index is None else f" at index {self.index:,}"
+        return f"{where} is {_text(self.found)}{at}, should be {_text(self.expected)}"
+
+
+def compare_metadata(contents: Contents, plan: Plan) -> tuple[tuple[MetadataDifference, ...], tuple[str, ...]]:
+    """Return how a file's metadata differs from a plan's, and notes about what matters to no reader."""
+    # Every file has the first key; GGUFWriter adds it, and so a plan has it not.
+    expected = (MetadataItem("general.architecture", GGUFValueType.STRING, "clip"), *plan.metadata)
+    differences: list[MetadataDifference] = []
+    notes: list[str] = []
+    for item in expected:
+        found = list(_differences(item, contents.items.get(item.key)))
+        if item.key in _LABELS:
+            notes += [difference.problem for difference in found]
+        else:
+            differences += found
+    missing = {difference.key for difference in differences if difference.what == "missing"}
+    if missing and missing <= _ADDED_BY_UPGRADE:
+        notes.append(f"clipgguf upgrade adds {' and '.join(sorted(missing))}")
+    known = {item.key for item in expected}
+    notes += [f"metadata key {key!r} is one that no conversion writes" for key in contents.items if key not in known]
+    return tuple(differences), tuple(notes)
+
+
+def _differences(expected: MetadataItem, found: MetadataItem | None) -> Iterator[MetadataDifference]:
+    key = expected.key
+    if found is None:
+        yield MetadataDifference(key, "missing", _plain(expected))
+        return
+    if _type(found) != _type(expected):
+        yield MetadataDifference(key, "type", _type(expected), _type(found))
+        return
+    if not expected.is_array:
+        if _stored(expected) != _stored(found):
+            yield MetadataDifference(key, "value", _plain(expected), _plain(found))
+        return
+    if len(found.value) != len(expected.value):
+        yield MetadataDifference(key, "length", len(expected.value), len(found.value))
+    pairs = zip(_stored(expected), _stored(found), strict=False)
+    index = next((index for index, (should, is_) in enumerate(pairs) if should != is_), None)
+    if index is not None:
+        yield MetadataDifference(key, "value", _plain(expected)[index], _plain(found)[index], index)
+
+
+def _type(item: MetadataItem) -> str:
+    return f"ARRAY of {item.value_type.name}" if item.is_array else item.value_type.name
+
+
+def _stored(item: MetadataItem) -> Any:
+    """Return the value, or the list of values, as it can be compared: a FLOAT32 as the bits that a file has of it."""
+    if item.value_type != GGUFValueType.FLOAT32:
+        return item.value
+    bits: Any = np.asarray(item.value, "<f4").view("<u4").tolist()
+    return bits
+
+
+def _plain(item: MetadataItem) -> Any:
+    """Return the value as people write it, an array as a list: of a FLOAT32 the shortest decimal that is it."""
+    values = list(item.value) if item.is_array else [item.value]
+    if item.value_type == GGUFValueType.FLOAT32:
+        values = [float(str(np.float32(value))) for value in values]
+    return values if item.is_array else values[0]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 8:
+        return f"an array of {len(value):,} values"
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -1,0 +1,253 @@
+"""Verify a GGUF file: that it is what a conversion of a checkpoint gives, in every value of every tensor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from clipgguf.convert import PathLike
+
+if TYPE_CHECKING:
+    from clipgguf.checkpoint import SourceTensor
+    from clipgguf.compare import Comparison
+    from clipgguf.contents import Contents
+    from clipgguf.families import Request
+    from clipgguf.metadata_check import MetadataDifference
+    from clipgguf.plan import Plan, PlannedTensor
+    from clipgguf.writer import Progress
+
+Verdict = Literal["exact", "rounded", "differs", "missing", "unexpected", "wrong shape", "unknown type"]
+# Every verdict, the worst first.
+VERDICTS: tuple[Verdict, ...] = (
+    "missing",
+    "unexpected",
+    "wrong shape",
+    "unknown type",
+    "differs",
+    "rounded",
+    "exact",
+)
+GOOD: tuple[Verdict, ...] = ("exact", "rounded")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorCheck:
+    """What became of one tensor; what does not apply is None.
+
+    ``verdict`` is "exact" (the file has the source's values), "rounded" (it has what rounding them to its type gives),
+    "differs", "missing" or "unexpected" in the file, "wrong shape", or "unknown type" (to which clipgguf cannot round).
+    ``ggml_type`` and ``shape`` (row-major) are the file's, ``source``, ``source_dtype`` and ``expected_shape`` the
+    checkpoint's. ``comparison`` has the counts and errors where values were compared.
+    """
+
+    name: str
+    verdict: Verdict
+    ggml_type: str | None = None
+    shape: tuple[int, ...] | None = None
+    source: str | None = None
+    source_dtype: str | None = None
+    expected_shape: tuple[int, ...] | None = None
+    comparison: "Comparison | None" = None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the file has of this tensor what it should have."""
+        return self.verdict in GOOD
+
+    @property
+    def badness(self) -> tuple[int, float, float]:
+        """What to sort by, the best first: the verdict, the worst error by what the type allows, and by itself."""
+        # Every large tensor has an error of nearly all that its type allows; then the error itself tells more.
+        rank = -VERDICTS.index(self.verdict)
+        if self.comparison is None:
+            return rank, 0.0, 0.0
+        return rank, round(self.comparison.worst_of_allowed, 2), self.comparison.worst_error
+
+    @property
+    def units(self) -> str:
+        """What ``comparison`` counts, by the type that the file has: "values" or "blocks"."""
+        return "values" if self.ggml_type in ("F32", "F16", "BF16") else "blocks"
+
+    @property
+    def first_difference(self) -> tuple[int, ...] | None:
+        """Where the first value, or block, that differs is (begins): an index for each axis."""
+        index = self.comparison.first if self.comparison else None
+        if index is None:
+            return None
+        position = []
+        for axis in reversed(self.shape or ()):
+            index, rest = divmod(index, axis)
+            position.append(rest)
+        return tuple(reversed(position))
+
+    @property
+    def problem(self) -> str:
+        """The fault in words."""
+        name = f"tensor {self.name!r}"
+        if self.verdict == "missing":
+            return f"{name} is missing, the checkpoint has it as {self.source!r}"
+        if self.verdict == "unexpected":
+            return f"{name} is unexpected, a conversion of the checkpoint gives none of that name"
+        if self.verdict == "wrong shape":
+            return f"{name} has shape {self.shape}, should have {self.expected_shape}"
+        if self.verdict == "unknown type":
+            return f"{name} is of type {self.ggml_type}, whose values cannot be verified"
+        assert self.comparison is not None
+        assert self.first_difference is not None
+        return (
+            f"{name} differs from {self.source!r} in {self.comparison.differing:,} {self.units}, first at "
+            f"[{', '.join(map(str, self.first_difference))}]; the worst error is {self.comparison.worst_error:.3g}, "
+            f"{self.comparison.worst_of_allowed:.3g} times what {self.ggml_type} allows"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How a GGUF file agrees with a checkpoint.
+
+    ``found`` says what the checkpoint was taken for, ``outtype`` which conversion the file is compared with.
+    ``tensors`` are in the order in which a conversion writes them, followed by those that are unexpected. ``warnings``
+    are those of the conversion, ``notes`` lines about what is unusual, and no fault.
+    """
+
+    path: Path
+    model_dir: Path
+    found: str
+    outtype: str
+    tensors: tuple[TensorCheck, ...]
+    metadata: "tuple[MetadataDifference, ...]"
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the file is what a conversion of the checkpoint gives."""
+        return not self.metadata and all(tensor.is_good for tensor in self.tensors)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """All that is wrong, a line each: tensors first, the worst of them first."""
+        bad = sorted((t for t in self.tensors if not t.is_good), key=lambda t: t.badness, reverse=True)
+        return (*(tensor.problem for tensor in bad), *(difference.problem for difference in self.metadata))
+
+
+def verify(
+    file: PathLike,
+    model_dir: PathLike,
+    *,
+    llava_projector: PathLike | None = None,
+    vision_tower: PathLike | None = None,
+    vision_config: PathLike | None = None,
+    projector_type: str | None = None,
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
+    variant: str | None = None,
+    vocab: PathLike | None = None,
+    ignore_unknown: bool = False,
+    threads: int | None = None,
+    progress: "Progress | None" = None,
+) -> Verification:
+    """Compare a GGUF file with what a conversion of a checkpoint would write: tensors, values and metadata.
+
+    Towers, element types, and which of LLaVA's layers are stored and used are the file's; the other options are those
+    of ``convert``, and must be given as they were then. ``threads`` is how many compare. ``progress`` is called with
+    the bytes of the checkpoint that are compared, and those to compare. Memory does not grow with the model.
+
+    Differences are no errors: see ``agrees`` and ``problems`` of what is returned. Raises CheckpointError or
+    ConfigError when the file is no GGUF file of CLIP, or the directory nothing that can be converted to one of its
+    kind; ValueError for arguments that make no sense.
+    """
+    from clipgguf.families import Request
+
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is {threads}, should be at least 1")
+    request = Request(
+        model_dir=Path(model_dir),
+        image_mean=None if image_mean is None else tuple(map(float, image_mean)),
+        image_std=None if image_std is None else tuple(map(float, image_std)),
+        llava_projector=None if llava_projector is None else Path(llava_projector),
+        vision_tower=None if vision_tower is None else Path(vision_tower),
+        vision_config=None if vision_config is None else Path(vision_config),
+        projector_type=projector_type,
+        variant=variant,
+        vocab=None if vocab is None else Path(vocab),
+        ignore_unknown=ignore_unknown,
+    )
+    return run_verification(Path(file), request, threads=threads, progress=progress)
+
+
+def run_verification(
+    path: Path, request: "Request", *, threads: int | None = None, progress: "Progress | None" = None
+) -> Verification:
+    """Do what ``verify`` does; of the request, towers, outtype and layers are replaced by the file's."""
+    from clipgguf.checkpoint.gguf_file import read_gguf
+    from clipgguf.contents import Contents
+    from clipgguf.expected import expected_file
+    from clipgguf.metadata_check import compare_metadata
+
+    contents = Contents.of(read_gguf(path))
+    expected = expected_file(contents, request)
+    differences, notes = compare_metadata(contents, expected.plan)
+    tensors = _check_tensors(contents, expected.plan, threads, progress)
+    return Verification(
+        path=path,
+        model_dir=request.model_dir,
+        found=expected.plan.found,
+        outtype=expected.outtype,
+        tensors=tensors,
+        metadata=differences,
+        warnings=expected.plan.warnings + _overflow_warnings(tensors),
+        notes=expected.notes + notes,
+    )
+
+
+def _overflow_warnings(tensors: tuple[TensorCheck, ...]) -> tuple[str, ...]:
+    return tuple(
+        f"{tensor.name}: {count:,} values are finite in the checkpoint and too large for {tensor.ggml_type}, in the "
+        "file they are not finite"
+        for tensor in tensors
+        if tensor.is_good and tensor.comparison is not None and (count := tensor.comparison.infinite)
+    )
+
+
+def _check_tensors(
+    contents: "Contents", plan: "Plan", threads: int | None, progress: "Progress | None"
+) -> tuple[TensorCheck, ...]:
+    from gguf import GGMLQuantizationType
+
+    from clipgguf.compare import COMPARABLE, Pair, compare_tensors
+    from clipgguf.stream import default_threads
+
+    checks: dict[str, TensorCheck] = {}
+    pairs: list[Pair] = []
+    for planned in plan.tensors:
+        stored = contents.tensors.get(planned.name)
+        verdict: Verdict = "exact"
+        if stored is None:
+            verdict = "missing"
+        elif stored.shape != planned.shape:
+            verdict = "wrong shape"
+        elif GGMLQuantizationType[stored.dtype] not in COMPARABLE:
+            verdict = "unknown type"
+        else:
+            pairs.append(Pair(planned, stored))
+        checks[planned.name] = _check(planned, stored, verdict)
+    compared = compare_tensors(pairs, contents.file.path, contents.file.size, threads or default_threads(), progress)
+    for name, comparison in compared.items():
+        checks[name] = replace(checks[name], verdict=comparison.verdict, comparison=comparison)
+    for name, stored in contents.tensors.items():
+        if name not in checks:
+            checks[name] = TensorCheck(name, "unexpected", stored.dtype, stored.shape)
+    return tuple(checks.values())
+
+
+def _check(planned: "PlannedTensor", stored: "SourceTensor | None", verdict: Verdict) -> TensorCheck:
+    return TensorCheck(
+        planned.name,
+        verdict,
+        ggml_type=None if stored is None else stored.dtype,
+        shape=None if stored is None else stored.shape,
+        source=planned.source.name,
+        source_dtype=planned.source.dtype,
+        expected_shape=planned.shape,
+    )

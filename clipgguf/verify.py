@@ -9,10 +9,10 @@ from clipgguf.convert import PathLike
 
 if TYPE_CHECKING:
     from clipgguf.checkpoint import SourceTensor
-    from clipgguf.compare import Comparison
+    from clipgguf.comparison.metadata import MetadataDifference
+    from clipgguf.comparison.values import Comparison
     from clipgguf.contents import Contents
     from clipgguf.families import Request
-    from clipgguf.metadata_check import MetadataDifference
     from clipgguf.plan import Plan, PlannedTensor
     from clipgguf.writer import Progress
 
@@ -69,6 +69,14 @@ class TensorCheck:
         return "values" if self.ggml_type in ("F32", "F16", "BF16") else "blocks"
 
     @property
+    def differing(self) -> str:
+        """How many values or blocks differ, as text; empty where nothing was compared."""
+        if self.comparison is None:
+            return ""
+        count = self.comparison.differing
+        return f"{count:,} {self.units if count != 1 else self.units.removesuffix('s')}"
+
+    @property
     def first_difference(self) -> tuple[int, ...] | None:
         """Where the first value, or block, that differs is (begins): an index for each axis."""
         index = self.comparison.first if self.comparison else None
@@ -95,7 +103,7 @@ class TensorCheck:
         assert self.comparison is not None
         assert self.first_difference is not None
         return (
-            f"{name} differs from {self.source!r} in {self.comparison.differing:,} {self.units}, first at "
+            f"{name} differs from {self.source!r} in {self.differing}, first at "
             f"[{', '.join(map(str, self.first_difference))}]; the worst error is {self.comparison.worst_error:.3g}, "
             f"{self.comparison.worst_of_allowed:.3g} times what {self.ggml_type} allows"
         )
@@ -181,9 +189,9 @@ def run_verification(
 ) -> Verification:
     """Do what ``verify`` does; of the request, towers, outtype and layers are replaced by the file's."""
     from clipgguf.checkpoint.gguf_file import read_gguf
+    from clipgguf.comparison.expected import expected_file
+    from clipgguf.comparison.metadata import compare_metadata
     from clipgguf.contents import Contents
-    from clipgguf.expected import expected_file
-    from clipgguf.metadata_check import compare_metadata
 
     contents = Contents.of(read_gguf(path))
     expected = expected_file(contents, request)
@@ -215,7 +223,7 @@ def _check_tensors(
 ) -> tuple[TensorCheck, ...]:
     from gguf import GGMLQuantizationType
 
-    from clipgguf.compare import COMPARABLE, Pair, compare_tensors
+    from clipgguf.comparison.values import COMPARABLE, Pair, compare_tensors
     from clipgguf.stream import default_threads
 
     checks: dict[str, TensorCheck] = {}

@@ -16,7 +16,7 @@ from gguf import GGMLQuantizationType, GGUFValueType, quants
 
 from clipgguf import CheckpointError, ConfigError, Verification, convert, verify
 from clipgguf.checkpoint.gguf_file import MetadataItem, read_gguf
-from clipgguf.compare import COMPARABLE, PIECE, compare_values
+from clipgguf.comparison.values import COMPARABLE, PIECE, compare_values
 from clipgguf.encode import SCRATCH_NBYTES, SOURCE_DTYPES, encoder
 from tests import layouts
 from tests.checkpoints import (
@@ -224,7 +224,7 @@ def test_the_lowest_bit_of_a_scale_and_of_a_level(model: Path, tmp_path: Path) -
         offset = tensor.offset + byte
         result = verify(changed(path, offset, bytes([content[offset] ^ 1])), model)
         assert bad(result) == {tensor.name: "differs"}
-        assert f"in 1 blocks, first at [{byte // 18}, 0]" in result.problems[0]
+        assert f"in 1 block, first at [{byte // 18}, 0]" in result.problems[0]
 
 
 def test_the_sign_of_a_zero(tmp_path: Path) -> None:
@@ -582,7 +582,7 @@ def test_the_command_says_what_is_wrong(model: Path, tmp_path: Path, run: Run) -
     )
     lines = result.stdout.splitlines()
     row = next(line.split() for line in lines if line.startswith("text_projection.weight"))
-    assert row[4:9] == ["F32", "F16", "differs", "1", "values"]
+    assert row[4:9] == ["F32", "F16", "differs", "1", "value"]
     assert lines.index(next(line for line in lines if line.startswith("text_projection.weight"))) == 3
     assert lines[-1] == "93 tensors: 1 differs, 35 rounded, 57 exact; 1 difference in the metadata"
     quiet = run("verify", wrong, model, "-q", *mean)

@@ -132,7 +132,7 @@ def _row(tensor: "TensorCheck") -> tuple[object, ...]:
         tensor.source_dtype or "",
         tensor.ggml_type or "",
         tensor.verdict,
-        f"{compared.differing:,} {tensor.units}" if compared is not None and compared.differing else "",
+        tensor.differing if compared is not None and compared.differing else "",
         *(
             ("", "", "")
             if compared is None

@@ -1,6 +1,6 @@
 """Who can read a CLIP GGUF file: what clip.cpp, PowerInfer and llama.cpp ask of one, as tables.
 
-A rule (``clipgguf.reader_rules``) yields a reason for every way in which a reader fails on a file, or computes
+A rule (``clipgguf.readers.rules``) yields a reason for every way in which a reader fails on a file, or computes
 something else than what the file means. What is wrong in a reader and no file can mend, as llama.cpp's place for the
 class token (https://github.com/ggml-org/llama.cpp/issues/25814), is no reason.
 
@@ -17,7 +17,7 @@ from clipgguf.contents import FEATURE_LAYER, Contents
 from clipgguf.element_types import PROJECTOR_PREFIX
 from clipgguf.families.projectors import KINDS
 from clipgguf.names import TEXT, VISION
-from clipgguf.reader_rules import (
+from clipgguf.readers.rules import (
     Key,
     Rule,
     has_file_type,

@@ -1,5 +1,6 @@
 """Encoders: pure functions from a chunk of source elements to the bytes of a GGML type."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -90,6 +91,7 @@ def _quantizer(source_dtype: str, target: GGMLQuantizationType) -> Encode:
             with np.errstate(all="ignore"):
                 # As one row: gguf-py goes through rows sixteen at a time.
                 blocks = quants.quantize(single.reshape(1, -1), target).reshape(-1, nbytes)
+                scales_to_little_endian(blocks, target, sys.byteorder)
                 count += _infinite_scales(single.reshape(-1, elements), blocks, target)
             out[start // elements * nbytes :][: blocks.size] = blocks.reshape(-1)
         return count
@@ -97,12 +99,20 @@ def _quantizer(source_dtype: str, target: GGMLQuantizationType) -> Encode:
     return quantize
 
 
+# How many float16 values each block of a quantized type begins with: a scale, and an offset where there is one.
+_SCALES = {"Q8_0": 1, "Q5_0": 1, "Q4_0": 1, "Q5_1": 2, "Q4_1": 2}
+
+
+def scales_to_little_endian(blocks: NDArray[np.uint8], target: GGMLQuantizationType, byteorder: str) -> None:
+    """Turn the scales of blocks around, in place, if gguf-py has written them as a big-endian machine does."""
+    if byteorder == "big":
+        scales = blocks[:, : 2 * _SCALES[target.name]]
+        scales[:] = scales.reshape(len(blocks), -1, 2)[:, :, ::-1].reshape(scales.shape)
+
+
 def _infinite_scales(single: NDArray[np.float32], blocks: NDArray[np.uint8], target: GGMLQuantizationType) -> int:
     """Return how many finite values are lost because their block's scale or offset is too large for its float16."""
-    halves = {"Q8_0": 1, "Q5_0": 1, "Q4_0": 1, "Q5_1": 2, "Q4_1": 2}.get(target.name, 0)
-    if not halves:
-        return 0
-    scales = np.ascontiguousarray(blocks[:, : 2 * halves]).view("<f2")
+    scales = np.ascontiguousarray(blocks[:, : 2 * _SCALES[target.name]]).view("<f2")
     lost = np.isinf(scales).any(axis=1)
     return int(np.count_nonzero(np.isfinite(single[lost]))) if lost.any() else 0
 

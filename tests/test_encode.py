@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf import quants
+from gguf import GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
 from clipgguf.element_types import BF16, F16, F32
-from clipgguf.encode import SCRATCH_NBYTES, encoder
+from clipgguf.encode import SCRATCH_NBYTES, encoder, scales_to_little_endian
 
 
 def encode(dtype: str, target: Any, source: NDArray[Any]) -> tuple[NDArray[Any], int]:
@@ -87,3 +87,19 @@ def test_the_callers_float_errors_are_left_alone() -> None:
     with np.errstate(all="raise"):
         assert encode("F32", F16, source)[1] == 1
         assert np.geterr()["over"] == "raise"
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"])
+def test_scales_of_a_big_endian_machine_are_turned_around(name: str) -> None:
+    target = GGMLQuantizationType[name]
+    single = np.random.RandomState(1).standard_normal((1, 320)).astype(np.float32)
+    little = quants.quantize(single, target).reshape(10, -1)
+    scales = 2 if name.endswith("_1") else 1
+    big = little.copy()
+    # What gguf-py does with the scales, there: the same float16 values, viewed as the machine has them.
+    big[:, : 2 * scales] = little[:, : 2 * scales].copy().view("<f2").astype(">f2").view(np.uint8)
+    assert (big != little).any()
+    scales_to_little_endian(big, target, "big")
+    np.testing.assert_array_equal(big, little)
+    scales_to_little_endian(big, target, "little")
+    np.testing.assert_array_equal(big, little)

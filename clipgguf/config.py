@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from clipgguf.errors import ConfigError
+from clipgguf.errors import ConfigError, shown
 from clipgguf.json_file import is_present, read_json_object
 
 # CLIPImageProcessor's IMAGE_MEAN and IMAGE_STD, "OPENAI_CLIP_MEAN" and "OPENAI_CLIP_STD" in transformers.
@@ -88,7 +88,7 @@ def parse_tower(cls: type[_Tower], values: Any, where: str) -> _Tower:
     ``where`` names the object in messages. Raises ConfigError with every field that is wrong.
     """
     if not isinstance(values, dict):
-        raise ConfigError(f"{where} is {values!r}, should be an object")
+        raise ConfigError(f"{where} is {shown(values)}, should be an object")
     problems: list[str] = []
     checked: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
@@ -96,7 +96,7 @@ def parse_tower(cls: type[_Tower], values: Any, where: str) -> _Tower:
         if value is None:
             continue
         if wanted := _wrong_type(field.type, value):
-            problems.append(f"{where}: {field.name} is {value!r}, should be {wanted}")
+            problems.append(f"{where}: {field.name} is {shown(value)}, should be {wanted}")
         else:
             checked[field.name] = value
     ConfigError.raise_all(problems)
@@ -143,7 +143,12 @@ def model_name(config: Mapping[str, Any], directory: Path) -> str:
     name = config.get("_name_or_path")
     if not isinstance(name, str):
         name = os.fsencode(directory.absolute().name).decode("utf-8", "replace")
-    return name.encode("utf-8", "replace").decode()
+    return valid_text(name)
+
+
+def valid_text(text: str) -> str:
+    """Return text with lone surrogates replaced, which JSON can spell and a GGUF file's UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _wrong_type(field_type: Any, value: Any) -> str | None:
@@ -221,7 +226,7 @@ def _image_processor(directories: Sequence[Path]) -> tuple[Path, Mapping[str, An
             if key is not None:
                 values = values.get(key) or {}
             if not isinstance(values, dict):
-                raise ConfigError(f"{path}: {key} is {values!r}, should be an object")
+                raise ConfigError(f"{path}: {key} is {shown(values)}, should be an object")
             if "image_mean" in values or "image_std" in values:
                 return path, values
     return directories[0], {}
@@ -235,5 +240,5 @@ def _rgb(where: str, values: Any, default: tuple[float, ...] | None = None) -> t
     is_sequence = isinstance(values, (list, tuple)) and len(values) == 3
     if not is_sequence or not all(_is_float32(v) and (v > 0 or not is_std) for v in values):
         wanted = "3 positive numbers" if is_std else "3 numbers"
-        raise ConfigError(f"{where} is {values!r}, should be {wanted}, one for each of R, G and B")
+        raise ConfigError(f"{where} is {shown(values)}, should be {wanted}, one for each of R, G and B")
     return tuple(map(float, values))

@@ -1,8 +1,15 @@
 """What can go wrong with a user's files, as exceptions whose text is ready to be shown."""
 
+import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# How much of a value is shown: long strings and numbers without their middle, of lists the first items.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 4
+_SHORT.maxlist = _SHORT.maxdict = 12
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 200
 
 
 class ClipGGUFError(Exception):
@@ -58,3 +65,8 @@ def why_no_file(path: Path) -> str:
 def os_reason(error: OSError) -> str:
     """Return the operating system's words for an error, without the path and number that ``str`` adds."""
     return error.strerror or str(error)
+
+
+def shown(value: object) -> str:
+    """Return a value that a file has, as Python writes it, without what is too long or too deeply nested to be read."""
+    return _SHORT.repr(value)

@@ -1,10 +1,26 @@
 """JSON files of a model directory: read whole, checked, and never trusted."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from clipgguf.errors import ConfigError, os_reason, why_no_file
+from clipgguf.errors import ConfigError, os_reason, shown
+from clipgguf.regular_file import open_regular
+
+# What a JSON file may have: CLIP's tokenizer.json is 3.6 MB with 200,000 values, the index of 90,000 tensors 9 MB.
+# It bounds memory: at worst, one character beyond 16 bits, a byte of text takes 4, and a key with its value 200.
+LARGEST_JSON = 24 << 20
+MOST_VALUES = 500_000
+
+
+class DuplicateKeyError(ValueError):
+    """A JSON object that has a key twice, so that it depends on the reader what it says."""
+
+    def __init__(self, key: str) -> None:
+        """Take the key."""
+        super().__init__(key)
+        self.key = key
 
 
 def is_present(path: Path) -> bool:
@@ -15,23 +31,59 @@ def is_present(path: Path) -> bool:
 def read_json_object(path: Path) -> dict[str, Any]:
     """Return the object that a UTF-8 JSON file holds.
 
-    Raises ConfigError when the file is missing, unreadable, no JSON, or JSON whose top level is no object.
+    Raises ConfigError when the file is missing, unreadable, too large, no JSON, or JSON whose top level is no object,
+    and when an object has a key twice with different values: transformers takes the last one, other readers the first.
     """
-    if not path.is_file():
-        raise ConfigError(f"{path}: {why_no_file(path)}")
     try:
         # A byte order mark is no JSON, but editors on Windows leave one and transformers' files survive it.
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as e:
-        raise ConfigError(f"{path}: cannot be read: {os_reason(e)}") from e
+        text = _read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise ConfigError(f"{path}: is not UTF-8 text: byte {e.object[e.start]:#04x} at offset {e.start}") from e
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_unambiguous_object)
     except RecursionError as e:
         raise ConfigError(f"{path}: is JSON nested too deeply to be read") from e
+    except DuplicateKeyError as e:
+        raise ConfigError(f"{path}: has the key {shown(e.key)} twice in one object, with different values") from e
     except ValueError as e:  # JSONDecodeError, or an integer with more digits than Python converts.
         raise ConfigError(f"{path}: is not valid JSON: {e}") from e
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: holds a JSON {type(value).__name__}, should hold an object ({{...}})")
     return value
+
+
+def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, as ``json.loads`` calls its hook; raises DuplicateKeyError when a key is there twice."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise DuplicateKeyError(key)
+            seen.add(key)
+    return values
+
+
+def _unambiguous_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        for key, value in pairs:
+            if values[key] != value:
+                raise DuplicateKeyError(key)
+    return values
+
+
+def _read_bytes(path: Path) -> bytes:
+    with open_regular(path, ConfigError) as file:
+        try:
+            data = file.read(LARGEST_JSON + 1) or b""
+            size = os.fstat(file.fileno()).st_size
+        except OSError as e:
+            raise ConfigError(f"{path}: cannot be read: {os_reason(e)}") from e
+    if len(data) > LARGEST_JSON:
+        raise ConfigError(f"{path}: has {size:,} bytes, should have {LARGEST_JSON:,} at most")
+    # Every value but the whole comes after one of these.
+    values = sum(map(data.count, (b",", b"[", b"{")))
+    if values > MOST_VALUES:
+        raise ConfigError(f"{path}: has {values:,} values, should have {MOST_VALUES:,} at most")
+    return data

@@ -14,7 +14,7 @@ from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.config import KNOWN_ACTIVATIONS
 from clipgguf.element_types import OUTTYPES, PROJECTOR_PREFIX, ggml_type_for, resolve_outtype, squeeze, tensor_nbytes
 from clipgguf.encode import SOURCE_DTYPES
-from clipgguf.errors import CheckpointError, collect
+from clipgguf.errors import CheckpointError, collect, shown
 from clipgguf.families import Model
 from clipgguf.families.model import refuse_or_warn
 from clipgguf.metadata import make_metadata
@@ -257,13 +257,14 @@ def _activation_warnings(model: Model) -> list[str]:
     vision = model.hidden_act
     text = model.text.hidden_act if model.text is not None and TEXT in model.content.towers else vision
     warnings = [
-        f"{model.config_file}: hidden_act {act!r} is none that readers of the file know; they will compute quick_gelu"
+        f"{model.config_file}: hidden_act {shown(act)} is none that readers of the file know; they will compute "
+        "quick_gelu"
         for act in dict.fromkeys((text, vision))
         if act not in KNOWN_ACTIVATIONS
     ]
     if text != vision:
         warnings.append(
-            f"{model.config_file}: the text tower's hidden_act is {text!r}, the vision tower's {vision!r}; "
+            f"{model.config_file}: the text tower's hidden_act is {shown(text)}, the vision tower's {shown(vision)}; "
             "the file has one flag for both and tells the vision tower's"
         )
     return warnings

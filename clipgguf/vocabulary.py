@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from clipgguf.errors import ConfigError
+from clipgguf.errors import ConfigError, shown
 from clipgguf.json_file import is_present, read_json_object
 
 
@@ -98,11 +98,15 @@ def _by_id(items: Iterable[tuple[str, Any]], path: Path) -> Vocabulary:
     tokens: dict[int, str] = {}
     for token, token_id in items:
         if type(token_id) is not int or token_id < 0:
-            raise ConfigError(f"{path}: token {token!r} has id {token_id!r}, should be an integer from 0")
+            raise ConfigError(f"{path}: token {shown(token)} has id {shown(token_id)}, should be an integer from 0")
         if token_id in tokens:
-            raise ConfigError(f"{path}: id {token_id} belongs to two tokens, {tokens[token_id]!r} and {token!r}")
+            raise ConfigError(
+                f"{path}: id {token_id} belongs to two tokens, {shown(tokens[token_id])} and {shown(token)}"
+            )
         if not _is_encodable(token):
-            raise ConfigError(f"{path}: token {token!r} (id {token_id}) is no valid Unicode, GGUF strings are UTF-8")
+            raise ConfigError(
+                f"{path}: token {shown(token)} (id {token_id}) is no valid Unicode, GGUF strings are UTF-8"
+            )
         tokens[token_id] = token
     if not tokens:
         raise ConfigError(f"{path}: the vocabulary is empty")

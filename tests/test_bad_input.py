@@ -278,6 +278,7 @@ def test_output_that_cannot_be(target: str, model: Path, tmp_path: Path, run: Ru
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="resource limits are POSIX")
+@pytest.mark.usefixtures("uncovered")
 def test_disk_that_fills_up(model: Path, tmp_path: Path, run: Run) -> None:
     import resource
 

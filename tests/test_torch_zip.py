@@ -625,7 +625,7 @@ def test_inflating_a_file_that_is_gone(saved: Callable[[bytes], Path]) -> None:
     source, _ = deflated_weight(saved, 1000)
     assert source.deflated is not None
     source.path.unlink()
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="is missing"):
         InflatedStorage(source.path, source.deflated)
 
 

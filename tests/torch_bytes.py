@@ -92,3 +92,9 @@ def stream(value: bytes, storages: Mapping[str, tuple[int, bytes]], *, little_en
     parts = (number(0x1950A86A20F9469CFC6C), number(1001), mapping(system), value, keys)
     data = (struct.pack("<q", count) + content for count, content in storages.values())
     return b"".join(map(pickled, parts)) + b"".join(data)
+
+
+def entries(content: bytes) -> dict[str, bytes]:
+    """Return what an archive has inside its folder."""
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        return {info.filename.partition("/")[2]: file.read(info) for info in file.infolist()}

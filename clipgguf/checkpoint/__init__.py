@@ -26,6 +26,8 @@ CONTAINERS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
+# A record takes about 500 bytes.
+MOST_TENSORS = 200_000
 
 Wanted = Callable[[str], bool]
 
@@ -114,14 +116,17 @@ def _read_shards(index: Path, wanted: Wanted) -> dict[str, SourceTensor]:
         if not _stays_inside(file)
     ]
     CheckpointError.raise_all(problems)
-    weight_map = {name: file for name, file in weight_map.items() if wanted(name)}
-    shards: dict[str, dict[str, SourceTensor]] = {}
+    # As paths, among which "x" and "./x" are one.
+    weight_map = {name: index.parent / file for name, file in weight_map.items() if wanted(name)}
+    shards: dict[Path, dict[str, SourceTensor]] = {}
     for file in dict.fromkeys(weight_map.values()):
         with collect(problems):
-            shards[file] = _by_name(index.parent / file, wanted)
+            shards[file] = _by_name(file, wanted)
+        if sum(map(len, shards.values())) > MOST_TENSORS:
+            raise CheckpointError(f"{index}: its shards have more than {MOST_TENSORS:,} tensors, no model has as many")
     CheckpointError.raise_all(problems)
     problems.extend(
-        f"{index.parent / file}: lacks tensor {name!r}, which {index.name} puts there"
+        f"{file}: lacks tensor {name!r}, which {index.name} puts there"
         for name, file in weight_map.items()
         if name not in shards[file]
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clipgguf.checkpoint.tensors import Deflated, SourceBytes
 from clipgguf.errors import CheckpointError, os_reason
+from clipgguf.regular_file import open_regular
 
 # How many bytes are inflated at once; about twice this is in memory.
 INFLATE_CHUNK = 1 << 20
@@ -47,11 +48,11 @@ def inflate(path: Path, deflated: Deflated) -> Iterator[bytes]:
     left, size, crc32 = deflated.compressed_size, 0, 0
     pending = b""
     try:
-        with path.open("rb") as file:
+        with open_regular(path, CheckpointError) as file:
             file.seek(deflated.offset)
             while not decompressor.eof:
                 if not pending:
-                    pending = file.read(min(left, INFLATE_CHUNK))
+                    pending = file.read(min(left, INFLATE_CHUNK)) or b""
                     left -= len(pending)
                 chunk = decompressor.decompress(pending, INFLATE_CHUNK)
                 if not chunk and not pending:

@@ -7,6 +7,7 @@ string of a vocabulary, and believes whatever length a file names. So the header
 length is believed before it is compared with the bytes that are left.
 """
 
+import io
 import math
 import os
 import struct
@@ -19,7 +20,8 @@ from typing import IO, Any
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from clipgguf.checkpoint.tensors import SourceTensor
-from clipgguf.errors import CheckpointError, os_reason, why_no_file
+from clipgguf.errors import CheckpointError, os_reason
+from clipgguf.regular_file import open_regular
 
 MAGIC = b"GGUF"
 # Version 1 had lengths of 32 bits; ggml does not read it any more, either.
@@ -100,10 +102,7 @@ def read_gguf(path: Path) -> GGUFFile:
     or the file's size.
     """
     try:
-        # Not even opened, for opening a pipe waits until somebody writes to it.
-        if not path.is_file():
-            raise CheckpointError(f"{path}: {why_no_file(path)}")
-        with path.open("rb") as file:
+        with io.BufferedReader(open_regular(path, CheckpointError)) as file:
             return _Header(file, path, os.fstat(file.fileno()).st_size).read()
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {os_reason(e)}") from e

@@ -6,13 +6,19 @@ an entry ``__metadata__``; then the tensors' bytes, to which the offsets count f
 """
 
 import json
-import struct
+import os
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from clipgguf.checkpoint.tensors import SourceTensor
-from clipgguf.errors import CheckpointError, os_reason, why_no_file
+from clipgguf.errors import CheckpointError, os_reason, shown
+from clipgguf.json_file import DuplicateKeyError, unique_object
+from clipgguf.regular_file import open_regular
+
+# A tensor takes some 120 bytes of a header, so this is enough for 70,000. The package allows 100 MB, for which Python
+# would need gigabytes.
+LARGEST_HEADER = 8 << 20
 
 
 def read_safetensors_header(path: Path) -> list[SourceTensor]:
@@ -20,20 +26,28 @@ def read_safetensors_header(path: Path) -> list[SourceTensor]:
 
     Raises CheckpointError when the file is missing, truncated or no safetensors file.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: {why_no_file(path)}")
-    try:
-        # Opening validates: lengths, JSON, known dtypes, offsets that cover the file once and without holes, and
-        # shapes that agree with them. The package keeps the offsets to itself, so we read them once more below.
-        with safe_open(path, framework="numpy"), path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-    except SafetensorError as e:
-        raise CheckpointError(
-            f"{path}: is truncated or no safetensors file: {e} (the file has {path.stat().st_size:,} bytes)"
-        ) from e
-    except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read: {os_reason(e)}") from e
+    with open_regular(path, CheckpointError) as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if length > LARGEST_HEADER:
+                raise CheckpointError(
+                    f"{path}: is no safetensors file: its first 8 bytes tell of a header of {length:,} bytes, "
+                    f"should be {LARGEST_HEADER:,} at most (the file has {size:,} bytes)"
+                )
+            # Opening validates: lengths, JSON, known dtypes, offsets that cover the file once and without holes, and
+            # shapes that agree with them. The package keeps the offsets to itself, so we read them once more below.
+            with safe_open(path, framework="numpy"):
+                header = json.loads(file.read(length), object_pairs_hook=unique_object)
+        except DuplicateKeyError as e:
+            # The format forbids it, and the package takes the last one in silence.
+            raise CheckpointError(f"{path}: has the key {shown(e.key)} twice in its header") from e
+        except (SafetensorError, ValueError) as e:  # No JSON any more: the file has changed in between.
+            raise CheckpointError(
+                f"{path}: is truncated or no safetensors file: {e} (the file has {size:,} bytes)"
+            ) from e
+        except OSError as e:
+            raise CheckpointError(f"{path}: cannot be read: {os_reason(e)}") from e
     header.pop("__metadata__", None)
     return [
         SourceTensor(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from clipgguf.errors import CheckpointError, os_reason
+from clipgguf.regular_file import open_regular
 
 # How many bytes are copied at a time where the system does not copy by itself.
 COPY_NBYTES = 1 << 20
@@ -147,10 +148,7 @@ class SourceFile(SourceBytes):
 
         Raises CheckpointError when it cannot be opened or has become shorter since its header was read.
         """
-        try:
-            file = path.open("rb")
-        except OSError as e:
-            raise CheckpointError(f"{path}: cannot be read: {os_reason(e)}") from e
+        file = open_regular(path, CheckpointError)
         actual = os.fstat(file.fileno()).st_size
         if actual < size:
             file.close()

@@ -21,6 +21,7 @@ from clipgguf.checkpoint.torch_pickle import LARGEST_PICKLE, unpickle
 from clipgguf.checkpoint.torch_state import StorageBytes, source_tensors
 from clipgguf.checkpoint.torch_stream import read_stream
 from clipgguf.errors import CheckpointError, os_reason
+from clipgguf.regular_file import open_regular
 
 # An archive's directory takes about 100 bytes for a storage.
 LARGEST_DIRECTORY = 1 << 22
@@ -57,13 +58,11 @@ def read_torch_file(path: Path) -> list[SourceTensor]:
     Raises CheckpointError when the file is missing, truncated or damaged, is no torch.save's, or asks for anything else
     than tensors. Nothing in it is executed.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: {'is no regular file' if path.exists() else 'is missing'}")
     try:
         # Unbuffered, because what is read are a few bytes here and there.
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path, CheckpointError) as file:
             size = os.fstat(file.fileno()).st_size
-            head = file.read(512)
+            head = file.read(512) or b""
             if head.startswith(ZIP_MAGIC):
                 state, locate = _read_zip(path, file, size)
             elif head.startswith(pickle.PROTO):
@@ -104,7 +103,7 @@ class _DirectoryFile(io.FileIO):
 
 def _read_zip(path: Path, file: io.FileIO, size: int) -> tuple[object, Callable[[Storage], StorageBytes]]:
     """Return the object that an archive describes, and what finds its storages' bytes."""
-    entries = _read_directory(path, size)
+    entries = _read_directory(path, file, size)
     root = _find_root(path, entries)
     _check_byte_order(path, file, size, entries.get(f"{root}/byteorder"))
     pickled = _read_entry(path, file, size, entries[f"{root}/data.pkl"], LARGEST_PICKLE)
@@ -124,10 +123,10 @@ def _read_zip(path: Path, file: io.FileIO, size: int) -> tuple[object, Callable[
     return state, locate
 
 
-def _read_directory(path: Path, size: int) -> dict[str, zipfile.ZipInfo]:
+def _read_directory(path: Path, file: io.FileIO, size: int) -> dict[str, zipfile.ZipInfo]:
     """Return an archive's entries by name, after making sure that every one can be read."""
     try:
-        with _DirectoryFile(path) as file, zipfile.ZipFile(file) as archive:
+        with _DirectoryFile(file.fileno(), closefd=False) as directory, zipfile.ZipFile(directory) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, struct.error) as e:
         # zipfile's own error, and what it lets through: a seek to nowhere, a version or feature that it does not know,

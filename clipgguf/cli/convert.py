@@ -1,6 +1,5 @@
 """``clipgguf convert``, and its plan as a table."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -31,6 +30,7 @@ from clipgguf.cli.output import (
     shape_text,
     show,
     show_messages,
+    show_path,
     size,
     table,
 )
@@ -150,7 +150,7 @@ def convert_command(
             f"{result.found}: {result.tensors:,} tensors, {size(result.bytes_in)} in, {size(result.bytes_out)} out, "
             f"{result.seconds:.1f} s"
         )
-    typer.echo(os.fsencode(result.path))
+    show_path(result.path)
 
 
 def _one_of(argument: str | None, option: str | None) -> str:

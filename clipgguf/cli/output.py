@@ -2,9 +2,11 @@
 
 import contextlib
 import math
+import os
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -145,3 +147,11 @@ def show(*parts: "str | Table") -> None:
         if number:
             console.print()
         console.print(Text(printable(part)) if isinstance(part, str) else part)
+
+
+def show_path(path: Path) -> None:
+    """Print a result's path on standard output: its very bytes, but no control characters to a terminal."""
+    if sys.stdout is not None and sys.stdout.isatty():
+        typer.echo(printable(str(path)))
+    else:
+        typer.echo(os.fsencode(path))

@@ -1,11 +1,10 @@
 """``clipgguf upgrade``."""
 
-import os
 from typing import Annotated
 
 import typer
 
-from clipgguf.cli.output import message, progress_bar
+from clipgguf.cli.output import message, progress_bar, show_path
 
 
 def upgrade_command(
@@ -32,4 +31,4 @@ def upgrade_command(
         result = upgrade(old, output, progress=progress)
     if not quiet:
         message(f"added {' and '.join(result.added)}" if result.added else "nothing was needed")
-    typer.echo(os.fsencode(result.path))
+    show_path(result.path)

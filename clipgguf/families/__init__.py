@@ -33,9 +33,9 @@ def _open(request: Request) -> Model:
     config = read_json_object(path)
     if quantization := config.get("quantization_config"):
         method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        by = method if isinstance(method, str) and method else "quantization_config"
         raise ConfigError(
-            f"{path}: the checkpoint is quantized ({method or 'quantization_config'}), supported are weights in "
-            "F64, F32, F16 and BF16"
+            f"{path}: the checkpoint is quantized ({by}), supported are weights in F64, F32, F16 and BF16"
         )
     if request.llava_projector is not None or is_llava(config):
         return open_llava(request, config)

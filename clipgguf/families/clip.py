@@ -16,7 +16,7 @@ from clipgguf.config import (
     parse_sub_config,
     read_image_statistics,
 )
-from clipgguf.errors import CheckpointError, ConfigError, collect
+from clipgguf.errors import CheckpointError, ConfigError, collect, shown
 from clipgguf.families.model import Content, Model, Request, found_text
 from clipgguf.families.towers import tower_prefix
 from clipgguf.names import NEVER_WRITTEN, SIGLIP_HEAD, TEXT, VISION, Tower
@@ -104,13 +104,14 @@ def _layout(config: Mapping[str, Any], path: Path) -> tuple[_Layout, tuple[Tower
         model_type = "clip"
     layout = LAYOUTS.get(model_type) if isinstance(model_type, str) else None
     if layout is None:
-        is_what = "has no model_type" if model_type is None else f"is of model_type {model_type!r}"
+        is_what = "has no model_type" if model_type is None else f"is of model_type {shown(model_type)}"
         raise ConfigError(f"{path}: {is_what}, {SUPPORTED}")
     architectures = config.get("architectures")
     if model_type == "clip" and isinstance(architectures, list) and len(architectures) == 1:
-        tower = _SINGLE_TOWERS.get(str(architectures[0]))
+        name = architectures[0]
+        tower = _SINGLE_TOWERS.get(name) if isinstance(name, str) else None
         if tower is not None:
-            return _Layout(str(architectures[0]), (tower,)), (tower,)
+            return _Layout(name, (tower,)), (tower,)
     return layout, layout.towers
 
 

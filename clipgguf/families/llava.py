@@ -19,8 +19,9 @@ from clipgguf.config import (
     model_name,
     parse_tower,
     read_image_statistics,
+    valid_text,
 )
-from clipgguf.errors import CheckpointError, ConfigError
+from clipgguf.errors import CheckpointError, ConfigError, shown
 from clipgguf.families.clip import without_siglip_extras
 from clipgguf.families.model import Content, Model, Projector, Request, found_text, refuse_or_warn
 from clipgguf.families.projectors import is_projector_name, projector_prefix, recognise
@@ -89,9 +90,13 @@ class _TowerSource:
 
 def is_llava(config: Mapping[str, Any]) -> bool:
     """Return whether a config.json is a LLaVA checkpoint's, in either layout."""
-    return config.get("model_type") in HF_MODEL_TYPES or any(
-        key in config for key in ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")
-    )
+    return _is_hf(config) or any(key in config for key in ("mm_vision_tower", "mm_projector_type", "mm_hidden_size"))
+
+
+def _is_hf(config: Mapping[str, Any]) -> bool:
+    """Return whether a config.json is of a class of transformers', as far as its model_type tells."""
+    model_type = config.get("model_type")
+    return isinstance(model_type, str) and model_type in HF_MODEL_TYPES
 
 
 def open_llava(request: Request, values: Mapping[str, Any]) -> Model:
@@ -217,7 +222,7 @@ def _tower(request: Request, llava: _Config | None, checkpoint: Checkpoint | Non
         directory = _tower_inside(llava)
     if directory is None:
         assert llava is not None
-        asked = f"; config.json asks for {llava.tower_name!r}" if llava.tower_name else ""
+        asked = f"; config.json asks for {shown(llava.tower_name)}" if llava.tower_name else ""
         raise CheckpointError(
             f"{request.directory}: has no vision tower{asked}; --vision-tower takes the directory that has it"
         )
@@ -257,7 +262,7 @@ def _inner_tower_config(request: Request, llava: _Config, tensors: Mapping[str, 
         model_type = values.get("model_type") if isinstance(values, dict) else None
         if model_type not in (None, *VISION_CONFIGS):
             raise ConfigError(
-                f"{llava.path}: vision_config is of model_type {model_type!r}, "
+                f"{llava.path}: vision_config is of model_type {shown(model_type)}, "
                 f"supported are {', '.join(map(repr, VISION_CONFIGS))}"
             )
         return parse_tower(VISION_CONFIGS.get(str(model_type), VisionConfig), values, f"{llava.path}: vision_config")
@@ -281,12 +286,14 @@ def _layers_to_run(request: Request, config: _Config, vision: VisionConfig) -> i
             layer = layer[0]
         if isinstance(layer, list):
             raise ConfigError(
-                f"{where} is {layer!r}: the projector joins the features of several layers (VIP-LLaVA), which no "
+                f"{where} is {shown(layer)}: the projector joins the features of several layers (VIP-LLaVA), which no "
                 "reader of GGUF files can run"
             )
     blocks = vision.num_hidden_layers
     if type(layer) is not int or not -blocks <= layer <= blocks or layer == 0:
-        raise ConfigError(f"{where} is {layer!r}, should be 1 to {blocks}, or -1 to {-blocks} counted from the last")
+        raise ConfigError(
+            f"{where} is {shown(layer)}, should be 1 to {blocks}, or -1 to {-blocks} counted from the last"
+        )
     return layer if layer > 0 else blocks + 1 + layer
 
 
@@ -296,18 +303,18 @@ def _check_strategy(config: _Config, vision: VisionConfig) -> None:
     if not isinstance(vision, SiglipVisionConfig):
         if strategy not in (None, "default", "patch"):
             raise ConfigError(
-                f"{config.path}: the projector takes the class token's features, too ({strategy!r}), which no reader "
-                "of GGUF files can run; supported is 'default' or 'patch'"
+                f"{config.path}: the projector takes the class token's features, too ({shown(strategy)}), which no "
+                "reader of GGUF files can run; supported is 'default' or 'patch'"
             )
         return
     # SigLIP has no class token; with "default" transformers drops the first patch in its place.
     model_type = config.values.get("model_type")
-    if model_type in HF_MODEL_TYPES and not config.is_original:
+    if _is_hf(config.values) and not config.is_original:
         strategy = strategy or ("full" if model_type == "llava_onevision" else "default")
         if strategy != "full":
             raise ConfigError(
-                f"{config.path}: vision_feature_select_strategy is {strategy!r}, with which transformers drops the "
-                "first patch of a SigLIP tower and no reader of GGUF files does; supported is 'full'"
+                f"{config.path}: vision_feature_select_strategy is {shown(strategy)}, with which transformers drops "
+                "the first patch of a SigLIP tower and no reader of GGUF files does; supported is 'full'"
             )
 
 
@@ -331,7 +338,9 @@ def _grid_pinpoints(config: _Config, vision: VisionConfig) -> tuple[tuple[int, .
     )
     where = f"{config.path}: image_grid_pinpoints"
     if not is_pairs:
-        return (), (f"{where} is {pairs!r}, should be pairs of pixels; left out, images will be padded to a square",)
+        return (), (
+            f"{where} is {shown(pairs)}, should be pairs of pixels; left out, images will be padded to a square",
+        )
     if any(n % vision.image_size for pair in pairs for n in pair):
         return (), (
             f"{where} has sizes that are no multiples of {vision.image_size}, on which llama.cpp aborts; left out, "
@@ -344,6 +353,6 @@ def _grid_pinpoints(config: _Config, vision: VisionConfig) -> tuple[tuple[int, .
 def _patch_merge_type(config: _Config) -> str | None:
     merge = config.values.get("mm_patch_merge_type")
     if isinstance(merge, str):
-        return merge
+        return valid_text(merge)
     # transformers' LlavaNext and LlavaOnevision know no other and therefore do not say it.
     return "spatial_unpad" if config.values.get("model_type") in ("llava_next", "llava_onevision") else None

@@ -10,8 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from clipgguf.checkpoint import SourceTensor
-from clipgguf.config import TextConfig, VisionConfig, model_name, parse_tower, read_image_statistics, rgb_statistics
-from clipgguf.errors import CheckpointError, ConfigError, collect
+from clipgguf.config import (
+    LARGEST_UINT32,
+    TextConfig,
+    VisionConfig,
+    model_name,
+    parse_tower,
+    read_image_statistics,
+    rgb_statistics,
+)
+from clipgguf.errors import CheckpointError, ConfigError, collect, shown
 from clipgguf.families.model import Content, Model, Request, found_text
 from clipgguf.json_file import read_json_object
 from clipgguf.names import TEXT, VISION
@@ -81,7 +89,7 @@ def open_openclip(request: Request) -> Model:
         value = _object(model_cfg, part, path).get(key)
         if value is not None and value not in allowed:
             problems.append(
-                f"{path}: {part}: {key} is {value!r}, which readers of GGUF files would compute wrongly; "
+                f"{path}: {part}: {key} is {shown(value)}, which readers of GGUF files would compute wrongly; "
                 f"they know {allowed[0]!r}"
             )
     ConfigError.raise_all(problems)
@@ -112,7 +120,7 @@ def open_openclip(request: Request) -> Model:
 def _object(values: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
     value = values.get(key)
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: {key} is {value!r}, should be an object")
+        raise ConfigError(f"{path}: {key} is {shown(value)}, should be an object")
     return value
 
 
@@ -121,8 +129,9 @@ def _common(model_cfg: Mapping[str, Any], cfg: Mapping[str, Any], where: str, wi
     width = cfg.get("width", width)
     ratio = cfg.get("mlp_ratio", 4.0)
     norm = cfg.get("norm_kwargs")
-    if type(width) is not int or type(ratio) not in (int, float) or not 0 < ratio < 1e6:
-        raise ConfigError(f"{where}: width is {width!r} and mlp_ratio {ratio!r}, should be positive numbers")
+    is_width = type(width) is int and 0 < width <= LARGEST_UINT32
+    if not is_width or type(ratio) not in (int, float) or not 0 < ratio < 1e6:
+        raise ConfigError(f"{where}: width is {shown(width)} and mlp_ratio {shown(ratio)}, should be positive numbers")
     return {
         "hidden_size": width,
         "intermediate_size": int(width * ratio),
@@ -137,14 +146,18 @@ def _vision_config(model_cfg: Mapping[str, Any], path: Path) -> VisionConfig:
     """Return the vision tower's configuration; omitted fields have the defaults of OpenCLIP's CLIPVisionCfg."""
     cfg, where = _object(model_cfg, "vision_cfg", path), f"{path}: vision_cfg"
     if cfg.get("timm_model_name"):
-        raise ConfigError(f"{where}: is a timm tower ({cfg['timm_model_name']!r}), supported are OpenCLIP's own ViT")
+        raise ConfigError(
+            f"{where}: is a timm tower ({shown(cfg['timm_model_name'])}), supported are OpenCLIP's own ViT"
+        )
     fields = _common(model_cfg, cfg, where, 768)
     head_width = cfg.get("head_width", 64)
     if type(head_width) is not int or head_width <= 0 or fields["hidden_size"] % head_width:
-        raise ConfigError(f"{where}: head_width is {head_width!r}, should divide the width {fields['hidden_size']}")
+        raise ConfigError(
+            f"{where}: head_width is {shown(head_width)}, should divide the width {fields['hidden_size']}"
+        )
     sizes = {"image_size": cfg.get("image_size", 224), "patch_size": cfg.get("patch_size", 16)}
     for key, size in sizes.items():
-        if isinstance(size, list) and len(set(map(str, size))) == 1:
+        if isinstance(size, list) and set(map(type, size)) == {int} and len(set(size)) == 1:
             sizes[key] = size[0]
     return parse_tower(
         VisionConfig, {**fields, **sizes, "num_attention_heads": fields["hidden_size"] // head_width}, where
@@ -155,7 +168,9 @@ def _text_config(model_cfg: Mapping[str, Any], path: Path) -> TextConfig:
     """Return the text tower's configuration; omitted fields have the defaults of OpenCLIP's CLIPTextCfg."""
     cfg, where = _object(model_cfg, "text_cfg", path), f"{path}: text_cfg"
     if cfg.get("hf_model_name"):
-        raise ConfigError(f"{where}: is a Hugging Face tower ({cfg['hf_model_name']!r}), supported are OpenCLIP's own")
+        raise ConfigError(
+            f"{where}: is a Hugging Face tower ({shown(cfg['hf_model_name'])}), supported are OpenCLIP's own"
+        )
     return parse_tower(
         TextConfig,
         {

@@ -6,7 +6,7 @@ from typing import Any
 
 from clipgguf.checkpoint import SourceTensor
 from clipgguf.config import SiglipVisionConfig, VisionConfig, parse_sub_config, parse_tower
-from clipgguf.errors import CheckpointError, ConfigError
+from clipgguf.errors import CheckpointError, ConfigError, shown
 from clipgguf.json_file import read_json_object
 from clipgguf.names import NEVER_WRITTEN, TEXT, VISION, Tower
 
@@ -84,10 +84,10 @@ def read_vision_config(path: Path) -> VisionConfig:
         return parse_sub_config(VisionConfig, config, "vision", path)
     if model_type == "siglip":
         return parse_sub_config(SiglipVisionConfig, config, "vision", path)
-    if vision_class := VISION_CONFIGS.get(str(model_type)):
+    if isinstance(model_type, str) and (vision_class := VISION_CONFIGS.get(model_type)):
         return parse_tower(vision_class, config, str(path))
     raise ConfigError(
-        f"{path}: is of model_type {model_type!r}, a vision tower's is 'clip', 'siglip' or "
+        f"{path}: is of model_type {shown(model_type)}, a vision tower's is 'clip', 'siglip' or "
         f"{' or '.join(map(repr, VISION_CONFIGS))}"
     )
 
@@ -100,8 +100,8 @@ def known_tower(name: str, tensors: Mapping[str, SourceTensor], where: Path) -> 
     config = KNOWN_TOWERS.get(name.replace("\\", "/").rstrip("/").rpartition("/")[2])
     if config is None:
         raise ConfigError(
-            f"{where}: the vision tower is {name!r}, whose sizes are not known here (attention heads cannot be told "
-            "from tensors); --vision-config takes its config.json"
+            f"{where}: the vision tower is {shown(name)}, whose sizes are not known here (attention heads cannot be "
+            "told from tensors); --vision-config takes its config.json"
         )
     found = _sizes(tensors)
     wrong = [

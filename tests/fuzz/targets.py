@@ -1,0 +1,199 @@
+"""What is attacked: small checkpoints of every layout, which of their files are changed, and what is done with them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipgguf import convert, inspect, upgrade, verify
+from clipgguf.checkpoint.gguf_file import read_gguf
+from clipgguf.convert import plan_conversion
+from clipgguf.element_types import OUTTYPES
+from clipgguf.families import Request
+from clipgguf.writer import write_plan
+from tests import layouts, llava_checkpoints, test_upgrade, torch_bytes
+from tests.checkpoints import Clip, Text, Vision
+from tests.fuzz.mutate import Chance, Mutate, mutate_gguf, mutate_json, mutate_safetensors, mutate_torch
+from tests.llava_checkpoints import Llava
+
+VISION = Vision(32, 64, 2, 2, image_size=8, patch_size=4)
+CLIP = Clip(Text(32, 32, 1, 2, vocab_size=11, max_position_embeddings=4), VISION, projection_dim=8)
+LLAVA = Llava(VISION, text_width=32, has_newline=True)
+# mm_vision_tower's sizes are known for a few published towers only, which are large.
+LLAVA_15 = Llava(VISION, text_width=32)
+
+_KINDS: Mapping[str, Mutate] = {
+    ".json": mutate_json,
+    ".safetensors": mutate_safetensors,
+    ".gguf": mutate_gguf,
+    ".bin": mutate_torch,
+    ".projector": mutate_torch,
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A directory that ``build`` fills, of which ``files`` are changed before ``attack`` is made on it.
+
+    ``attack(directory, output, chance)`` returns in success or raises; ``chance`` is for options.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    build: Callable[[Path], object]
+    attack: Callable[[Path, Path, Chance], None]
+
+    def mutate(self, name: str, data: bytes, chance: Chance) -> bytes:
+        """Change one of the files."""
+        return _KINDS[Path(name).suffix](data, chance)
+
+
+def _convert(directory: Path, output: Path, chance: Chance, **options: Path) -> None:
+    towers = "both" if options else chance.choice(("both", "both", "text", "vision"))
+    request = Request(
+        directory / "model",
+        text_only=towers == "text",
+        vision_only=towers == "vision",
+        outtype=chance.choice((*OUTTYPES, "auto")),
+        ignore_unknown=chance.random() < 0.5,
+        keep_last_layer=chance.random() < 0.2,
+        llava_projector=options.get("llava_projector"),
+        vision_tower=options.get("vision_tower"),
+        vision_config=options.get("vision_config"),
+    )
+    path = output / "out.gguf"
+    write_plan(plan_conversion(request), path, threads=1)
+    # What we write, we can read.
+    read_gguf(path)
+
+
+def _convert_with(**options: str) -> Callable[[Path, Path, Chance], None]:
+    return lambda directory, output, chance: _convert(
+        directory, output, chance, **{option: directory / name for option, name in options.items()}
+    )
+
+
+def _stream(model: Path) -> None:
+    """Write weights in the format of torch before 1.6."""
+    arrays = layouts.arrays_of(CLIP.shapes())
+    records, storages = {}, {}
+    for key, (name, array) in enumerate(arrays.items()):
+        strides = tuple(stride // array.itemsize for stride in array.strides)
+        records[name] = torch_bytes.tensor(torch_bytes.storage(str(key), array.size), 0, array.shape, strides)
+        storages[str(key)] = (array.size, array.astype("<f4").tobytes())
+    layouts.write_clip(model, CLIP)
+    (model / "model.safetensors").unlink()
+    (model / "pytorch_model.bin").write_bytes(torch_bytes.stream(torch_bytes.mapping(records), storages))
+
+
+def _gguf(directory: Path) -> None:
+    """Write an mmproj file as a script of before would have."""
+    llava_checkpoints.write_original(directory / "model", LLAVA_15)
+    llava_checkpoints.write_clip(directory / "tower", LLAVA_15)
+    new = convert(directory / "model", directory / "new.gguf", vision_tower=directory / "tower").path
+    test_upgrade.without(new, directory / "old.gguf")
+
+
+def _upgrade(directory: Path, output: Path, chance: Chance) -> None:
+    read_gguf(upgrade(directory / "old.gguf", output / "out.gguf").path)
+
+
+def _inspect(directory: Path, output: Path, chance: Chance) -> None:
+    assert inspect(directory / "new.gguf").verdicts
+
+
+def _verify(directory: Path, output: Path, chance: Chance) -> None:
+    verification = verify(directory / "new.gguf", directory / "model", vision_tower=directory / "tower", threads=1)
+    assert verification.agrees == (not verification.problems)
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target(
+            "clip",
+            ("model/config.json", "model/preprocessor_config.json", "model/vocab.json", "model/model.safetensors"),
+            lambda directory: layouts.write_clip(directory / "model", CLIP),
+            _convert_with(),
+        ),
+        Target(
+            "shards",
+            ("model/model.safetensors.index.json", "model/model-00002-of-00003.safetensors"),
+            lambda directory: layouts.write_clip(directory / "model", CLIP, shards=3),
+            _convert_with(),
+        ),
+        Target(
+            "tokenizer",
+            ("model/tokenizer.json", "model/processor_config.json"),
+            lambda directory: layouts.write_clip(
+                directory / "model", CLIP, vocabulary="tokenizer.json", processor="processor_config.json"
+            ),
+            _convert_with(),
+        ),
+        Target(
+            "torch",
+            ("model/pytorch_model.bin",),
+            lambda directory: layouts.write_clip(directory / "model", CLIP, suffix=".bin"),
+            _convert_with(),
+        ),
+        Target(
+            "torch-shards",
+            ("model/pytorch_model.bin.index.json", "model/pytorch_model-00002-of-00002.bin"),
+            lambda directory: layouts.write_clip(directory / "model", CLIP, suffix=".bin", shards=2, dtype="F16"),
+            _convert_with(),
+        ),
+        Target(
+            "torch-stream",
+            ("model/pytorch_model.bin",),
+            lambda directory: _stream(directory / "model"),
+            _convert_with(),
+        ),
+        Target(
+            "projector",
+            ("llava.projector", "model/config.json"),
+            lambda directory: (
+                llava_checkpoints.write_clip(directory / "model", LLAVA),
+                llava_checkpoints.write_projector(directory / "llava.projector", LLAVA),
+            ),
+            _convert_with(llava_projector="llava.projector"),
+        ),
+        Target(
+            "open-clip",
+            ("model/open_clip_config.json", "model/open_clip_model.safetensors"),
+            lambda directory: layouts.write_open_clip(directory / "model", CLIP),
+            _convert_with(),
+        ),
+        Target(
+            "siglip",
+            ("model/config.json", "model/model.safetensors"),
+            lambda directory: layouts.write_siglip_tower(directory / "model", VISION),
+            _convert_with(),
+        ),
+        Target(
+            "llava-hf",
+            ("model/config.json", "model/preprocessor_config.json", "model/model.safetensors"),
+            lambda directory: llava_checkpoints.write_hf(directory / "model", LLAVA),
+            _convert_with(),
+        ),
+        Target(
+            "llava-original",
+            ("model/config.json", "vision.json", "model/pytorch_model.bin"),
+            lambda directory: (
+                llava_checkpoints.write_original(directory / "model", LLAVA, tower="inside", suffix=".bin"),
+                llava_checkpoints.write_vision_config(directory / "vision.json", LLAVA),
+            ),
+            _convert_with(vision_config="vision.json"),
+        ),
+        Target(
+            "llava-tower",
+            ("model/config.json", "tower/config.json", "tower/model.safetensors"),
+            lambda directory: (
+                llava_checkpoints.write_original(directory / "model", LLAVA),
+                llava_checkpoints.write_tower(directory / "tower", LLAVA),
+            ),
+            _convert_with(vision_tower="tower"),
+        ),
+        Target("upgrade", ("old.gguf",), _gguf, _upgrade),
+        Target("inspect", ("new.gguf",), _gguf, _inspect),
+        Target("verify", ("new.gguf", "model/config.json"), _gguf, _verify),
+    )
+}

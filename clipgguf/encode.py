@@ -61,6 +61,7 @@ class Encoder:
         return elements // self.block_elements * (self.block_nbytes or self.target_dtype.itemsize)
 
 
+@cache
 def encoder(source_dtype: str, target: GGMLQuantizationType) -> Encoder:
     """Return the encoder from a safetensors dtype, or the name of a GGML type, to a GGML type.
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -96,31 +97,50 @@ class _Job:
         """The bytes that the chunk will have."""
         return self.codec.nbytes(self.nbytes // self.codec.source_dtype.itemsize)
 
-    def run(self, workspace: _Workspace, target: NDArray[np.uint8]) -> Chunk:
-        """Read the source, and encode it into ``target``, which has the chunk's size."""
-        dtype, encode = self.codec.source_dtype, self.codec.encode
-        source = target if encode is None else workspace.source[: self.nbytes]
+    def read(self, target: NDArray[np.uint8], scratch: NDArray[np.uint8]) -> None:
+        """Read the source into ``target``, which has its size, row by row."""
         if self.strides is None:
-            self.file.read(self.offset, source.data)
+            self.file.read(self.offset, target.data)
         else:
-            gather(self.file, self.offset, source.view(dtype).reshape(self.shape), self.strides, workspace.scratch)
-        overflows = 0
-        if encode is not None:
-            overflows = encode(source.view(dtype), target.view(self.codec.target_dtype), workspace.scratch)
-        return Chunk(self.tensor, target.data, overflows)
+            elements = target.view(self.codec.source_dtype).reshape(self.shape)
+            gather(self.file, self.offset, elements, self.strides, scratch)
 
 
 def _run(jobs: Sequence[_Job], workspaces: "SimpleQueue[_Workspace]", buffer: NDArray[np.uint8]) -> list[Chunk]:
     """Do jobs in order, one after the other in the buffer. There is a workspace for every thread."""
     workspace = workspaces.get()
     try:
-        chunks, start = [], 0
-        for job in jobs:
-            chunks.append(job.run(workspace, buffer[start : start + job.nbytes_out]))
-            start += _aligned(job.nbytes_out)
+        chunks: list[Chunk] = []
+        start = 0
+        for codec, group in itertools.groupby(jobs, key=attrgetter("codec")):
+            together = list(group)
+            nbytes = sum(job.nbytes_out for job in together)
+            chunks += _encode(codec, together, workspace, buffer[start : start + nbytes])
+            start += _aligned(nbytes)
         return chunks
     finally:
         workspaces.put(workspace)
+
+
+def _encode(codec: Encoder, jobs: Sequence[_Job], workspace: _Workspace, target: NDArray[np.uint8]) -> Iterator[Chunk]:
+    """Encode jobs of one codec as if they were one: with small tensors, each step costs more than its work."""
+    source = target if codec.encode is None else workspace.source
+    end = 0
+    for job in jobs:
+        start, end = end, end + job.nbytes
+        job.read(source[start:end], workspace.scratch)
+    overflows = 0
+    if codec.encode is not None:
+        overflows = codec.encode(
+            source[:end].view(codec.source_dtype), target.view(codec.target_dtype), workspace.scratch
+        )
+    end = 0
+    for job in jobs:
+        start, end = end, end + job.nbytes_out
+        if overflows and len(jobs) > 1:  # Whose they are, encoding each by itself will tell.
+            yield from _encode(codec, [job], workspace, target[start:end])
+        else:
+            yield Chunk(job.tensor, target[start:end].data, overflows)
 
 
 def _aligned(nbytes: int) -> int:

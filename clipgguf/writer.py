@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 # After how many bytes the system is told to begin writing them to disk.
 WRITE_BACK_NBYTES = 1 << 26
 # What is larger is written at once.
-OUTPUT_BUFFER_NBYTES = 1 << 17
+OUTPUT_BUFFER_NBYTES = 1 << 18
 
 
 def write_plan(

@@ -1,6 +1,5 @@
 """What all tests share: a small model, and the command line as its user runs it."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,11 +31,3 @@ def run(tmp_path: Path) -> Run:
         )
 
     return run_clipgguf
-
-
-@pytest.fixture
-def uncovered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start processes without the measurement of coverage: those whose time, memory or files are looked at."""
-    for name in list(os.environ):
-        if name.startswith("COVERAGE_PROCESS"):
-            monkeypatch.delenv(name)

@@ -15,6 +15,7 @@ from gguf import GGUFReader
 from clipgguf import convert
 from tests.checkpoints import TINY, edit_json, safetensors_header, write_json, write_model, write_safetensors
 from tests.conftest import Run
+from tests.processes import uncovered
 
 Break = Callable[[Path], object]
 LAYER = "text_model.encoder.layers.0.self_attn.q_proj"
@@ -278,7 +279,6 @@ def test_output_that_cannot_be(target: str, model: Path, tmp_path: Path, run: Ru
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="resource limits are POSIX")
-@pytest.mark.usefixtures("uncovered")
 def test_disk_that_fills_up(model: Path, tmp_path: Path, run: Run) -> None:
     import resource
 
@@ -291,6 +291,7 @@ def test_disk_that_fills_up(model: Path, tmp_path: Path, run: Run) -> None:
             model,
             "-o",
             out.parent,
+            env=uncovered(),
             preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         )
         check_error(result, [["model-f16.gguf", "cannot be written", "File too large"]])

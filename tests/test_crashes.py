@@ -16,11 +16,9 @@ import pytest
 from clipgguf import CheckpointError, OutputError, convert
 from clipgguf.output_file import TEMPORARY_NAME
 from tests.checkpoints import Clip, Text, Vision, write_model
+from tests.processes import uncovered
 
-pytestmark = [
-    pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX"),
-    pytest.mark.usefixtures("uncovered"),
-]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
 
 resource = pytest.importorskip("resource")
 
@@ -50,7 +48,7 @@ class Target:
         self.file.write_bytes(OLD)
 
     def start(self) -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(self._command, env=uncovered(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def end_at(self, moment: float, number: int) -> int:
         """Start a conversion, send it a signal after so many seconds, and return its exit code."""
@@ -144,6 +142,7 @@ def test_disk_that_fills_up(dtype: str, tmp_path: Path) -> None:
     limit = 70 << 20
     result = subprocess.run(
         [sys.executable, "-m", "clipgguf", str(model), "-o", str(out)],
+        env=uncovered(),
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),

@@ -24,7 +24,7 @@ from clipgguf.checkpoint.gguf_file import (
 from tests.checkpoints import write_model
 from tests.gguf_bytes import array, gguf, key, string, tensor, uint32
 from tests.llava_checkpoints import Llava, write_hf
-from tests.test_memory import peak_rss
+from tests.processes import peak_rss
 
 T = GGUFValueType
 F32, Q8_0 = GGMLQuantizationType.F32, GGMLQuantizationType.Q8_0

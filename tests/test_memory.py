@@ -1,34 +1,14 @@
 """The promise of constant memory: real runs of the command line, measured by the operating system."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.checkpoints import REAL, write_model
+from tests.processes import MIB, peak_rss
 
-pytestmark = [
-    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in KiB on Linux only"),
-    pytest.mark.usefixtures("uncovered"),
-]
-
-MIB = 1 << 20
-
-# Linux counts the memory of the process that forks towards a child's peak, and pytest is large. So a small process
-# starts the command, and asks the system for its peak.
-LAUNCHER = """
-import resource, subprocess, sys
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""
-
-
-def peak_rss(*command: object) -> int:
-    """Return a command's peak resident memory in bytes."""
-    launcher = [sys.executable, "-S", "-c", LAUNCHER, sys.executable, *map(str, command)]
-    result = subprocess.run(launcher, capture_output=True, text=True, check=True)
-    return int(result.stdout) * 1024
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in KiB on Linux only")
 
 
 def test_the_measure_sees_a_tensor_held_whole() -> None:

@@ -43,7 +43,7 @@ from tests.llava_checkpoints import (
     write_tower,
     write_vision_config,
 )
-from tests.test_memory import MIB, peak_rss
+from tests.processes import MIB, peak_rss
 
 OUTTYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 QUANTIZED = OUTTYPES[3:]

@@ -1,0 +1,27 @@
+"""Processes whose memory, time or end is looked at: they run without the measurement of coverage."""
+
+import os
+import subprocess
+import sys
+
+MIB = 1 << 20
+
+# Linux counts the memory of the process that forks towards a child's peak, and pytest is large. So a small process
+# starts the command, and asks the system for its peak.
+LAUNCHER = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
+def peak_rss(*command: object) -> int:
+    """Return a command's peak resident memory in bytes."""
+    launcher = [sys.executable, "-S", "-c", LAUNCHER, sys.executable, *map(str, command)]
+    result = subprocess.run(launcher, env=uncovered(), capture_output=True, text=True, check=True)
+    return int(result.stdout) * 1024
+
+
+def uncovered() -> dict[str, str]:
+    """Return the environment without what makes a Python process measure its coverage."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}

@@ -5,14 +5,19 @@
     result = convert("clip-vit-base-patch32", "out/")
     print(result.path)
 
-The names below are the whole public interface.
+The names below are the whole public interface. Each is imported when it is first asked for, so that
+``clipgguf --version`` does not wait for what it never uses.
 """
 
-from clipgguf.convert import Conversion, convert
-from clipgguf.errors import CheckpointError, ClipGGUFError, ConfigError, OutputError
-from clipgguf.inspect import Inspection, inspect
-from clipgguf.upgrade import Upgrade, upgrade
-from clipgguf.verify import Verification, verify
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clipgguf.conversion import Conversion, convert
+    from clipgguf.errors import CheckpointError, ClipGGUFError, ConfigError, OutputError
+    from clipgguf.inspection import Inspection, inspect
+    from clipgguf.upgrading import Upgrade, upgrade
+    from clipgguf.verification import Verification, verify
 
 __version__ = "0.1.0"
 
@@ -31,3 +36,24 @@ __all__ = [
     "upgrade",
     "verify",
 ]
+
+_MODULES = {
+    "conversion": ("Conversion", "convert"),
+    "errors": ("CheckpointError", "ClipGGUFError", "ConfigError", "OutputError"),
+    "inspection": ("Inspection", "inspect"),
+    "upgrading": ("Upgrade", "upgrade"),
+    "verification": ("Verification", "verify"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name."""
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"clipgguf.{module}"), name)
+    raise AttributeError(f"module 'clipgguf' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, also those that are not imported yet."""
+    return sorted({*globals(), *__all__})

@@ -300,7 +300,7 @@ def test_disk_that_fills_up(model: Path, tmp_path: Path, run: Run) -> None:
 
 def test_file_that_shrinks_after_planning(model: Path, tmp_path: Path) -> None:
     from clipgguf import CheckpointError
-    from clipgguf.convert import plan_conversion
+    from clipgguf.conversion import plan_conversion
     from clipgguf.families import Request
     from clipgguf.writer import write_plan
 

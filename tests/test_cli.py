@@ -176,7 +176,7 @@ def test_dry_run_finds_what_is_wrong(model: Path, run: Run) -> None:
          "try: main()\nexcept SystemExit: pass", {"torch", "transformers", "numpy", "gguf"}),
         ("import sys; sys.argv = ['clipgguf', '--help']\nfrom clipgguf.cli import main\n"
          "try: main()\nexcept SystemExit: pass", {"torch", "transformers", "numpy", "gguf"}),
-        ("import clipgguf.convert, clipgguf.writer", {"torch", "transformers"}),
+        ("import clipgguf.conversion, clipgguf.writer", {"torch", "transformers"}),
     ],
     ids=["import", "version", "help", "writer"],
 )  # fmt: skip
@@ -247,3 +247,16 @@ def test_progress_bar_on_a_terminal(model: Path, tmp_path: Path) -> None:
     stdout, _ = process.communicate(timeout=60)
     assert stdout.decode() == f"{tmp_path / 'out' / 'model-f16.gguf'}\n"
     assert "221.9/221.9 kB" in shown.decode()
+
+
+def test_the_public_names_are_all_there_before_they_are_imported() -> None:
+    code = (
+        "import clipgguf\n"
+        "assert set(clipgguf.__all__) <= set(dir(clipgguf))\n"
+        "assert 'clipgguf.errors' not in __import__('sys').modules\n"
+        "import clipgguf.conversion, clipgguf.inspection\n"
+        "assert all(getattr(clipgguf, name) is not None for name in clipgguf.__all__)\n"
+        "assert callable(clipgguf.convert) and callable(clipgguf.inspect)\n"
+        "assert not hasattr(clipgguf, 'nothing')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

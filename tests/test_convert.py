@@ -12,7 +12,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader
 
 from clipgguf import CheckpointError, convert
-from clipgguf.convert import plan_conversion
+from clipgguf.conversion import plan_conversion
 from clipgguf.families import Request
 from tests.checkpoints import (
     TINY,

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from clipgguf.convert import plan_conversion
+from clipgguf.conversion import plan_conversion
 from clipgguf.errors import ClipGGUFError
 from clipgguf.families import Request
 from tests import layouts, llava_checkpoints

@@ -20,7 +20,7 @@ from gguf import GGUFReader
 
 from clipgguf import CheckpointError, ClipGGUFError, ConfigError, convert
 from clipgguf.checkpoint.safetensors import LARGEST_HEADER, read_safetensors_header
-from clipgguf.convert import plan_conversion
+from clipgguf.conversion import plan_conversion
 from clipgguf.errors import shown
 from clipgguf.families import Request
 from clipgguf.json_file import LARGEST_JSON, MOST_VALUES, read_json_object

@@ -11,7 +11,7 @@ import pytest
 from clipgguf import CheckpointError, convert
 from clipgguf.checkpoint import Checkpoint, SourceFile
 from clipgguf.checkpoint.views import blocks, gather
-from clipgguf.convert import plan_conversion
+from clipgguf.conversion import plan_conversion
 from clipgguf.encode import SCRATCH_NBYTES
 from clipgguf.families import Request
 from clipgguf.stream import BUFFER_NBYTES, LEAST_RANGE, LOOK_AHEAD, SOURCE_NBYTES, ChunkStream, SourceRange

@@ -112,7 +112,7 @@ def convert_command(
     clipgguf verify --help).
     A directory that is called like a command is reached as ./NAME.
     """
-    from clipgguf.convert import plan_conversion, run_conversion
+    from clipgguf.conversion import plan_conversion, run_conversion
     from clipgguf.families import Request
 
     directory = _one_of(model_dir, model_dir_option)

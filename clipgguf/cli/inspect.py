@@ -25,7 +25,7 @@ from clipgguf.errors import CheckpointError
 
 if TYPE_CHECKING:
     from clipgguf.checkpoint.gguf_file import MetadataItem
-    from clipgguf.inspect import Inspection, ProjectorSummary, TowerSummary
+    from clipgguf.inspection import Inspection, ProjectorSummary, TowerSummary
 
 
 class ReaderName(str, Enum):
@@ -53,7 +53,7 @@ def inspect_command(
 
     Only the file's header is read.
     """
-    from clipgguf.inspect import inspect
+    from clipgguf.inspection import inspect
 
     inspection = inspect(path)
     if as_json:

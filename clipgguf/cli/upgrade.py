@@ -25,7 +25,7 @@ def upgrade_command(
     Files from before have no clip.projector_type, and are refused; nor do they say with clip.vision.feature_layer how
     many blocks of the tower to run, and one too few is run. The file's path is all that goes to standard output.
     """
-    from clipgguf.upgrade import upgrade
+    from clipgguf.upgrading import upgrade
 
     with progress_bar(quiet) as progress:
         result = upgrade(old, output, progress=progress)

@@ -30,7 +30,7 @@ from clipgguf.errors import CheckpointError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from clipgguf.verify import TensorCheck, Verdict, Verification
+    from clipgguf.verification import TensorCheck, Verdict, Verification
 
 # How many tensors the table has without --all, and how many faults are told one by one on standard error.
 MOST_ROWS = 20
@@ -64,7 +64,7 @@ def verify_command(
     file; of the conversion's other options, give those that it had.
     """
     from clipgguf.families import Request
-    from clipgguf.verify import run_verification
+    from clipgguf.verification import run_verification
 
     check_variant(variant)
     request = Request(
@@ -147,7 +147,7 @@ def _row(tensor: "TensorCheck") -> tuple[object, ...]:
 
 def _counts(tensors: "Sequence[TensorCheck]") -> "dict[Verdict, int]":
     """Return how many tensors have each verdict, the worst verdict first."""
-    from clipgguf.verify import VERDICTS
+    from clipgguf.verification import VERDICTS
 
     counts = Counter(tensor.verdict for tensor in tensors)
     return {verdict: counts[verdict] for verdict in VERDICTS}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from gguf import GGMLQuantizationType, GGUFValueType
 
 from clipgguf.contents import FEATURE_LAYER, Contents
-from clipgguf.convert import plan_conversion
+from clipgguf.conversion import plan_conversion
 from clipgguf.element_types import OUTTYPES
 from clipgguf.errors import CheckpointError, ConfigError
 from clipgguf.families import Request

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clipgguf import convert, inspect, upgrade, verify
 from clipgguf.checkpoint.gguf_file import read_gguf
-from clipgguf.convert import plan_conversion
+from clipgguf.conversion import plan_conversion
 from clipgguf.element_types import OUTTYPES
 from clipgguf.families import Request
 from clipgguf.writer import write_plan

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipgguf.convert import PathLike
+from clipgguf.conversion import PathLike
 
 if TYPE_CHECKING:
     from clipgguf.checkpoint import SourceTensor

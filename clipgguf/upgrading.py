@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipgguf.convert import PathLike, output_path
+from clipgguf.conversion import PathLike, output_path
 from clipgguf.errors import CheckpointError
 
 if TYPE_CHECKING:

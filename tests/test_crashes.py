@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from clipgguf import CheckpointError, OutputError, convert
-from clipgguf.output_file import TEMPORARY_NAME
+from clipgguf.output_file import TEMPORARY_NAME, replacing
 from tests.checkpoints import Clip, Text, Vision, write_model
 from tests.processes import uncovered
 
@@ -244,3 +244,22 @@ def test_source_that_becomes_shorter(dtype: str, outtype: str, tmp_path: Path) -
     with pytest.raises(CheckpointError, match=message):
         convert(model, out, outtype=outtype, progress=truncate_half(model / "model.safetensors"))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {f"model-{outtype}.gguf": OLD}
+
+
+def test_nobody_takes_a_file_that_is_being_made_for_a_leftover(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from clipgguf.output_file import remove_leftovers\n"
+    code += "print(flush=True)\nwhile True: remove_leftovers(Path(sys.argv[1]))"
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env=uncovered(), stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    other.stdout.readline()
+    try:
+        for number in range(2_000):
+            with replacing(tmp_path / "file", 0) as temporary:
+                assert temporary.exists()
+                temporary.write_bytes(b"%d" % number)
+            assert (tmp_path / "file").read_bytes() == b"%d" % number
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -622,3 +622,11 @@ def test_shards_of_more_tensors_than_can_be(tmp_path: Path) -> None:
         (model / f"model-0000{number}-of-00003.safetensors").write_bytes(safetensors_header(names))
     with pytest.raises(CheckpointError, match="have more than 200,000 tensors, no model has as many"):
         plan_conversion(Request(model, ignore_unknown=True))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file that cannot be read though it is open")
+def test_json_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.symlink_to("/proc/self/mem")
+    with pytest.raises(ConfigError, match=r"config\.json: cannot be read: Input/output error"):
+        read_json_object(path)

@@ -1,6 +1,7 @@
 """Chunks: views that are not contiguous, compressed storages, and how much is in memory at once."""
 
 import itertools
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -141,3 +142,28 @@ def test_views_are_gathered(shape: tuple[int, ...], strides: tuple[int, ...], tm
     gather(file, 20, target, tuple(4 * s for s in strides), np.empty(SCRATCH_NBYTES, np.uint8))
     file.close()
     np.testing.assert_array_equal(target, expected)
+
+
+def test_what_sendfile_cannot_copy_is_read_and_written(tmp_path: Path) -> None:
+    stored = np.random.default_rng(1).bytes(3 << 20)
+    path = tmp_path / "stored"
+    path.write_bytes(stored)
+    source = SourceFile(path, len(stored))
+    for mode in ("wb", "ab"):  # Linux sends nothing to a file that is appended to.
+        with (tmp_path / mode).open(mode) as file:
+            file.write(b"before")
+            source.copy(5, len(stored) - 5, file)
+            assert file.tell() == len(stored) + 1
+            file.write(b"after")
+        assert (tmp_path / mode).read_bytes() == b"before" + stored[5:] + b"after"
+        with (tmp_path / mode).open(mode) as file, pytest.raises(CheckpointError, match="has become shorter"):
+            source.copy(5, len(stored), file)
+    source.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file that cannot be read though it is open")
+def test_a_source_that_cannot_be_read_is_an_error() -> None:
+    source = SourceFile(Path("/proc/self/mem"), 0)
+    with pytest.raises(CheckpointError, match=r"mem: bytes 0 to 16 cannot be read: Input/output error"):
+        source.read(0, memoryview(bytearray(16)))
+    source.close()

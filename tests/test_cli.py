@@ -14,7 +14,7 @@ from gguf import GGUFReader
 
 import clipgguf
 from clipgguf import convert
-from tests.checkpoints import REAL, TINY, edit_json, safetensors_header, write_model
+from tests.checkpoints import REAL, TINY, edit_json, write_model, write_sparse_safetensors
 from tests.conftest import Run
 
 
@@ -193,16 +193,7 @@ def sparse_model(directory: Path) -> Path:
     write_model(directory, TINY)
     clip = REAL["vit-b-32"]
     edit_json(directory / "config.json", lambda c: c.update(clip.config_json()))
-    header, offset = {}, 0
-    for name, shape in clip.shapes().items():
-        nbytes = 4
-        for axis in shape:
-            nbytes *= axis
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + nbytes]}
-        offset += nbytes
-    beginning = safetensors_header(header)
-    (directory / "model.safetensors").write_bytes(beginning)
-    os.truncate(directory / "model.safetensors", len(beginning) + offset)
+    write_sparse_safetensors(directory / "model.safetensors", clip.shapes())
     return directory
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from clipgguf import CheckpointError, OutputError, convert
 from clipgguf.output_file import TEMPORARY_NAME, replacing
-from tests.checkpoints import Clip, Text, Vision, write_model
+from tests.checkpoints import Clip, Text, Vision, edit_json, write_model, write_sparse_safetensors
 from tests.processes import uncovered
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
@@ -168,21 +168,10 @@ def test_too_little_room_is_said_at_once(tmp_path: Path) -> None:
 
 def write_sparse(directory: Path, clip: Clip, rows: int) -> Path:
     """Write a model whose token embedding has so many rows, and whose file has a hole in their place."""
-    from tests.checkpoints import edit_json, safetensors_header
-
     write_model(directory, clip)
-    header, offset = {}, 0
-    for name, shape in clip.shapes().items():
-        axes = (rows, *shape[1:]) if name.endswith("token_embedding.weight") else shape
-        nbytes = 2
-        for axis in axes:
-            nbytes *= axis
-        header[name] = {"dtype": "F16", "shape": axes, "data_offsets": [offset, offset + nbytes]}
-        offset += nbytes
-    beginning = safetensors_header(header)
-    (directory / "model.safetensors").write_bytes(beginning)
+    shapes = {n: (rows, *s[1:]) if n.endswith("token_embedding.weight") else s for n, s in clip.shapes().items()}
     try:
-        os.truncate(directory / "model.safetensors", len(beginning) + offset)
+        write_sparse_safetensors(directory / "model.safetensors", shapes, "F16")
     except OSError as e:
         pytest.skip(f"no sparse file can be larger than the disk here: {e}")
 

@@ -38,8 +38,15 @@ LOOK_AHEAD = 2
 MOST_THREADS = 8
 
 
-def default_threads() -> int:
-    """Return how many threads to convert on: the cores that this process may use, and at most MOST_THREADS."""
+def thread_count(threads: int | None) -> int:
+    """Return how many threads to work on: those asked for, else one a core, MOST_THREADS at most.
+
+    Raises ValueError when fewer than one are asked for.
+    """
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"threads is {threads}, should be at least 1")
+        return threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MOST_THREADS)
 

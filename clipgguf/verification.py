@@ -167,8 +167,6 @@ def verify(
     """
     from clipgguf.families import Request
 
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}, should be at least 1")
     request = Request(
         model_dir=Path(model_dir),
         image_mean=None if image_mean is None else tuple(map(float, image_mean)),
@@ -224,7 +222,7 @@ def _check_tensors(
     from gguf import GGMLQuantizationType
 
     from clipgguf.comparison.values import COMPARABLE, Pair, compare_tensors
-    from clipgguf.stream import default_threads
+    from clipgguf.stream import thread_count
 
     checks: dict[str, TensorCheck] = {}
     pairs: list[Pair] = []
@@ -240,7 +238,7 @@ def _check_tensors(
         else:
             pairs.append(Pair(planned, stored))
         checks[planned.name] = _check(planned, stored, verdict)
-    compared = compare_tensors(pairs, contents.file.path, contents.file.size, threads or default_threads(), progress)
+    compared = compare_tensors(pairs, contents.file.path, contents.file.size, thread_count(threads), progress)
     for name, comparison in compared.items():
         checks[name] = replace(checks[name], verdict=comparison.verdict, comparison=comparison)
     for name, stored in contents.tensors.items():

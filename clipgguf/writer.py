@@ -15,7 +15,7 @@ from gguf import GGUFEndian, GGUFValueType, GGUFWriter, Keys
 from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.output_file import replacing
 from clipgguf.plan import Plan, PlannedTensor
-from clipgguf.stream import Chunk, ChunkStream, SourceRange, default_threads
+from clipgguf.stream import Chunk, ChunkStream, SourceRange, thread_count
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -40,9 +40,7 @@ def write_plan(
     is there stays as it is. Raises OutputError when the file cannot be written, CheckpointError when a source file
     cannot be read to its end; then, as after Ctrl-C, nothing new is left behind.
     """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}, should be at least 1")
-    threads = threads or default_threads()
+    threads = thread_count(threads)
     # The sources are closed before the file is replaced: Windows replaces no open file, and one may be a source.
     with replacing(path, plan.bytes_out) as temporary, ChunkStream(plan.tensors, threads, ranges=True) as stream:
         return _write(plan, temporary, iter(stream), progress)

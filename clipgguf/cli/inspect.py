@@ -1,7 +1,5 @@
 """``clipgguf inspect``."""
 
-import json
-import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from enum import Enum
@@ -9,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipgguf.cli.options import AsJson
 from clipgguf.cli.output import (
     FOLD,
     LONGEST_ARRAY,
@@ -18,6 +17,7 @@ from clipgguf.cli.output import (
     plain_value,
     shape_text,
     show,
+    show_json,
     size,
     table,
 )
@@ -38,7 +38,7 @@ class ReaderName(str, Enum):
 
 def inspect_command(
     path: Annotated[str, typer.Argument(metavar="FILE.gguf", help="A GGUF file, of CLIP or not.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    as_json: AsJson = False,
     require: Annotated[
         list[ReaderName] | None,
         typer.Option(
@@ -57,7 +57,7 @@ def inspect_command(
 
     inspection = inspect(path)
     if as_json:
-        typer.echo(json.dumps(_json_object(inspection), indent=2, allow_nan=False))
+        show_json(_json_object(inspection))
     else:
         _show_tables(inspection)
     CheckpointError.raise_all(
@@ -126,7 +126,7 @@ def _projector_text(projector: "ProjectorSummary") -> str:
 
 
 def _json_object(inspection: "Inspection") -> dict[str, Any]:
-    """Return an inspection as the README describes it."""
+    """Return an inspection as docs/json.md describes it."""
     return {
         "path": str(inspection.path),
         "found": inspection.found,
@@ -156,12 +156,6 @@ def _json_object(inspection: "Inspection") -> dict[str, Any]:
 def _json_value(item: "MetadataItem") -> dict[str, Any]:
     value = plain_value(item, LONGEST_ARRAY)
     if not item.is_array:
-        return {"type": item.value_type.name, "value": _json_number(value)}
-    values = list(map(_json_number, value))
+        return {"type": item.value_type.name, "value": value}
     length = len(item.value)
-    return {"type": item.value_type.name, "length": length, "first" if length > LONGEST_ARRAY else "value": values}
-
-
-def _json_number(value: Any) -> Any:
-    """Return a value, or the name of a number that JSON does not have: "nan", "inf", "-inf"."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return {"type": item.value_type.name, "length": length, "first" if length > LONGEST_ARRAY else "value": value}

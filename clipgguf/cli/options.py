@@ -55,6 +55,7 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, metavar="N", help="Threads that do the work. [default: the cores, at most 8]"),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 
 
 def check_variant(variant: str | None) -> None:

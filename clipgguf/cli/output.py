@@ -1,6 +1,7 @@
 """What every command prints: messages, progress, tables; safe for a terminal, whatever a checkpoint has in it."""
 
 import contextlib
+import json
 import math
 import os
 import struct
@@ -147,6 +148,19 @@ def show(*parts: "str | Table") -> None:
         if number:
             console.print()
         console.print(Text(printable(part)) if isinstance(part, str) else part)
+
+
+def show_json(value: Mapping[str, Any]) -> None:
+    """Print JSON on standard output; numbers that it does not have become "nan", "inf" and "-inf"."""
+    typer.echo(json.dumps(_json_value(value), indent=2, allow_nan=False))
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _json_value(element) for key, element in value.items()}
+    if isinstance(value, (list, tuple)):
+        return list(map(_json_value, value))
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def show_path(path: Path) -> None:

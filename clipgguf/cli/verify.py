@@ -1,7 +1,5 @@
 """``clipgguf verify``."""
 
-import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +10,7 @@ import typer
 
 from clipgguf.cli.options import (
     MODEL_DIR,
+    AsJson,
     IgnoreUnknown,
     ImageMean,
     ImageStd,
@@ -24,7 +23,7 @@ from clipgguf.cli.options import (
     Vocab,
     check_variant,
 )
-from clipgguf.cli.output import FOLD, RIGHT, WHOLE, progress_bar, shape_text, show, show_messages, table
+from clipgguf.cli.output import FOLD, RIGHT, WHOLE, progress_bar, shape_text, show, show_json, show_messages, table
 from clipgguf.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def verify_command(
     show_all: Annotated[
         bool, typer.Option("--all", help=f"Show every tensor, and not only the {MOST_ROWS} worst.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    as_json: AsJson = False,
     threads: Threads = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No progress, notes or tables, only what is wrong.")
@@ -83,7 +82,7 @@ def verify_command(
         result = run_verification(file, request, threads=threads, progress=progress)
     show_messages(result.warnings, () if quiet or as_json else result.notes)
     if as_json:
-        typer.echo(json.dumps(_json_object(result), indent=2, allow_nan=False))
+        show_json(_json_object(result))
     elif not quiet:
         _show_tables(result, None if show_all else MOST_ROWS)
     problems = result.problems
@@ -158,7 +157,7 @@ def _counts_text(tensors: "Sequence[TensorCheck]") -> str:
 
 
 def _json_object(result: "Verification") -> dict[str, Any]:
-    """Return a verification as the README describes it."""
+    """Return a verification as docs/json.md describes it."""
     return {
         "path": str(result.path),
         "model_dir": str(result.model_dir),
@@ -167,9 +166,7 @@ def _json_object(result: "Verification") -> dict[str, Any]:
         "outtype": result.outtype,
         "verdicts": _counts(result.tensors),
         "tensors": [_json_tensor(tensor) for tensor in result.tensors],
-        "metadata": [
-            {key: _json_value(value) for key, value in asdict(difference).items()} for difference in result.metadata
-        ],
+        "metadata": [asdict(difference) for difference in result.metadata],
         "warnings": result.warnings,
         "notes": result.notes,
     }
@@ -193,10 +190,3 @@ def _json_tensor(tensor: "TensorCheck") -> dict[str, Any]:
         "mean_error": compared and compared.mean_error,
         "worst_of_allowed": compared and compared.worst_of_allowed,
     }
-
-
-def _json_value(value: Any) -> Any:
-    """Return a value with the numbers that JSON does not have as text: "nan", "inf", "-inf"."""
-    if isinstance(value, list):
-        return [_json_value(element) for element in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

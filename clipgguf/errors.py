@@ -1,5 +1,6 @@
 """What can go wrong with a user's files, as exceptions whose text is ready to be shown."""
 
+import re
 import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,12 @@ _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 4
 _SHORT.maxlist = _SHORT.maxdict = 12
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 200
+# How much is shown of what a checkpoint can have us say: of a line its beginning and end, of lines some of each kind.
+LONGEST_LINE = 1000
+MOST_OF_A_KIND = 10
+MOST_KINDS = 10
+# Text in quotes; an apostrophe inside a word begins none.
+_QUOTED = re.compile(r"""(?<!\w)'[^']*'|"[^"]*\"""")
 
 
 class ClipGGUFError(Exception):
@@ -24,8 +31,8 @@ class ClipGGUFError(Exception):
         self.problems = problems
 
     def __str__(self) -> str:
-        """Return the problems, one a line."""
-        return "\n".join(self.problems)
+        """Return the problems, one a line; of very many some of each kind."""
+        return "\n".join(condensed(self.problems))
 
     @classmethod
     def raise_all(cls, problems: Iterable[str]) -> None:
@@ -44,6 +51,24 @@ class CheckpointError(ClipGGUFError):
 
 class OutputError(ClipGGUFError):
     """The GGUF file cannot be written where it was asked for."""
+
+
+class UsageError(ValueError):
+    """Arguments that make no sense, contradict each other, or do not apply to the model that was found.
+
+    ``options`` are their names in Python, ``reason`` goes on from them: "is empty". The command line tells them by its
+    own spelling.
+    """
+
+    def __init__(self, reason: str, *options: str) -> None:
+        """Take the reason and the names of the arguments that are meant."""
+        super().__init__(reason, *options)
+        self.reason = reason
+        self.options = options
+
+    def __str__(self) -> str:
+        """Return what is wrong in one line."""
+        return f"{' and '.join(self.options)} {self.reason}"
 
 
 @contextmanager
@@ -70,3 +95,46 @@ def os_reason(error: OSError) -> str:
 def shown(value: object) -> str:
     """Return a value that a file has, as Python writes it, without what is too long or too deeply nested to be read."""
     return _SHORT.repr(value)
+
+
+def condensed(lines: Iterable[str]) -> list[str]:
+    """Return what is shown of many lines: at most ten of a kind and how many more there are, long lines cut.
+
+    Lines are of one kind when they are the same but for quoted text, names, paths and numbers. What is said ten times
+    or less comes first: among hundreds of lines about single tensors, it is the one that tells what is the matter.
+    """
+    kinds: dict[str, list[tuple[int, str]]] = {}
+    counts: dict[str, int] = {}
+    others = 0
+    for number, line in enumerate(lines):
+        short = cut(line)
+        kind = _kind(short)
+        if kind not in kinds and len(kinds) == MOST_KINDS:
+            others += 1
+            continue
+        first = kinds.setdefault(kind, [])
+        counts[kind] = counts.get(kind, 0) + 1
+        if len(first) < MOST_OF_A_KIND:
+            first.append((number, short))
+    few = [numbered for kind, first in kinds.items() if counts[kind] <= MOST_OF_A_KIND for numbered in first]
+    shown_lines = [line for _, line in sorted(few)]
+    for kind, first in kinds.items():
+        if (more := counts[kind] - len(first)) > 0:
+            shown_lines += [line for _, line in first]
+            shown_lines.append(f"and {more:,} more like {'this' if more == 1 else 'these'}")
+    if others:
+        shown_lines.append(f"and {others:,} more of other kinds")
+    return shown_lines
+
+
+def _kind(line: str) -> str:
+    """Return a line's plain words, without what differs from one tensor, file or key to another."""
+    return " ".join(word for word in _QUOTED.sub("", line).split() if word.strip(",;:.()").isalpha())
+
+
+def cut(text: str) -> str:
+    """Return a line of text, of a very long one the beginning and the end."""
+    if len(text) <= LONGEST_LINE:
+        return text
+    half = LONGEST_LINE // 2
+    return f"{text[:half]} [... {len(text) - 2 * half:,} characters ...] {text[-half:]}"

@@ -7,12 +7,16 @@ import os
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from clipgguf.errors import condensed, cut
+
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from clipgguf.checkpoint.gguf_file import MetadataItem
@@ -21,12 +25,13 @@ if TYPE_CHECKING:
 FOLD: dict[str, Any] = {"overflow": "fold"}
 WHOLE: dict[str, Any] = {"no_wrap": True}
 RIGHT: dict[str, Any] = {"no_wrap": True, "justify": "right"}
+# The same as FOLD and RIGHT, for columns that a narrow terminal does without.
+WIDE: dict[str, Any] = {**FOLD, "wide": True}
+WIDE_RIGHT: dict[str, Any] = {**RIGHT, "wide": True}
+NARROWEST_WIDE = 120
 # A metadata array of more values is shown by their number, and of a text with more characters only the beginning.
 LONGEST_ARRAY = 8
 LONGEST_TEXT = 200
-# Of what checkpoints can have us say: nobody reads on from there, and a terminal would be busy with it for minutes.
-LONGEST_MESSAGE = 8000
-MOST_MESSAGES = 1000
 # The largest float32, as the shortest decimal that rounds to it.
 _LARGEST_FLOAT32 = 3.4028235e38
 
@@ -48,12 +53,13 @@ def printable(text: str) -> str:
 
 def message(text: str) -> None:
     """Print a line on standard error, of a very long one the beginning and the end."""
-    if len(text) > LONGEST_MESSAGE:
-        half = LONGEST_MESSAGE // 2
-        text = f"{text[:half]} [... {len(text) - 2 * half:,} characters ...] {text[-half:]}"
+    _to_stderr(cut(printable(text)))
+
+
+def _to_stderr(text: str) -> None:
     # A standard error that takes nothing is no reason to keep the result from standard output.
     with contextlib.suppress(OSError):
-        typer.echo(f"clipgguf: {printable(text)}", err=True)
+        typer.echo(f"clipgguf: {text}", err=True)
 
 
 def show_messages(warnings: tuple[str, ...], notes: tuple[str, ...]) -> None:
@@ -63,11 +69,9 @@ def show_messages(warnings: tuple[str, ...], notes: tuple[str, ...]) -> None:
 
 
 def messages(kind: str, lines: Sequence[str]) -> None:
-    """Print lines of a kind ("note", "warning", "error"), of very many the first and how many more there are."""
-    for line in lines[:MOST_MESSAGES]:
-        message(f"{kind}: {line}")
-    if len(lines) > MOST_MESSAGES:
-        message(f"{kind}: and {len(lines) - MOST_MESSAGES:,} more like these")
+    """Print what is a "note", a "warning" or an "error", a line each, of very many the first of each sort."""
+    for line in condensed(map(printable, lines)):
+        _to_stderr(f"{kind}: {line}")
 
 
 @contextlib.contextmanager
@@ -86,15 +90,18 @@ def progress_bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
 
 
 def table(columns: Mapping[str, Mapping[str, Any]], rows: Iterable[Iterable[object]]) -> "Table":
-    """Return a table with a heading and FOLD, WHOLE or RIGHT for each column; integers get thousands' commas."""
+    """Return a table with a heading and one of the styles above for each column; integers get thousands' commas."""
     from rich.table import Table
     from rich.text import Text
 
+    is_wide = _console().width >= NARROWEST_WIDE
+    chosen = [is_wide or not style.get("wide") for style in columns.values()]
     made = Table(box=None, pad_edge=False)
-    for heading, style in columns.items():
-        made.add_column(heading, **style)
+    for heading, style in compress(columns.items(), chosen):
+        made.add_column(heading, **{key: value for key, value in style.items() if key != "wide"})
     for row in rows:
-        made.add_row(*(Text(printable(f"{cell:,}" if isinstance(cell, int) else str(cell))) for cell in row))
+        cells = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in compress(row, chosen))
+        made.add_row(*(Text(printable(cell)) for cell in cells))
     return made
 
 
@@ -127,6 +134,7 @@ def _shortest_float32(value: float) -> float:
     # Nine digits tell any two float32 apart.
     candidates = (float(f"{value:.{digits}g}") for digits in range(1, 10))
     packed = struct.pack("<f", value)
+    (value,) = struct.unpack("<f", packed)
     return next((c for c in candidates if abs(c) <= _LARGEST_FLOAT32 and struct.pack("<f", c) == packed), value)
 
 
@@ -137,20 +145,38 @@ def shape_text(shape: tuple[int, ...]) -> str:
 
 def show(*parts: "str | Table") -> None:
     """Print lines and tables on standard output, with an empty line between them."""
-    from rich.console import Console
     from rich.text import Text
 
     if sys.stdout is None:
         return
-    # A pipe has no width: every row stays whole, on a line of its own.
-    console = Console() if sys.stdout.isatty() else Console(width=10_000)
+    console = _console()
     for number, part in enumerate(parts):
         if number:
             console.print()
         console.print(Text(printable(part)) if isinstance(part, str) else part)
 
 
-def show_json(value: Mapping[str, Any]) -> None:
+def _console() -> "Console":
+    """Return standard output's console; a pipe has no width: every row stays whole, on a line of its own."""
+    from rich.console import Console
+
+    return Console() if sys.stdout is not None and sys.stdout.isatty() else Console(width=10_000)
+
+
+def metadata_object(metadata: "Iterable[MetadataItem]") -> dict[str, Any]:
+    """Return metadata as docs/json.md describes it, by key."""
+    return {item.key: _metadata_value(item) for item in metadata}
+
+
+def _metadata_value(item: "MetadataItem") -> dict[str, Any]:
+    value = plain_value(item, LONGEST_ARRAY)
+    if not item.is_array:
+        return {"type": item.value_type.name, "value": value}
+    length = len(item.value)
+    return {"type": item.value_type.name, "length": length, "first" if length > LONGEST_ARRAY else "value": value}
+
+
+def show_json(value: "Mapping[str, Any] | Sequence[Any]") -> None:
     """Print JSON on standard output; numbers that it does not have become "nan", "inf" and "-inf"."""
     typer.echo(json.dumps(_json_value(value), indent=2, allow_nan=False))
 

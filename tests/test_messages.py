@@ -1,0 +1,83 @@
+"""What is said of very much: some lines of each kind, the diagnosis first, and no line without end."""
+
+from pathlib import Path
+
+import pytest
+
+from clipgguf import CheckpointError, convert
+from clipgguf.errors import LONGEST_LINE, condensed
+from tests.checkpoints import edit_json, write_json, write_model
+from tests.conftest import Run
+
+
+def missing(count: int) -> list[str]:
+    return [
+        f"/a model/m-{n:05}: no file has tensor 'v.blk.{n}.x y', config.json asks for it with shape {(n,) * (n % 4)}"
+        for n in range(count)
+    ]
+
+
+def test_few_lines_stay_as_they_are() -> None:
+    for lines in ([], ["one"], missing(10), ["b", "a", "b"], ["config.json: it isn't 'x', should be 'y'"]):
+        assert condensed(lines) == lines
+
+
+def test_ten_of_a_kind() -> None:
+    assert condensed(missing(11)) == [*missing(10), "and 1 more like this"]
+    assert condensed(missing(240_000)) == [*missing(10), "and 239,990 more like these"]
+
+
+def test_what_is_said_once_comes_first() -> None:
+    lines = [*missing(700), "model.safetensors: the names begin with module.", *missing(3)]
+    assert condensed(lines) == [lines[700], *missing(10), "and 693 more like these"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "v.blk.{}.ffn_up.weight: {} of 1,024 values are finite",
+        "/tmp/it's here/{}.bin: tensor \"it's {} x\" is unknown",
+        "{}: tensor 'a' has shape ({}, 2, 3), should have (1,)",
+        "file: token 'a {} b' has id {}, should be an integer",
+    ],
+)
+def test_names_numbers_and_paths_make_no_kinds(line: str) -> None:
+    assert len(condensed([line.format(n, "x" * (n % 7) + str(n)) for n in range(99)])) == 11
+
+
+def test_kinds_without_number_are_cut_too() -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    lines = condensed(f"kind {a}{b} of line" for a in letters for b in letters)
+    assert (len(lines), lines[-1]) == (11, "and 666 more of other kinds")
+
+
+def test_long_lines_lose_their_middle() -> None:
+    (line,) = condensed([f"begin {'x' * 10**6} end"])
+    assert line.startswith("begin xxx")
+    assert line.endswith("xxx end")
+    assert f"x [... {10**6 + 10 - LONGEST_LINE:,} characters ...] x" in line
+    assert len(line) < LONGEST_LINE + 50
+
+
+def test_an_error_keeps_all_and_says_some(model: Path, run: Run) -> None:
+    weight_map = {f"tensor.{n}": f"model-{n:05}.safetensors" for n in range(5000)}
+    (model / "model.safetensors").unlink()
+    write_json(model / "model.safetensors.index.json", {"weight_map": weight_map})
+    with pytest.raises(CheckpointError) as caught:
+        convert(model)
+    assert len(caught.value.problems) == 5000
+    assert len(str(caught.value).splitlines()) == 11
+    assert str(caught.value).endswith("\nand 4,990 more like these")
+    result = run(model)
+    assert result.stderr == "".join(f"clipgguf: error: {line}\n" for line in str(caught.value).splitlines())
+
+
+def test_warnings_and_notes_are_cut_by_the_same_rule(tmp_path: Path, run: Run) -> None:
+    model = write_model(tmp_path / "m", extra={f"extra.{n}": (1,) for n in range(99)})
+    edit_json(model / "config.json", lambda config: config["text_config"].update(hidden_act="tanh"))
+    lines = run(model, "--ignore-unknown", "-o", "out").stderr.splitlines()
+    warnings = [line for line in lines if line.startswith("clipgguf: warning: ")]
+    assert len(warnings) == 13
+    assert sum("hidden_act" in line for line in warnings[:2]) == 2
+    assert warnings[-1] == "clipgguf: warning: and 89 more like these"
+    assert len(convert(model, tmp_path / "x", ignore_unknown=True).warnings) == 101

@@ -141,9 +141,18 @@ def model_name(config: Mapping[str, Any], directory: Path) -> str:
     What is no valid Unicode in it is replaced, and a directory's name is read as UTF-8 whatever the locale.
     """
     name = config.get("_name_or_path")
-    if not isinstance(name, str):
-        name = os.fsencode(directory.absolute().name).decode("utf-8", "replace")
-    return valid_text(name)
+    return valid_text(name if isinstance(name, str) else directory_name(directory))
+
+
+def directory_name(directory: Path) -> str:
+    """Return the base name of a directory, whatever way it is spelled; ".." is the parent's name.
+
+    It is read as UTF-8 whatever the locale.
+    """
+    path = directory.absolute()
+    if path.name in ("", ".."):
+        path = path.resolve()
+    return os.fsencode(path.name).decode("utf-8", "replace")
 
 
 def valid_text(text: str) -> str:

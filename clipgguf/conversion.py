@@ -1,11 +1,12 @@
 """Convert a model directory: open, plan, write."""
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from clipgguf.destination import PathLike, check_output, output_path, safe_name
 
 # numpy and gguf, 20 MB of code and as much of a second as all the rest, are imported by the functions that need them,
 # after the JSON is read: the memory that parsing a vocabulary took then serves them, instead of adding to the peak.
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from clipgguf.plan import Plan
     from clipgguf.writer import Progress
 
-PathLike = str | os.PathLike[str]
+__all__ = ["Conversion", "PathLike", "convert", "plan_conversion", "plan_path", "run_conversion"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Conversion:
 
     ``bytes_in`` and ``bytes_out`` count tensor data, ``seconds`` is wall time. ``warnings`` and ``notes`` are lines of
     text; a warning says that the file may not be what was wanted, a note that it is, and how. ``found`` says what the
-    checkpoint was taken for.
+    checkpoint was taken for, and ``outtype`` which element type "auto" became.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class Conversion:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     found: str
+    outtype: str
 
 
 def convert(
@@ -54,6 +56,7 @@ def convert(
     variant: str | None = None,
     vocab: PathLike | None = None,
     ignore_unknown: bool = False,
+    name: str | None = None,
     threads: int | None = None,
     progress: "Progress | None" = None,
 ) -> Conversion:
@@ -62,9 +65,11 @@ def convert(
     ``model_dir`` is the model's directory, or a file of weights with the configuration beside it.
 
     ``output`` is the file itself if it ends in ``.gguf``, else a directory, made if missing; without it the file goes
-    into the model directory. ``outtype`` is "f32", "f16", "bf16", "q8_0", "q5_1",
+    into the model directory. In it ``{name}`` stands for ``name``, else for the model directory's, as far as files can
+    be called so, and ``{outtype}`` for the element type. ``outtype`` is "f32", "f16", "bf16", "q8_0", "q5_1",
     "q5_0", "q4_1", "q4_0" or "auto". ``image_mean`` and ``image_std`` are 3 values for pixels
-    in [0, 1] and replace those of the image processor's file.
+    in [0, 1] and replace those of the image processor's file. ``name`` is written as general.name, instead of the
+    configuration's or the directory's.
 
     A LLaVA checkpoint becomes an mmproj file, and so does a CLIP directory with ``llava_projector``: a file in torch's
     format, a safetensors file, or a LLaVA checkpoint. ``vision_tower`` is the directory of the tower where the
@@ -82,7 +87,7 @@ def convert(
 
     Raises ConfigError, CheckpointError or OutputError (all of them ClipGGUFError) when the directory is no CLIP model
     that can be converted, or the file cannot be written; whatever was on disk is then as it was.
-    Raises ValueError for arguments that contradict each other.
+    Raises ValueError for arguments that contradict each other, or do not apply to the checkpoint.
     """
     from clipgguf.families import Request
 
@@ -102,6 +107,7 @@ def convert(
         variant=variant,
         vocab=None if vocab is None else Path(vocab),
         ignore_unknown=ignore_unknown,
+        name=name,
     )
     return run_conversion(request, output, threads=threads, progress=progress)
 
@@ -115,8 +121,9 @@ def run_conversion(
 ) -> Conversion:
     """Do what ``convert`` does, with everything but the output in a request."""
     started = time.perf_counter()
+    check_output(output)
     plan = plan_conversion(request)
-    path = output_path(request.directory, output, plan.file_name)
+    path = plan_path(request, plan, output)
     from clipgguf.writer import write_plan
 
     overflows = write_plan(plan, path, threads=threads, progress=progress)
@@ -129,6 +136,7 @@ def run_conversion(
         warnings=plan.warnings + _overflow_warnings(plan, overflows),
         notes=plan.notes,
         found=plan.found,
+        outtype=plan.outtype,
     )
 
 
@@ -142,13 +150,12 @@ def plan_conversion(request: "Request") -> "Plan":
     return make_plan(model, request.outtype)
 
 
-def output_path(directory: Path, output: PathLike | None, file_name: str) -> Path:
-    """Return where a file goes: ``output`` if it ends in ``.gguf``, else the name in there, or in ``directory``."""
-    if output is None:
-        return directory / file_name
-    if os.fspath(output).endswith(".gguf"):
-        return Path(output)
-    return Path(output, file_name)
+def plan_path(request: "Request", plan: "Plan", output: PathLike | None) -> Path:
+    """Return where the file of a plan goes; UsageError when ``output`` does not say it."""
+    from clipgguf.config import directory_name
+
+    name = safe_name(directory_name(request.directory) if request.name is None else request.name)
+    return output_path(request.directory, output, plan.file_name, {"name": name, "outtype": plan.outtype})
 
 
 def _overflow_warnings(plan: "Plan", overflows: dict[str, int]) -> tuple[str, ...]:

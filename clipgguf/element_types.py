@@ -31,8 +31,9 @@ def resolve_outtype(outtype: str, sources: Iterable[tuple[str, int]]) -> str:
     """Return the outtype itself, or for "auto" the one that keeps most of the checkpoint as it is.
 
     ``sources`` are the dtypes of the matrices and how many bytes each has. bf16 stays bf16, all else becomes f16.
-    Raises ValueError for an outtype that is not known.
+    Raises ValueError for an outtype that is not known; capitals do not matter.
     """
+    outtype = outtype.lower()
     if outtype not in (*OUTTYPES, AUTO):
         raise ValueError(f"outtype is {outtype!r}, should be one of {', '.join((*OUTTYPES, AUTO))}")
     if outtype != AUTO:

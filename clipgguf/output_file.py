@@ -40,7 +40,7 @@ def replacing(path: Path, nbytes: int) -> Iterator[Path]:
         try:
             _make_directory(path.parent, made)
             remove_leftovers(path.parent)
-            _check_room(path, nbytes)
+            check_room(path, nbytes, path.parent)
             with _locked(temporary):
                 yield temporary
                 temporary.replace(path)
@@ -73,8 +73,9 @@ def _make_directory(directory: Path, made: list[Path]) -> None:
             made.append(missing)
 
 
-def _check_room(path: Path, nbytes: int) -> None:
-    usage = shutil.disk_usage(path.parent)
+def check_room(path: Path, nbytes: int, directory: Path) -> None:
+    """Raise OutputError when the disk of a directory has no room for ``path``, a file of so many bytes."""
+    usage = shutil.disk_usage(directory)
     if usage.total and usage.free < nbytes:  # Some network file systems know nothing of their size.
         raise OutputError(f"{path}: needs {nbytes:,} bytes, its disk has {usage.free:,} free")
 

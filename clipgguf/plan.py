@@ -60,6 +60,7 @@ class Plan:
     """A whole GGUF file that is not yet written.
 
     ``warnings`` and ``notes`` are lines for the user, and so is ``found``, what the checkpoint was taken for.
+    ``outtype`` is a key of OUTTYPES, or empty where a file's tensors are copied.
     """
 
     file_name: str
@@ -68,6 +69,7 @@ class Plan:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     found: str = ""
+    outtype: str = ""
 
     @property
     def bytes_in(self) -> int:
@@ -118,6 +120,7 @@ def make_plan(model: Model, outtype: str) -> Plan:
         warnings=tuple(warnings),
         notes=tuple(notes),
         found=f"{model.found}, {' and '.join(dict.fromkeys(tensor.source.dtype for tensor in planned))}",
+        outtype=outtype,
     )
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipgguf.conversion import PathLike, output_path
+from clipgguf.conversion import PathLike
+from clipgguf.destination import output_path
 from clipgguf.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -4,60 +4,132 @@ Each command has a module, which imports what it needs of the library only when 
 """
 
 import io
-import signal
+import os
 import sys
-from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
+from clipgguf import __version__
 from clipgguf.cli.convert import convert_command
 from clipgguf.cli.inspect import inspect_command
-from clipgguf.cli.output import messages
+from clipgguf.cli.output import messages, printable
 from clipgguf.cli.upgrade import upgrade_command
 from clipgguf.cli.verify import verify_command
-from clipgguf.errors import ClipGGUFError, os_reason
+from clipgguf.errors import ClipGGUFError, UsageError, cut, os_reason
 
 DEFAULT_COMMAND = "convert"
 
 
+class WrongUsage(typer.BadParameter):
+    """Wrong usage in a sentence of its own, which exits 2 and says where to find help."""
+
+    def format_message(self) -> str:
+        """Return the sentence alone, safe for a terminal."""
+        return cut(printable(self.message))
+
+
+class Command(TyperCommand):
+    """A command that tells wrong usage of the library as wrong usage of its options."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; raises WrongUsage for the library's UsageError."""
+        try:
+            return super().invoke(ctx)
+        except UsageError as e:
+            options = [f"--{option.replace('_', '-')}" for option in e.options]
+            raise WrongUsage(f"{' and '.join(options)} {e.reason}", ctx=ctx) from e
+
+
 class ConvertByDefault(TyperGroup):
-    """A group whose first argument is taken for ``convert``'s where it names no command."""
+    """A group whose first argument is taken for ``convert``'s where it is neither a command nor the group's option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put ``convert`` in front of arguments that do not begin with a command."""
-        if not args or args[0] not in self.commands:
+        """Put ``convert`` in front of what is its own; refuse what can be nobody's."""
+        own = {option for param in self.get_params(ctx) for option in param.opts}
+        if args and args[0] not in self.commands and args[0].partition("=")[0] not in own:
+            if not ctx.resilient_parsing:
+                self._refuse_mistyped(ctx, args[0])
             args = [DEFAULT_COMMAND, *args]
+        if not ctx.resilient_parsing:
+            _refuse_empty(ctx, args)
         return super().parse_args(ctx, args)
 
+    def _refuse_mistyped(self, ctx: Any, word: str) -> None:
+        """Raise WrongUsage for a word that is no path, and nearly a command."""
+        if word.startswith("-") or os.path.lexists(word):
+            return
+        import difflib
 
-app = typer.Typer(cls=ConvertByDefault, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        for command in difflib.get_close_matches(word.lower(), self.commands, 1, 0.7):
+            raise WrongUsage(
+                f"{word!r} is neither a command nor a model's directory; did you mean {command!r}?", ctx=ctx
+            )
+
+    def format_usage(self, ctx: Any, formatter: Any) -> None:
+        """Write both forms."""
+        formatter.write_usage(ctx.command_path, "MODEL_DIR [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "COMMAND [ARGS]... [OPTIONS]", prefix=" " * len("Usage: "))
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Return completions of the first word: commands and the group's options, and those of ``convert``."""
+        found = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):
+            convert = self.commands[DEFAULT_COMMAND]
+            with convert.make_context(DEFAULT_COMMAND, [], parent=ctx, resilient_parsing=True) as inner:
+                known = {item.value for item in found}
+                found += [item for item in convert.shell_complete(inner, incomplete) if item.value not in known]
+        return found
+
+
+def _refuse_empty(ctx: Any, args: list[str]) -> None:
+    """Raise WrongUsage for an empty argument: a variable that is not set, which as a path would be this directory."""
+    for before, argument in zip(["", *args], args, strict=False):
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            option = argument.rstrip("=") or (before if before.startswith("-") else "an argument")
+            raise WrongUsage(f"{option} is empty", ctx=ctx)
+
+
+app = typer.Typer(
+    cls=ConvertByDefault,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"clipgguf {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
-def _clipgguf() -> None:
-    """Turn CLIP checkpoints into GGUF files."""
+def _clipgguf(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Turn checkpoints of CLIP, OpenCLIP, SigLIP and LLaVA into GGUF files.
+
+    Without a command, clipgguf converts: "clipgguf MODEL_DIR" is short for "clipgguf convert MODEL_DIR", with the
+    options that "clipgguf convert --help" lists. A directory that is called like a command is reached as ./NAME.
+    """
 
 
-app.command(DEFAULT_COMMAND, no_args_is_help=True)(convert_command)
-app.command("upgrade", no_args_is_help=True)(upgrade_command)
-app.command("inspect", no_args_is_help=True)(inspect_command)
-app.command("verify", no_args_is_help=True)(verify_command)
-
-
-def _terminate(signal_number: int, frame: FrameType | None) -> None:
-    signal.signal(signal_number, signal.SIG_IGN)  # Once more would only interrupt the tidying up.
-    raise SystemExit(128 + signal_number)
+for _name, _function, _short_help in (
+    (DEFAULT_COMMAND, convert_command, "Convert a checkpoint to a GGUF file (the default)."),
+    ("inspect", inspect_command, "Show what GGUF files hold, and which programs read them."),
+    ("verify", verify_command, "Compare a GGUF file with its checkpoint, value by value."),
+    ("upgrade", upgrade_command, "Add what today's llama.cpp needs to an mmproj file."),
+):
+    app.command(_name, cls=Command, no_args_is_help=True, short_help=_short_help)(_function)
 
 
 def main() -> None:
-    """Run the command line: exit 0 when done, 1 for bad input, 2 for wrong usage, 128 + N when ended by signal N."""
-    # The default ends the process at once; as an exception it removes the temporary file first.
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup has SIGHUP ignored.
-            signal.signal(number, _terminate)
+    """Run the command line: exit 0 when done, 1 for bad input, 2 for wrong usage."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # A terminal or pipe that is not UTF-8 gets escapes.
             stream.reconfigure(errors="backslashreplace")

@@ -1,13 +1,14 @@
 """``clipgguf convert``, and its plan as a table."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from clipgguf import __version__
 from clipgguf.cli.options import (
     MODEL_DIR,
+    AsJson,
     IgnoreUnknown,
     ImageMean,
     ImageStd,
@@ -18,38 +19,37 @@ from clipgguf.cli.options import (
     VisionConfig,
     VisionTower,
     Vocab,
-    check_variant,
 )
 from clipgguf.cli.output import (
     FOLD,
     RIGHT,
     WHOLE,
+    WIDE,
     message,
+    metadata_object,
     metadata_table,
     progress_bar,
     shape_text,
     show,
+    show_json,
     show_messages,
     show_path,
     size,
     table,
 )
+from clipgguf.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
+    from clipgguf.destination import Outlook
+    from clipgguf.families import Request
     from clipgguf.plan import Plan
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"clipgguf {__version__}")
-        raise typer.Exit
 
 
 def convert_command(
     model_dir: Annotated[str | None, MODEL_DIR] = None,
     model_dir_option: Annotated[
         str | None,
-        typer.Option("--model-dir", "-m", metavar="MODEL_DIR", help="The same, as the old script spells it."),
+        typer.Option("--model-dir", "-m", metavar="MODEL_DIR", help="Another way to give MODEL_DIR."),
     ] = None,
     output: Annotated[
         str | None,
@@ -58,16 +58,30 @@ def convert_command(
             "--output-dir",
             "-o",
             metavar="PATH",
-            help="Directory for the file (made if missing), or the file itself if PATH ends in .gguf. "
+            help="Directory for the file (made if missing), or the file itself if PATH ends in .gguf. {name} and "
+            "{outtype} stand for the model's name and the element type: 'out/{name}-{outtype}.gguf'. "
             "[default: the model's directory]",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            help="The model's name: general.name in the file, and {name} in --output. "
+            "[default: the config's; in --output the directory's]",
         ),
     ] = None,
     text_only: Annotated[bool, typer.Option("--text-only", help="Convert the text tower alone.")] = False,
     vision_only: Annotated[bool, typer.Option("--vision-only", help="Convert the vision tower alone.")] = False,
     outtype: Annotated[
-        Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "auto"],
-        typer.Option("--outtype", help="Element type of the matrices; auto: bf16 for bf16, else f16."),
-    ] = "f16",
+        Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "auto"] | None,
+        typer.Option(
+            "--outtype",
+            case_sensitive=False,
+            help="Element type of the matrices; auto: bf16 for bf16, else f16. [default: f16]",
+        ),
+    ] = None,
     use_f32: Annotated[bool, typer.Option("--use-f32", help="The same as --outtype f32.")] = False,
     image_mean: ImageMean = None,
     image_std: ImageStd = None,
@@ -96,35 +110,26 @@ def convert_command(
     vocab: Vocab = None,
     ignore_unknown: IgnoreUnknown = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be written, as a table, and write nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be written and where, and write nothing.")
     ] = False,
+    as_json: AsJson = False,
     threads: Threads = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, notes or summary.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
-    ] = False,
 ) -> None:
     """Convert a checkpoint of CLIP, OpenCLIP, SigLIP or LLaVA to a GGUF file.
 
-    The file's path is all that goes to standard output.
-
-    This is what clipgguf does unless its first argument names another command (inspect, upgrade or verify; see
-    clipgguf verify --help).
-    A directory that is called like a command is reached as ./NAME.
+    Nothing but the file's path goes to standard output.
     """
-    from clipgguf.conversion import plan_conversion, run_conversion
+    from clipgguf.conversion import run_conversion
     from clipgguf.families import Request
 
-    directory = _one_of(model_dir, model_dir_option)
-    exclusive = {"--text-only": text_only, "--vision-only": vision_only, "--llava-projector": llava_projector}
-    if len(given := [option for option, value in exclusive.items() if value]) > 1:
-        raise typer.BadParameter(f"excludes {given[1]}", param_hint=f"'{given[0]}'")
-    check_variant(variant)
+    if use_f32 and outtype not in (None, "f32"):
+        raise UsageError("exclude each other", "use_f32", "outtype")
     request = Request(
-        model_dir=Path(directory),
+        model_dir=Path(_one_of(model_dir, model_dir_option)),
         text_only=text_only,
         vision_only=vision_only,
-        outtype="f32" if use_f32 else outtype,
+        outtype="f32" if use_f32 else outtype or "f16",
         image_mean=image_mean,
         image_std=image_std,
         llava_projector=llava_projector,
@@ -136,15 +141,17 @@ def convert_command(
         variant=variant,
         vocab=vocab,
         ignore_unknown=ignore_unknown,
+        name=name,
     )
     if dry_run:
-        plan = plan_conversion(request)
-        show_messages(plan.warnings, () if quiet else plan.notes)
-        _show_plan(plan)
+        _dry_run(request, output, as_json=as_json, quiet=quiet)
         return
     with progress_bar(quiet) as progress:
         result = run_conversion(request, output, threads=threads, progress=progress)
-    show_messages(result.warnings, () if quiet else result.notes)
+    show_messages(result.warnings, () if quiet or as_json else result.notes)
+    if as_json:
+        show_json({**asdict(result), "path": str(result.path)})
+        return
     if not quiet:
         message(
             f"{result.found}: {result.tensors:,} tensors, {size(result.bytes_in)} in, {size(result.bytes_out)} out, "
@@ -155,20 +162,68 @@ def convert_command(
 
 def _one_of(argument: str | None, option: str | None) -> str:
     directories = [directory for directory in (argument, option) if directory is not None]
-    if "" in directories:
-        raise typer.BadParameter("is empty", param_hint="'MODEL_DIR'")
     if len(directories) != 1:
         what = "is given twice, as an argument and as --model-dir" if directories else "is missing"
         raise typer.BadParameter(what, param_hint="'MODEL_DIR'")
     return directories[0]
 
 
-def _show_plan(plan: "Plan") -> None:
-    """Print a plan on standard output: metadata, tensors, totals."""
+def _dry_run(request: "Request", output: str | None, *, as_json: bool, quiet: bool) -> None:
+    """Print on standard output what a conversion would write, and where; OutputError when it could not."""
+    from clipgguf.conversion import plan_conversion, plan_path
+    from clipgguf.destination import check_output, outlook
+
+    check_output(output)
+    plan = plan_conversion(request)
+    path = plan_path(request, plan, output)
+    expected = outlook(path, plan.bytes_out)
+    show_messages(plan.warnings, () if quiet or as_json else plan.notes)
+    if as_json:
+        show_json(_json_object(plan, path, expected))
+    else:
+        _show_plan(plan, path, expected)
+    if expected.problem is not None:
+        raise OutputError(expected.problem)
+
+
+def _json_object(plan: "Plan", path: Path, expected: "Outlook") -> dict[str, Any]:
+    """Return a plan as docs/json.md describes it: the keys of a conversion, and what is known before it alone."""
+    return {
+        "path": str(path),
+        "tensors": len(plan.tensors),
+        "bytes_in": plan.bytes_in,
+        "bytes_out": plan.bytes_out,
+        "seconds": None,
+        "warnings": plan.warnings,
+        "notes": plan.notes,
+        "found": plan.found,
+        "outtype": plan.outtype,
+        "replaces": expected.replaces,
+        "problem": expected.problem,
+        "plan": {
+            "metadata": metadata_object(plan.metadata),
+            "tensors": [
+                {
+                    "name": tensor.name,
+                    "type": tensor.ggml_type.name,
+                    "shape": tensor.shape,
+                    "bytes": tensor.nbytes,
+                    "source": tensor.source.name,
+                    "source_type": tensor.source.dtype,
+                    "source_bytes": tensor.source.nbytes,
+                }
+                for tensor in plan.tensors
+            ],
+        },
+    }
+
+
+def _show_plan(plan: "Plan", path: Path, expected: "Outlook") -> None:
+    """Print a plan on standard output: metadata, tensors, totals, and where the file would go."""
     tensors = table(
         {
             "tensor": FOLD,
-            "source": FOLD,
+            "source": WIDE,
             "shape": FOLD,
             "from": WHOLE,
             "to": WHOLE,
@@ -184,5 +239,14 @@ def _show_plan(plan: "Plan") -> None:
         plan.found,
         metadata_table(plan.metadata),
         tensors,
-        f"{plan.file_name}: {len(plan.tensors):,} tensors, {plan.bytes_in:,} bytes in, {plan.bytes_out:,} bytes out",
+        f"{len(plan.tensors):,} tensors, {plan.bytes_in:,} bytes in, {plan.bytes_out:,} bytes out",
+        f"{path}: {_outlook_text(expected)}",
     )
+
+
+def _outlook_text(expected: "Outlook") -> str:
+    if expected.problem is not None:
+        return "could not be written"
+    if expected.replaces is not None:
+        return f"would be written, and replace a file of {expected.replaces:,} bytes"
+    return "would be written" if expected.makes is None else f"would be written, in a new directory {expected.makes}"

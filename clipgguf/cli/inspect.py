@@ -1,6 +1,6 @@
 """``clipgguf inspect``."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,21 +10,19 @@ import typer
 from clipgguf.cli.options import AsJson
 from clipgguf.cli.output import (
     FOLD,
-    LONGEST_ARRAY,
     RIGHT,
     WHOLE,
+    metadata_object,
     metadata_table,
-    plain_value,
     shape_text,
     show,
     show_json,
     size,
     table,
 )
-from clipgguf.errors import CheckpointError
+from clipgguf.errors import CheckpointError, collect
 
 if TYPE_CHECKING:
-    from clipgguf.checkpoint.gguf_file import MetadataItem
     from clipgguf.inspection import Inspection, ProjectorSummary, TowerSummary
 
 
@@ -37,38 +35,57 @@ class ReaderName(str, Enum):
 
 
 def inspect_command(
-    path: Annotated[str, typer.Argument(metavar="FILE.gguf", help="A GGUF file, of CLIP or not.")],
+    paths: Annotated[list[str], typer.Argument(metavar="FILE.gguf...", help="GGUF files, of CLIP or not.")],
     as_json: AsJson = False,
+    tensors: Annotated[
+        bool | None,
+        typer.Option("--tensors/--no-tensors", help="List the tensors, or do not. [default: of a single file]"),
+    ] = None,
     require: Annotated[
         list[ReaderName] | None,
         typer.Option(
             "--require",
             metavar="READER",
             case_sensitive=False,
-            help="Exit 1 when clip.cpp, PowerInfer or llama.cpp cannot read the file; may be given several times.",
+            help="Exit 1 when clip.cpp, PowerInfer or llama.cpp cannot read a file; may be given several times.",
         ),
     ] = None,
 ) -> None:
-    """Show what a GGUF file is, its metadata and tensors, and whether clip.cpp, PowerInfer and llama.cpp can read it.
+    """Show what GGUF files are, their metadata and tensors, and whether clip.cpp, PowerInfer and llama.cpp read them.
 
-    Only the file's header is read.
+    Only the files' headers are read.
     """
     from clipgguf.inspection import inspect
 
-    inspection = inspect(path)
-    if as_json:
-        show_json(_json_object(inspection))
-    else:
-        _show_tables(inspection)
-    CheckpointError.raise_all(
-        f"{path}: {verdict.reader} cannot read it: {reason}"
+    problems: list[str] = []
+    objects = []
+    for number, path in enumerate(paths):
+        with collect(problems):
+            inspection = inspect(path)
+            if as_json:
+                objects.append(_json_object(inspection, with_tensors=tensors is not False))
+            else:
+                _show_tables(
+                    inspection, with_tensors=len(paths) == 1 if tensors is None else tensors, is_next=number > 0
+                )
+            problems += _unmet(inspection, require or ())
+    if as_json and (objects or len(paths) > 1):
+        show_json(objects if len(paths) > 1 else objects[0])
+    CheckpointError.raise_all(problems)
+
+
+def _unmet(inspection: "Inspection", required: Sequence[ReaderName]) -> Iterable[str]:
+    """Yield why readers that must read a file cannot."""
+    return (
+        f"{inspection.path}: {verdict.reader} cannot read it: {reason}"
         for verdict in inspection.verdicts
-        if verdict.reader in (require or ())
+        if verdict.reader in required
         for reason in verdict.reasons
     )
 
 
-def _show_tables(inspection: "Inspection") -> None:
+def _show_tables(inspection: "Inspection", *, with_tensors: bool, is_next: bool) -> None:
+    """Print what is known of a file; the next one stands apart."""
     parts = [(f"{tower.name} tower", _tower_text(tower)) for tower in inspection.towers]
     if inspection.projector is not None:
         parts.append(("projector", _projector_text(inspection.projector)))
@@ -78,7 +95,9 @@ def _show_tables(inspection: "Inspection") -> None:
         table(
             {"tensor": FOLD, "shape": FOLD, "type": WHOLE, "offset": RIGHT, "bytes": RIGHT},
             [(t.name, shape_text(t.shape), t.dtype, t.offset, t.nbytes) for t in inspection.tensors],
-        ),
+        )
+        if with_tensors
+        else None,
         table(
             {"type": WHOLE, "tensors": RIGHT, "values": RIGHT, "bytes": RIGHT},
             [(t.name, t.tensors, t.elements, t.nbytes) for t in inspection.element_types],
@@ -86,6 +105,7 @@ def _show_tables(inspection: "Inspection") -> None:
         table({"reader": WHOLE, "reads it": FOLD}, _verdict_rows(inspection)),
     ]
     show(
+        *([""] if is_next else []),
         f"{inspection.path}: {inspection.found}; {len(inspection.tensors):,} tensors, {size(inspection.nbytes)}, "
         f"GGUF version {inspection.version}",
         *(made for made in tables if made is not None),
@@ -125,8 +145,12 @@ def _projector_text(projector: "ProjectorSummary") -> str:
     return ", ".join(words)
 
 
-def _json_object(inspection: "Inspection") -> dict[str, Any]:
+def _json_object(inspection: "Inspection", *, with_tensors: bool) -> dict[str, Any]:
     """Return an inspection as docs/json.md describes it."""
+    tensors = [
+        {"name": t.name, "type": t.dtype, "shape": t.shape, "offset": t.offset, "bytes": t.nbytes}
+        for t in inspection.tensors
+    ]
     return {
         "path": str(inspection.path),
         "found": inspection.found,
@@ -142,20 +166,9 @@ def _json_object(inspection: "Inspection") -> dict[str, Any]:
             {"type": t.name, "tensors": t.tensors, "elements": t.elements, "bytes": t.nbytes}
             for t in inspection.element_types
         ],
-        "metadata": {item.key: _json_value(item) for item in inspection.metadata},
-        "tensors": [
-            {"name": t.name, "type": t.dtype, "shape": t.shape, "offset": t.offset, "bytes": t.nbytes}
-            for t in inspection.tensors
-        ],
+        "metadata": metadata_object(inspection.metadata),
+        **({"tensors": tensors} if with_tensors else {}),
         "readers": {
             verdict.reader: {"reads": verdict.reads, "reasons": verdict.reasons} for verdict in inspection.verdicts
         },
     }
-
-
-def _json_value(item: "MetadataItem") -> dict[str, Any]:
-    value = plain_value(item, LONGEST_ARRAY)
-    if not item.is_array:
-        return {"type": item.value_type.name, "value": value}
-    length = len(item.value)
-    return {"type": item.value_type.name, "length": length, "first" if length > LONGEST_ARRAY else "value": value}

@@ -36,7 +36,9 @@ VisionConfig = Annotated[
 ]
 ProjectorType = Annotated[
     Literal["mlp", "ldp", "ldpv2"] | None,
-    typer.Option("--projector-type", help="The projector's kind. [default: told from its tensors]"),
+    typer.Option(
+        "--projector-type", case_sensitive=False, help="The projector's kind. [default: told from its tensors]"
+    ),
 ]
 Variant = Annotated[
     str | None,
@@ -55,10 +57,4 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, metavar="N", help="Threads that do the work. [default: the cores, at most 8]"),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-
-
-def check_variant(variant: str | None) -> None:
-    """Raise typer's BadParameter when the value of --variant is no word."""
-    if variant is not None and not variant.replace("-", "").isalnum():
-        raise typer.BadParameter("should be a word such as fp16", param_hint="'--variant'")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables, for programs.")]

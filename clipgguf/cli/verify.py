@@ -21,19 +21,29 @@ from clipgguf.cli.options import (
     VisionConfig,
     VisionTower,
     Vocab,
-    check_variant,
 )
-from clipgguf.cli.output import FOLD, RIGHT, WHOLE, progress_bar, shape_text, show, show_json, show_messages, table
-from clipgguf.errors import CheckpointError
+from clipgguf.cli.output import (
+    FOLD,
+    RIGHT,
+    WHOLE,
+    WIDE,
+    WIDE_RIGHT,
+    messages,
+    progress_bar,
+    shape_text,
+    show,
+    show_json,
+    show_messages,
+    table,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from clipgguf.verification import TensorCheck, Verdict, Verification
 
-# How many tensors the table has without --all, and how many faults are told one by one on standard error.
+# How many tensors the table has without --all.
 MOST_ROWS = 20
-MOST_PROBLEMS = 20
 
 
 def verify_command(
@@ -49,7 +59,7 @@ def verify_command(
     vocab: Vocab = None,
     ignore_unknown: IgnoreUnknown = False,
     show_all: Annotated[
-        bool, typer.Option("--all", help=f"Show every tensor, and not only the {MOST_ROWS} worst.")
+        bool, typer.Option("--all", help=f"Show every tensor, and not only the {MOST_ROWS} worst of what is wrong.")
     ] = False,
     as_json: AsJson = False,
     threads: Threads = None,
@@ -65,7 +75,6 @@ def verify_command(
     from clipgguf.families import Request
     from clipgguf.verification import run_verification
 
-    check_variant(variant)
     request = Request(
         model_dir=model_dir,
         image_mean=image_mean,
@@ -84,42 +93,53 @@ def verify_command(
     if as_json:
         show_json(_json_object(result))
     elif not quiet:
-        _show_tables(result, None if show_all else MOST_ROWS)
-    problems = result.problems
-    more = len(problems) - MOST_PROBLEMS
-    rest = [f"{more:,} more differences"] if more > 0 else []
-    CheckpointError.raise_all(f"{file}: {problem}" for problem in [*problems[:MOST_PROBLEMS], *rest])
+        _show_result(result, show_all=show_all)
+    messages("error", [f"{file}: {problem}" for problem in result.problems])
+    if not (quiet or as_json):
+        show(
+            f"agrees: {file} is what a conversion of {model_dir} gives"
+            if result.agrees
+            else f"differs: {file} is not what a conversion of {model_dir} gives"
+        )
+    if not result.agrees:
+        raise typer.Exit(1)
 
 
-def _show_tables(result: "Verification", most: int | None) -> None:
+def _show_result(result: "Verification", *, show_all: bool) -> None:
+    """Print what was compared, tables of what is wrong (or of everything), and the counts."""
     worst_first = sorted(result.tensors, key=lambda tensor: tensor.badness, reverse=True)
-    shown = worst_first[:most]
+    shown = worst_first if show_all else [tensor for tensor in worst_first if not tensor.is_good][:MOST_ROWS]
     parts: list[str | Table] = [
         f"{result.path}: compared with a conversion to {result.outtype} of {result.found}",
-        table(
-            {
-                "tensor": FOLD,
-                "shape": FOLD,
-                "from": WHOLE,
-                "to": WHOLE,
-                "verdict": WHOLE,
-                "differing": RIGHT,
-                "worst error": RIGHT,
-                "mean error": RIGHT,
-                "of allowed": RIGHT,
-            },
-            map(_row, shown),
-        ),
     ]
-    if rest := worst_first[len(shown) :]:
+    if shown:
+        parts.append(_tensor_table(shown))
+    if rest := [tensor for tensor in worst_first[len(shown) :] if not tensor.is_good]:
         parts.append(f"and {len(rest):,} more: {_counts_text(rest)} (--all shows them)")
     if result.metadata:
         parts.append(table({"metadata": FOLD}, [(difference.problem,) for difference in result.metadata]))
     different = len(result.metadata)
-    plural = "" if different == 1 else "s"
-    metadata = f"{different:,} difference{plural} in the metadata" if different else "the metadata agree"
-    parts.append(f"{len(result.tensors):,} tensors: {_counts_text(result.tensors)}; {metadata}")
+    metadata = f"{different:,} difference{'' if different == 1 else 's'} in the metadata"
+    parts.append(
+        f"{len(result.tensors):,} tensors: {_counts_text(result.tensors)}; "
+        f"{metadata if different else 'the metadata agree'}"
+    )
     show(*parts)
+
+
+def _tensor_table(tensors: "Sequence[TensorCheck]") -> "Table":
+    columns = {
+        "tensor": FOLD,
+        "shape": WIDE,
+        "from": WIDE,
+        "to": WHOLE,
+        "verdict": WHOLE,
+        "differing": RIGHT,
+        "worst error": RIGHT,
+        "mean error": WIDE_RIGHT,
+        "of allowed": RIGHT,
+    }
+    return table(columns, map(_row, tensors))
 
 
 def _row(tensor: "TensorCheck") -> tuple[object, ...]:

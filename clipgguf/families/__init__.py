@@ -1,10 +1,13 @@
 """Which family a checkpoint belongs to, and its tensors under CLIP's canonical (Hugging Face) names."""
 
+from dataclasses import replace
+
 from clipgguf.checkpoint import Checkpoint
+from clipgguf.config import valid_text
 from clipgguf.errors import CheckpointError, ConfigError, os_reason
 from clipgguf.families.clip import open_transformers
 from clipgguf.families.llava import is_llava, open_llava
-from clipgguf.families.model import Content, Model, Projector, Request
+from clipgguf.families.model import Content, Model, Projector, Request, refuse_unused
 from clipgguf.families.open_clip import CONFIG_FILE, open_openclip
 from clipgguf.json_file import read_json_object
 
@@ -14,12 +17,15 @@ __all__ = ["Content", "Model", "Projector", "Request", "open_model"]
 def open_model(request: Request) -> Model:
     """Open the checkpoint of a request: read its JSON files and headers, and find out what it is.
 
-    Raises ConfigError or CheckpointError when it is nothing that can be converted as requested.
+    Raises ConfigError or CheckpointError when it is nothing that can be converted as requested, UsageError when the
+    request has options that do not apply to it.
     """
     try:
-        return _open(request)
+        model = _open(request)
     except OSError as e:  # A directory that may not be searched, a name that is too long.
         raise CheckpointError(f"{e.filename or request.model_dir}: cannot be read: {os_reason(e)}") from e
+    refuse_unused(request, model)
+    return model if request.name is None else replace(model, name=valid_text(request.name))
 
 
 def _open(request: Request) -> Model:

@@ -165,6 +165,7 @@ def open_llava(request: Request, values: Mapping[str, Any]) -> Model:
             grid_pinpoints=pinpoints,
             patch_merge_type=_patch_merge_type(settings),
         ),
+        is_llava_checkpoint=checkpoint is not None,
         ignore_unknown=request.ignore_unknown,
         warnings=warnings + grid_warnings,
         notes=notes,

@@ -2,13 +2,13 @@
 
 import enum
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clipgguf.checkpoint import Checkpoint, SourceTensor, Wanted
 from clipgguf.config import ImageStatistics, TextConfig, VisionConfig
-from clipgguf.errors import CheckpointError
+from clipgguf.errors import CheckpointError, UsageError
 from clipgguf.names import TEXT, VISION, Tower
 
 
@@ -45,14 +45,17 @@ class Request:
     variant: str | None = None
     vocab: Path | None = None
     ignore_unknown: bool = False
+    name: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError when options contradict each other or make no sense."""
+        """Raise UsageError when options contradict each other or make no sense."""
         chosen = [name for name in ("text_only", "vision_only", "llava_projector") if getattr(self, name)]
         if len(chosen) > 1:
-            raise ValueError(f"{' and '.join(chosen)} exclude each other")
+            raise UsageError("exclude each other", *chosen)
         if self.variant is not None and not re.fullmatch(r"[A-Za-z0-9-]+", self.variant):
-            raise ValueError(f"variant is {self.variant!r}, should be a word such as 'fp16'")
+            raise UsageError(f"is {self.variant!r}, should be a word such as 'fp16'", "variant")
+        if self.name == "":
+            raise UsageError("is empty, should be the model's name", "name")
 
     @property
     def directory(self) -> Path:
@@ -103,7 +106,8 @@ class Model:
     ``tensors`` are by canonical name and may hold more than the content needs. The configurations are of the towers
     that the checkpoint has; ``vocabulary`` is there when the content has the text tower, ``statistics`` when it has the
     vision tower, and ``projector`` when it is LLaVA's. A single tower may have no projection. ``found`` says for
-    people what the checkpoint was taken for.
+    people what the checkpoint was taken for. ``is_llava_checkpoint`` is whether the directory itself is LLaVA's, and
+    not that of a tower whose projector lies elsewhere.
     """
 
     directory: Path
@@ -117,6 +121,7 @@ class Model:
     statistics: ImageStatistics | None
     projector: Projector | None = None
     has_projection: bool = True
+    is_llava_checkpoint: bool = False
     config_file: str = "config.json"
     ignore_unknown: bool = False
     warnings: tuple[str, ...] = ()
@@ -128,6 +133,58 @@ class Model:
         tower = self.vision or self.text
         assert tower is not None
         return tower.hidden_act
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Options that apply to some models only: to which in words, how to tell, and what another one is instead."""
+
+    options: tuple[str, ...]
+    what: str
+    includes: Callable[[Request, Model], bool]
+    otherwise: str = "{model_dir} gives {content}"
+
+
+# Which options apply to what. Those that stand in no row apply to every model.
+SCOPES: tuple[Scope, ...] = (
+    Scope(
+        ("llava_projector",),
+        "models in transformers' layout",
+        lambda _, model: model.content is Content.LLAVA,
+        "{model_dir} is in another one",
+    ),
+    Scope(
+        ("feature_layer", "keep_last_layer", "projector_type", "vision_config"),
+        "mmproj files (of a LLaVA checkpoint, or of a CLIP model with --llava-projector)",
+        lambda _, model: model.content is Content.LLAVA,
+    ),
+    Scope(
+        ("vision_tower",),
+        "LLaVA checkpoints",
+        lambda _, model: model.is_llava_checkpoint,
+        "{model_dir} is none, and has the tower itself",
+    ),
+    Scope(("image_mean", "image_std"), "files with a vision tower", lambda _, model: VISION in model.content.towers),
+    Scope(("vocab",), "files with a text tower", lambda _, model: TEXT in model.content.towers),
+    Scope(
+        ("variant",),
+        "directories with several weights",
+        lambda request, _: request.model_dir.is_dir(),
+        "{model_dir} is a file",
+    ),
+)
+
+
+def refuse_unused(request: Request, model: Model) -> None:
+    """Raise UsageError for options of a request that do not apply to what the model turned out to be."""
+    description = model.content.value[1]
+    content = f"{'an' if description[0] in 'aeiou' else 'a'} {description}"
+    for scope in SCOPES:
+        given = [option for option in scope.options if getattr(request, option) not in (None, False)]
+        if given and not scope.includes(request, model):
+            is_or_are = "is" if len(given) == 1 else "are"
+            instead = scope.otherwise.format(model_dir=request.model_dir, content=content)
+            raise UsageError(f"{is_or_are} for {scope.what}; {instead}", *given)
 
 
 def refuse_or_warn(unknown: Iterable[str], ignore_unknown: bool) -> tuple[str, ...]:

@@ -1,0 +1,130 @@
+"""Where a file goes: what ``output`` means, and whether a file can be written there."""
+
+import os
+import re
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipgguf.errors import OutputError, UsageError, os_reason, why_no_file
+from clipgguf.output_file import check_room
+
+PathLike = str | os.PathLike[str]
+
+# What may stand in braces in an output.
+FIELDS = ("name", "outtype")
+SUFFIX = ".gguf"
+_SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
+# Of a name that becomes part of a file's name, the most bytes: names of files end at 255.
+_LONGEST_NAME = 150
+
+
+def check_output(output: PathLike | None, fields: tuple[str, ...] = FIELDS) -> None:
+    """Raise UsageError for an output that can mean no file, before anything is read."""
+    if output is None:
+        return
+    text = os.fspath(output)
+    if not text:
+        raise UsageError("is empty, should be a directory or a .gguf file", "output")
+    if text == "-":
+        raise UsageError("is '-', but a GGUF file is never written to standard output; ./- is a directory", "output")
+    try:
+        usable = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        usable = False
+    if not usable:
+        raise UsageError(f"is {text!r}, which can be no file's name", "output")
+    if fields:
+        _fill(text, dict.fromkeys(fields, ""))
+
+
+def output_path(
+    directory: Path, output: PathLike | None, file_name: str, fields: Mapping[str, str] | None = None
+) -> Path:
+    """Return where a file goes: ``output`` if it ends in ``.gguf``, else ``file_name`` in there, or in ``directory``.
+
+    What ends in a separator or is a directory is one, whatever its name. ``fields`` has the text for what stands in
+    braces. Raises UsageError for an output that may be meant as a file and is none of ours.
+    """
+    check_output(output, tuple(fields or ()))
+    if output is None:
+        return directory / file_name
+    pattern = os.fspath(output)
+    text = _fill(pattern, fields) if fields else pattern
+    path = Path(text)
+    if text.endswith(_SEPARATORS) or path.is_dir():
+        path /= file_name
+    elif not text.lower().endswith(SUFFIX):
+        if path.exists():
+            kind = "a file" if path.is_file() else "neither a file nor a directory"
+            raise UsageError(f"is {text}, {kind}; should be a directory or end in {SUFFIX}", "output")
+        # A version, as in llava-v1.5, is no suffix.
+        if re.match(r"\.[^\W\d]", Path(pattern).suffix):
+            raise UsageError(
+                f"is {text}, which is no directory and does not end in {SUFFIX}; for a new directory write "
+                f"{text}{os.sep}",
+                "output",
+            )
+        path /= file_name
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UsageError(f"is {path}, which {why_no_file(path)}", "output")
+    return path
+
+
+def _fill(text: str, fields: Mapping[str, str]) -> str:
+    """Return text with its fields filled in; two braces are one."""
+    known = " and ".join(f"{{{field}}}" for field in fields)
+    filled = []
+    try:
+        for literal, field, spec, conversion in string.Formatter().parse(text):
+            filled.append(literal)
+            if field is not None and (field not in fields or spec or conversion):
+                raise UsageError(f"has {{{field}}}, known are {known}; a brace is written twice", "output")
+            filled.append(fields[field] if field is not None else "")
+    except UsageError:
+        raise
+    except ValueError as e:  # A brace without its other.
+        raise UsageError(f"has a single brace: write it twice, or {known}", "output") from e
+    return "".join(filled)
+
+
+def safe_name(name: str) -> str:
+    """Return a name as part of a file's: letters, digits, and what no shell and no system takes for something else."""
+    safe = re.sub(r"[^\w.+-]+", "-", name).encode("utf-8", "ignore")[:_LONGEST_NAME].decode("utf-8", "ignore")
+    return safe.strip("-.") or "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What writing a file would do, as far as can be told without: the bytes of the file that it would replace, if any.
+
+    ``makes`` is the first directory that would be made, and ``problem`` why the file cannot be written; both may be
+    None.
+    """
+
+    replaces: int | None
+    makes: Path | None
+    problem: str | None
+
+
+def outlook(path: Path, nbytes: int) -> Outlook:
+    """Look what writing a file of about ``nbytes`` to ``path`` would do; writes nothing."""
+    replaces, makes, problem = None, None, None
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path}: is a directory, should be a file name")
+        replaces = path.stat().st_size if path.exists() else None
+        directory = path.parent
+        while not directory.exists():
+            makes, directory = directory, directory.parent
+        if not directory.is_dir():
+            raise OutputError(f"{path}: cannot be written: {directory} is no directory")
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise OutputError(f"{path}: cannot be written: {directory} may not be written to")
+        check_room(path, nbytes, directory)
+    except OutputError as e:
+        problem = str(e)
+    except OSError as e:
+        problem = f"{path}: cannot be written: {os_reason(e)}"
+    return Outlook(replaces, makes, problem)

@@ -1,8 +1,10 @@
 """The command line as its user meets it: a real process, its two streams and its exit code."""
 
 import contextlib
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +16,10 @@ from gguf import GGUFReader
 
 import clipgguf
 from clipgguf import convert
+from clipgguf.destination import outlook
 from tests.checkpoints import REAL, TINY, edit_json, write_model, write_sparse_safetensors
 from tests.conftest import Run
+from tests.processes import uncovered
 
 
 def test_the_form_that_everyone_types(model: Path, tmp_path: Path, run: Run) -> None:
@@ -119,19 +123,33 @@ def test_version(run: Run) -> None:
     assert (result.returncode, result.stdout) == (0, f"clipgguf {clipgguf.__version__}\n")
 
 
-def test_help_names_every_option(run: Run) -> None:
+def test_help_lists_the_commands_and_says_what_happens_without_one(run: Run) -> None:
     result = run("--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert run("-h").stdout == result.stdout
+    lines = result.stdout[result.stdout.index("\nCommands:") :].splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["convert", "inspect", "verify", "upgrade"]
+    assert all(len(line.split()) > 4 and len(line) < 80 for line in lines[2:])
+    text = " ".join(result.stdout.split())
+    assert (
+        'Without a command, clipgguf converts: "clipgguf MODEL_DIR" is short for "clipgguf convert MODEL_DIR"' in text
+    )
+    assert run("upgrade", "-h").stdout.startswith("Usage: clipgguf upgrade")
+
+
+def test_help_names_every_option(run: Run) -> None:
+    result = run("convert", "-h")
     assert result.returncode == 0
     for option in (
         "MODEL_DIR", "-o", "--output", "--text-only", "--vision-only", "--outtype", "--image-mean", "--image-std",
-        "--dry-run", "-q", "--version", "--help", "-m", "--model-dir", "--use-f32", "--output-dir",
+        "--dry-run", "-q", "--json", "--help", "-h", "-m", "--model-dir", "--use-f32", "--output-dir", "--name",
     ):  # fmt: skip
         assert re.search(rf"(?<![\w-]){option}(?![\w-])", result.stdout), option
 
 
 def test_every_option_of_the_help_stands_in_the_readme(run: Run) -> None:
     readme = Path(__file__).parent.with_name("README.md").read_text(encoding="utf-8")
-    for option in set(re.findall(r"--[a-z][a-z0-9-]+", run("--help").stdout)):
+    for option in set(re.findall(r"--[a-z][a-z0-9-]+", run("--help").stdout + run("convert", "--help").stdout)):
         assert f"{option}" in readme, option
 
 
@@ -158,9 +176,98 @@ def test_dry_run_shows_the_plan_and_writes_nothing(model: Path, tmp_path: Path, 
     assert ["tokenizer.ggml.tokens", "99", "values"] in lines
     row = "v.blk.2.ffn_up.weight vision_model.encoder.layers.2.mlp.fc2.weight 48 x 96 F32 F16 18,432 9,216"
     assert row.split() in lines
-    assert lines[-1] == ["model-f16.gguf:", "93", "tensors,", "433,344", "bytes", "in,", "221,856", "bytes", "out"]
+    assert lines[-3] == ["93", "tensors,", "433,344", "bytes", "in,", "221,856", "bytes", "out"]
     written = [t.name for t in GGUFReader(convert(model, tmp_path).path).tensors]
     assert [line[0] for line in lines if line and line[0] in written] == written
+
+
+def test_dry_run_says_where_the_file_would_go_and_what_it_would_replace(model: Path, tmp_path: Path, run: Run) -> None:
+    work = tmp_path / "work"
+    new = run(model, "--dry-run", "-o", "new/deep/{name}-{outtype}.gguf")
+    path = Path("new", "deep", "tiny-clip-f16.gguf")
+    assert new.stdout.splitlines()[-1] == f"{path}: would be written, in a new directory new"
+    (work / "old").mkdir()
+    assert run(model, "--dry-run", "-o", "old").stdout.splitlines()[-1] == (
+        f"{Path('old', 'model-f16.gguf')}: would be written"
+    )
+    (work / "old/model-f16.gguf").write_bytes(b"older")
+    old = run(model, "--dry-run", "-o", "old")
+    assert old.stdout.endswith("model-f16.gguf: would be written, and replace a file of 5 bytes\n")
+    assert (old.returncode, (work / "old/model-f16.gguf").read_bytes()) == (0, b"older")
+    assert [path.name for path in work.iterdir()] == ["old"]
+
+
+def test_dry_run_says_why_the_file_could_not_be_written(model: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    places = {tmp_path / "file" / "x.gguf": f"{tmp_path / 'file'} is no directory"}
+    if hasattr(os, "geteuid") and os.geteuid() != 0:
+        (tmp_path / "locked").mkdir(mode=0o555)
+        places[tmp_path / "locked" / "x.gguf"] = f"{tmp_path / 'locked'} may not be written to"
+    for path, reason in places.items():
+        result = run(model, "--dry-run", "-o", path)
+        assert (result.returncode, result.stderr) == (1, f"clipgguf: error: {path}: cannot be written: {reason}\n")
+        assert result.stdout.splitlines()[-1] == f"{path}: could not be written"
+        as_json = run(model, "--dry-run", "-o", path, "--json")
+        assert (as_json.returncode, json.loads(as_json.stdout)["problem"]) == (1, result.stderr[17:-1])
+
+
+def test_room_on_the_disk_is_looked_at(tmp_path: Path) -> None:
+    nbytes = shutil.disk_usage(tmp_path).total + 1
+    assert "bytes free" not in str(outlook(tmp_path / "a/b/x.gguf", 1).problem)
+    found = outlook(tmp_path / "a/b/x.gguf", nbytes)
+    assert re.search(rf"x\.gguf: needs {nbytes:,} bytes, its disk has [\d,]+ free", str(found.problem))
+    assert found.makes == tmp_path / "a"
+    assert not (tmp_path / "a").exists()
+
+
+CONVERT_KEYS = ["path", "tensors", "bytes_in", "bytes_out", "seconds", "warnings", "notes", "found", "outtype"]
+PLAN_KEYS = ["name", "type", "shape", "bytes", "source", "source_type", "source_bytes"]
+
+
+def test_json(model: Path, run: Run) -> None:
+    (model / "preprocessor_config.json").unlink()
+    planned = run(model, "-o", "out", "--dry-run", "--json", "--outtype", "auto")
+    result = run(model, "-o", "out", "--json", "--outtype", "auto")
+    assert (planned.returncode, planned.stderr, result.returncode, result.stderr) == (0, "", 0, "")
+    plan, found = json.loads(planned.stdout), json.loads(result.stdout)
+    assert list(found) == CONVERT_KEYS
+    assert list(plan) == [*CONVERT_KEYS, "replaces", "problem", "plan"]
+    assert found.pop("seconds") > 0
+    assert {key: plan[key] for key in found} == found
+    assert (plan["seconds"], plan["replaces"], plan["problem"]) == (None, None, None)
+    assert (found["path"], found["outtype"]) == (str(Path("out", "model-f16.gguf")), "f16")
+    assert [note.split(";")[0] for note in found["notes"]] == [
+        "no image processor's file gives image_mean and image_std"
+    ]
+    inspected = json.loads(run("inspect", found["path"], "--json").stdout)
+    assert {"general.architecture": {"type": "STRING", "value": "clip"}, **plan["plan"]["metadata"]} == inspected[
+        "metadata"
+    ]
+    tensors = plan["plan"]["tensors"]
+    assert all(list(tensor) == PLAN_KEYS for tensor in tensors)
+    assert [tensor["name"] for tensor in tensors] == [tensor["name"] for tensor in inspected["tensors"]]
+    assert sum(tensor["bytes"] for tensor in tensors) == found["bytes_out"]
+    keys = (Path(__file__).parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
+    section = keys[keys.index("clipgguf convert") : keys.index("## clipgguf inspect")]
+    for key in (*CONVERT_KEYS, "replaces", "problem", "plan", *PLAN_KEYS):
+        assert f"`{key}`" in section, key
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "found"),
+    [
+        ("clipgguf ", 1, {"convert", "inspect", "verify", "upgrade"}),
+        ("clipgguf --outp", 1, {"--output", "--output-dir"}),
+        ("clipgguf model --outtype q8", 3, {"q8_0"}),
+        ("clipgguf verify --proj", 2, {"--projector-type"}),
+        ("clipgguf mod", 1, set()),
+    ],
+)
+def test_completion(words: str, number: int, found: set[str]) -> None:
+    environment = {**uncovered(), "_CLIPGGUF_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(number)}
+    command = [sys.executable, "-m", "clipgguf"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert set(result.stdout.split()) == found
 
 
 def test_dry_run_finds_what_is_wrong(model: Path, run: Run) -> None:
@@ -219,6 +326,28 @@ def test_interruption_leaves_the_old_file_and_nothing_else(number: int, code: in
     assert "Traceback" not in errors.read_text()
     assert [path.name for path in out.iterdir()] == ["model-f16.gguf"]
     assert (out / "model-f16.gguf").read_bytes() == b"an older file"
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows has no SIGTERM to send, and its Ctrl-C reaches the tests too"
+)
+@pytest.mark.parametrize("gap", [0, 0.002, 0.005, 0.01, 0.03])
+def test_ctrl_c_again_does_not_interrupt_the_tidying_up(gap: float, tmp_path: Path) -> None:
+    model = sparse_model(tmp_path / "m")
+    out = tmp_path / "new" / "out"
+    command = [sys.executable, "-m", "clipgguf", str(model), "-o", str(out)]
+    process = subprocess.Popen(command, env=uncovered(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size > 1 << 20 for path in out.glob(".*")):
+        assert process.poll() is None, "ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    for _ in range(4):
+        process.send_signal(signal.SIGINT)
+        time.sleep(gap)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")

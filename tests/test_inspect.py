@@ -18,6 +18,7 @@ from tests.checkpoints import Clip, Text, Vision, write_model
 from tests.conftest import Run
 from tests.gguf_bytes import array, gguf, key, rewritten, string, tensor
 from tests.llava_checkpoints import VISION_24, Llava, write_hf, write_original, write_tower
+from tests.processes import on_a_terminal
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -140,6 +141,43 @@ def test_json(tmp_path: Path, run: Run) -> None:
     assert projector == {"kind": "mlp", "projector_type": "mlp", "tensors": 4, "embedding_length": 32}
 
 
+def test_several_files(tmp_path: Path, run: Run) -> None:
+    clip = convert(write_model(tmp_path / "clip"), tmp_path / "x.gguf").path
+    llava = mmproj(tmp_path / "l")
+    result = run("inspect", clip, llava)
+    assert (result.returncode, result.stderr) == (0, "")
+    first, second = result.stdout.split(f"\n\n{llava}: mmproj for LLaVA")
+    assert first == run("inspect", clip, "--no-tensors").stdout
+    assert "v.blk.0." not in first + second
+    with_tensors = run("inspect", clip, llava, "--tensors").stdout
+    assert with_tensors == f"{run('inspect', clip).stdout}\n\n{run('inspect', llava).stdout}"
+    objects = json.loads(run("inspect", clip, llava, "--json").stdout)
+    assert objects == [json.loads(run("inspect", path, "--json").stdout) for path in (clip, llava)]
+    short = json.loads(run("inspect", clip, "--json", "--no-tensors").stdout)
+    assert short == {key: value for key, value in objects[0].items() if key != "tensors"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+def test_tables_fit_the_terminal(tmp_path: Path) -> None:
+    clip = convert(write_model(tmp_path / "clip"), tmp_path / "x.gguf").path
+    narrow = on_a_terminal(80, "inspect", clip)
+    assert all(len(line) <= 80 for line in narrow[narrow.index("part ") :].splitlines())
+    # Nothing but prose and paths needs a second line.
+    rows = [line for line in narrow.splitlines() if line.startswith(("v.", "t.", "clip.")) and "no:" not in line]
+    assert len(rows) == len([line for line in on_a_terminal(200, "inspect", clip).splitlines() if line in rows])
+
+
+def test_a_bad_file_among_good_ones(tmp_path: Path, run: Run) -> None:
+    good = convert(write_model(tmp_path / "clip"), tmp_path / "x.gguf").path
+    bad = tmp_path / "none.gguf"
+    result = run("inspect", bad, good, "--no-tensors", "--require", "powerinfer")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"clipgguf: error: {bad}: is missing\nclipgguf: error: {good}: PowerInfer cannot")
+    assert f"{good}: CLIP model of two towers" in result.stdout
+    found = run("inspect", bad, good, "--json")
+    assert (found.returncode, [each["path"] for each in json.loads(found.stdout)]) == (1, [str(good)])
+
+
 def keys(value: Any) -> Iterable[str]:
     if isinstance(value, dict):
         for name, inner in value.items():
@@ -157,7 +195,7 @@ def test_readme_explains_every_key_and_option(tmp_path: Path, run: Run) -> None:
     assert names
     assert {name for name in names if f"`{name}`" not in KEYS} == set()
     options = set(re.findall(r"--[a-z][a-z0-9-]+", run("inspect", "--help").stdout))
-    assert options >= {"--json", "--require"}
+    assert options >= {"--json", "--require", "--tensors", "--no-tensors"}
     assert {option for option in options if option not in README} == set()
 
 

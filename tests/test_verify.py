@@ -43,7 +43,7 @@ from tests.llava_checkpoints import (
     write_tower,
     write_vision_config,
 )
-from tests.processes import MIB, peak_rss
+from tests.processes import MIB, on_a_terminal, peak_rss
 
 OUTTYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 QUANTIZED = OUTTYPES[3:]
@@ -559,8 +559,11 @@ def test_the_command(model: Path, tmp_path: Path, run: Run) -> None:
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"{path}: compared with a conversion to q8_0 of CLIPModel in model.safetensors")
-    assert lines[-1] == "93 tensors: 36 rounded, 57 exact; the metadata agree"
-    assert "and 73 more: 16 rounded, 57 exact (--all shows them)" in lines
+    assert lines[1:] == [
+        "",
+        "93 tensors: 36 rounded, 57 exact; the metadata agree",
+        f"agrees: {path} is what a conversion of {model} gives",
+    ]
     shown = run("verify", path, model, "--all").stdout.splitlines()
     names = {tensor.name for tensor in read_gguf(path).tensors}
     assert {line.split()[0] for line in shown if line} >= names
@@ -584,7 +587,11 @@ def test_the_command_says_what_is_wrong(model: Path, tmp_path: Path, run: Run) -
     row = next(line.split() for line in lines if line.startswith("text_projection.weight"))
     assert row[4:9] == ["F32", "F16", "differs", "1", "value"]
     assert lines.index(next(line for line in lines if line.startswith("text_projection.weight"))) == 3
-    assert lines[-1] == "93 tensors: 1 differs, 35 rounded, 57 exact; 1 difference in the metadata"
+    assert [line.split()[0] for line in lines[2:4]] == ["tensor", "text_projection.weight"]
+    assert lines[-2:] == [
+        "93 tensors: 1 differs, 35 rounded, 57 exact; 1 difference in the metadata",
+        f"differs: {wrong} is not what a conversion of {model} gives",
+    ]
     quiet = run("verify", wrong, model, "-q", *mean)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (1, "", result.stderr)
 
@@ -595,8 +602,25 @@ def test_many_faults_are_told_in_part(model: Path, tmp_path: Path, run: Run) -> 
     result = run("verify", path, other, "--json")
     assert result.returncode == 1
     assert len(json.loads(result.stdout)["tensors"]) == 93
-    assert len(result.stderr.splitlines()) == 21
-    assert result.stderr.splitlines()[-1] == f"clipgguf: error: {path}: 73 more differences"
+    assert len(result.stderr.splitlines()) == 11
+    assert result.stderr.splitlines()[-1] == "clipgguf: error: and 83 more like these"
+    in_part = run("verify", path, other).stdout
+    assert "and 73 more: 73 differs (--all shows them)" in in_part
+    assert len(run("verify", path, other, "--all").stdout.splitlines()) == len(in_part.splitlines()) + 73 - 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+@pytest.mark.parametrize(("columns", "headings"), [(80, 6), (200, 9)])
+def test_tables_fit_the_terminal(columns: int, headings: int, model: Path, tmp_path: Path) -> None:
+    path = convert(model, tmp_path, outtype="q8_0").path
+    tensors = [t for t in read_gguf(path).tensors if t.name.endswith("blk.1.attn_out.weight")]
+    for tensor in tensors:
+        changed(path, tensor.offset, b"\1\2\3").rename(path)
+    shown = on_a_terminal(columns, "verify", path, model)
+    table = shown[shown.index("tensor ") :].split("\n\n")[0].splitlines()
+    assert {line.split()[0] for line in table[1:]} == {tensor.name for tensor in tensors}
+    assert all(len(line) <= columns for line in table)
+    assert len(re.split(r"  +", table[0].strip())) == headings
 
 
 def test_json(model: Path, tmp_path: Path, run: Run) -> None:

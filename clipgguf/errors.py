@@ -136,5 +136,6 @@ def cut(text: str) -> str:
     """Return a line of text, of a very long one the beginning and the end."""
     if len(text) <= LONGEST_LINE:
         return text
-    half = LONGEST_LINE // 2
+    # A word more in front of it shall not have it cut again.
+    half = LONGEST_LINE // 2 - 30
     return f"{text[:half]} [... {len(text) - 2 * half:,} characters ...] {text[-half:]}"

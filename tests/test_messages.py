@@ -3,11 +3,15 @@
 from pathlib import Path
 
 import pytest
+from gguf import GGUFValueType
 
 from clipgguf import CheckpointError, convert
 from clipgguf.errors import LONGEST_LINE, condensed
 from tests.checkpoints import edit_json, write_json, write_model
 from tests.conftest import Run
+from tests.gguf_bytes import array, gguf, key, string
+
+T = GGUFValueType
 
 
 def missing(count: int) -> list[str]:
@@ -55,8 +59,24 @@ def test_long_lines_lose_their_middle() -> None:
     (line,) = condensed([f"begin {'x' * 10**6} end"])
     assert line.startswith("begin xxx")
     assert line.endswith("xxx end")
-    assert f"x [... {10**6 + 10 - LONGEST_LINE:,} characters ...] x" in line
-    assert len(line) < LONGEST_LINE + 50
+    left = len(line) - len(" [... 999,070 characters ...] ")
+    assert f"x [... {10**6 + 10 - left:,} characters ...] x" in line
+    assert LONGEST_LINE - 50 < len(f"warning: {line}") <= LONGEST_LINE
+    assert condensed([f"warning: {line}"]) == [f"warning: {line}"]
+
+
+def test_a_long_line_is_cut_once(tmp_path: Path, run: Run) -> None:
+    model = write_model(tmp_path / "m", extra={"x" * 5000: (1,)})
+    error = run(model).stderr
+    assert error.count("characters ...]") == 1
+    assert len(error) < LONGEST_LINE + len("clipgguf: \n")
+
+
+def test_cells_of_tables_are_cut(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "x.gguf"
+    name, text = "n" * 60_000, string("x" * 10**7)
+    path.write_bytes(gguf([key(name, T.STRING, text), array("a", T.STRING, 2, text * 2), key("b", T.BOOL, b"\1")]))
+    assert len(run("inspect", path).stdout) < 30_000
 
 
 def test_an_error_keeps_all_and_says_some(model: Path, run: Run) -> None:

@@ -14,10 +14,10 @@ from typer.core import TyperCommand, TyperGroup
 from clipgguf import __version__
 from clipgguf.cli.convert import convert_command
 from clipgguf.cli.inspect import inspect_command
-from clipgguf.cli.output import messages, printable
+from clipgguf.cli.output import as_line, messages
 from clipgguf.cli.upgrade import upgrade_command
 from clipgguf.cli.verify import verify_command
-from clipgguf.errors import ClipGGUFError, UsageError, cut, os_reason
+from clipgguf.errors import ClipGGUFError, UsageError, os_reason
 
 DEFAULT_COMMAND = "convert"
 
@@ -27,7 +27,7 @@ class WrongUsage(typer.BadParameter):
 
     def format_message(self) -> str:
         """Return the sentence alone, safe for a terminal."""
-        return cut(printable(self.message))
+        return as_line(self.message)
 
 
 class Command(TyperCommand):

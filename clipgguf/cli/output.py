@@ -51,15 +51,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def as_line(text: str) -> str:
+    """Return text that a checkpoint may have chosen as a line: safe for a terminal, and very long text cut."""
+    return printable(cut(text))
+
+
 def message(text: str) -> None:
     """Print a line on standard error, of a very long one the beginning and the end."""
-    _to_stderr(cut(printable(text)))
-
-
-def _to_stderr(text: str) -> None:
     # A standard error that takes nothing is no reason to keep the result from standard output.
     with contextlib.suppress(OSError):
-        typer.echo(f"clipgguf: {text}", err=True)
+        typer.echo(f"clipgguf: {as_line(text)}", err=True)
 
 
 def show_messages(warnings: tuple[str, ...], notes: tuple[str, ...]) -> None:
@@ -70,8 +71,8 @@ def show_messages(warnings: tuple[str, ...], notes: tuple[str, ...]) -> None:
 
 def messages(kind: str, lines: Sequence[str]) -> None:
     """Print what is a "note", a "warning" or an "error", a line each, of very many the first of each sort."""
-    for line in condensed(map(printable, lines)):
-        _to_stderr(f"{kind}: {line}")
+    for line in condensed(lines):
+        message(f"{kind}: {line}")
 
 
 @contextlib.contextmanager
@@ -101,7 +102,7 @@ def table(columns: Mapping[str, Mapping[str, Any]], rows: Iterable[Iterable[obje
         made.add_column(heading, **{key: value for key, value in style.items() if key != "wide"})
     for row in rows:
         cells = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in compress(row, chosen))
-        made.add_row(*(Text(printable(cell)) for cell in cells))
+        made.add_row(*(Text(as_line(cell)) for cell in cells))
     return made
 
 
@@ -113,7 +114,10 @@ def metadata_table(metadata: "Iterable[MetadataItem]") -> "Table":
 def _value_text(item: "MetadataItem") -> str:
     if item.is_array and len(item.value) > LONGEST_ARRAY:
         return f"{len(item.value):,} values"
-    text = str(plain_value(item, LONGEST_ARRAY))
+    value = plain_value(item, LONGEST_ARRAY)
+    if isinstance(value, list):
+        value = [cut(element) if isinstance(element, str) else element for element in value]
+    text = str(value)
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}... ({len(text):,} characters)"
 
 
@@ -153,7 +157,7 @@ def show(*parts: "str | Table") -> None:
     for number, part in enumerate(parts):
         if number:
             console.print()
-        console.print(Text(printable(part)) if isinstance(part, str) else part)
+        console.print(Text(as_line(part)) if isinstance(part, str) else part)
 
 
 def _console() -> "Console":

@@ -184,7 +184,12 @@ FAULTS: dict[str, tuple[Break, list[list[str]]]] = {
     ),
     "a block more than the config says": (
         fields(text={"num_hidden_layers": 1}),
-        [[f"'{name}'", "unknown"] for name in TINY.shapes() if name.startswith("text_model.encoder.layers.1.")],
+        [
+            *[[f"'{name}'", "unknown"] for name in TINY.shapes() if name.startswith("text_model.encoder.layers.1.")][
+                :10
+            ],
+            ["and 6 more like these"],
+        ],
     ),
     "projections into different spaces": (
         tensors(**{"text_projection.weight": (25, 32)}),
@@ -269,10 +274,10 @@ def test_control_characters_never_reach_the_terminal(model: Path, run: Run) -> N
     check_error(result, [["red"]])
 
 
-@pytest.mark.parametrize("target", ["file/below.gguf", "file/sub/", "dir.gguf"])
+@pytest.mark.parametrize("target", ["file/below.gguf", "file/sub/", "directory"])
 def test_output_that_cannot_be(target: str, model: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "file").write_text("in the way")
-    (tmp_path / "dir.gguf").mkdir()
+    (tmp_path / "directory" / "model-f16.gguf").mkdir(parents=True)
     before = files(tmp_path)
     check_error(run(model, "-o", f"{tmp_path}/{target}"), [[target.split("/")[0]]])
     assert files(tmp_path) == before

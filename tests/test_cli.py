@@ -211,6 +211,12 @@ def test_dry_run_says_why_the_file_could_not_be_written(model: Path, tmp_path: P
         assert (as_json.returncode, json.loads(as_json.stdout)["problem"]) == (1, result.stderr[17:-1])
 
 
+def test_permission_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # Root may write everywhere.
+    found = outlook(tmp_path / "new" / "x.gguf", 1)
+    assert found.problem == f"{tmp_path / 'new' / 'x.gguf'}: cannot be written: {tmp_path} may not be written to"
+
+
 def test_room_on_the_disk_is_looked_at(tmp_path: Path) -> None:
     nbytes = shutil.disk_usage(tmp_path).total + 1
     assert "bytes free" not in str(outlook(tmp_path / "a/b/x.gguf", 1).problem)

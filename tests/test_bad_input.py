@@ -68,6 +68,8 @@ def tokenizer_instead(value: object) -> Break:
 
 
 # What is wrong: how to break a sound model, and what each line of the error must say.
+SECOND_BLOCK = [name for name in TINY.shapes() if name.startswith("text_model.encoder.layers.1.")]
+
 FAULTS: dict[str, tuple[Break, list[list[str]]]] = {
     "no config": (lambda m: (m / "config.json").unlink(), [["config.json", "is missing"]]),
     "config is a directory": (
@@ -185,9 +187,7 @@ FAULTS: dict[str, tuple[Break, list[list[str]]]] = {
     "a block more than the config says": (
         fields(text={"num_hidden_layers": 1}),
         [
-            *[[f"'{name}'", "unknown"] for name in TINY.shapes() if name.startswith("text_model.encoder.layers.1.")][
-                :10
-            ],
+            *([f"'{name}'", "unknown"] for name in SECOND_BLOCK[:10]),
             ["and 6 more like these"],
         ],
     ),

@@ -67,9 +67,9 @@ def tokenizer_instead(value: object) -> Break:
     return replace
 
 
-# What is wrong: how to break a sound model, and what each line of the error must say.
 SECOND_BLOCK = [name for name in TINY.shapes() if name.startswith("text_model.encoder.layers.1.")]
 
+# What is wrong: how to break a sound model, and what each line of the error must say.
 FAULTS: dict[str, tuple[Break, list[list[str]]]] = {
     "no config": (lambda m: (m / "config.json").unlink(), [["config.json", "is missing"]]),
     "config is a directory": (

@@ -13,7 +13,7 @@ import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from clipgguf.errors import ClipGGUFError
+from clipgguf.errors import ClipGGUFError, UsageError
 from tests.fuzz.targets import TARGETS, Target
 
 MOST_SECONDS = 2.0
@@ -57,6 +57,8 @@ def attack(target: Target, directory: Path, chance: random.Random) -> str | None
         except ClipGGUFError as e:
             if not e.problems or not all(e.problems):
                 return "an error without a word"
+        except UsageError:  # The input has become a model to which an option does not apply.
+            pass
         except Exception:
             return traceback.format_exc()[-5000:]
         finally:

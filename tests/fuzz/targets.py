@@ -47,15 +47,15 @@ class Target:
         return _KINDS[Path(name).suffix](data, chance)
 
 
-def _convert(directory: Path, output: Path, chance: Chance, **options: Path) -> None:
-    towers = "both" if options else chance.choice(("both", "both", "text", "vision"))
+def _convert(directory: Path, output: Path, chance: Chance, is_mmproj: bool, **options: Path) -> None:
+    towers = "both" if is_mmproj else chance.choice(("both", "both", "text", "vision"))
     request = Request(
         directory / "model",
         text_only=towers == "text",
         vision_only=towers == "vision",
         outtype=chance.choice((*OUTTYPES, "auto")),
         ignore_unknown=chance.random() < 0.5,
-        keep_last_layer=chance.random() < 0.2,
+        keep_last_layer=chance.random() < 0.2 and is_mmproj,
         llava_projector=options.get("llava_projector"),
         vision_tower=options.get("vision_tower"),
         vision_config=options.get("vision_config"),
@@ -66,9 +66,9 @@ def _convert(directory: Path, output: Path, chance: Chance, **options: Path) -> 
     read_gguf(path)
 
 
-def _convert_with(**options: str) -> Callable[[Path, Path, Chance], None]:
+def _convert_with(*, is_mmproj: bool = False, **options: str) -> Callable[[Path, Path, Chance], None]:
     return lambda directory, output, chance: _convert(
-        directory, output, chance, **{option: directory / name for option, name in options.items()}
+        directory, output, chance, is_mmproj, **{option: directory / name for option, name in options.items()}
     )
 
 
@@ -154,7 +154,7 @@ TARGETS = {
                 llava_checkpoints.write_clip(directory / "model", LLAVA),
                 llava_checkpoints.write_projector(directory / "llava.projector", LLAVA),
             ),
-            _convert_with(llava_projector="llava.projector"),
+            _convert_with(is_mmproj=True, llava_projector="llava.projector"),
         ),
         Target(
             "open-clip",
@@ -172,7 +172,7 @@ TARGETS = {
             "llava-hf",
             ("model/config.json", "model/preprocessor_config.json", "model/model.safetensors"),
             lambda directory: llava_checkpoints.write_hf(directory / "model", LLAVA),
-            _convert_with(),
+            _convert_with(is_mmproj=True),
         ),
         Target(
             "llava-original",
@@ -181,7 +181,7 @@ TARGETS = {
                 llava_checkpoints.write_original(directory / "model", LLAVA, tower="inside", suffix=".bin"),
                 llava_checkpoints.write_vision_config(directory / "vision.json", LLAVA),
             ),
-            _convert_with(vision_config="vision.json"),
+            _convert_with(is_mmproj=True, vision_config="vision.json"),
         ),
         Target(
             "llava-tower",
@@ -190,7 +190,7 @@ TARGETS = {
                 llava_checkpoints.write_original(directory / "model", LLAVA),
                 llava_checkpoints.write_tower(directory / "tower", LLAVA),
             ),
-            _convert_with(vision_tower="tower"),
+            _convert_with(is_mmproj=True, vision_tower="tower"),
         ),
         Target("upgrade", ("old.gguf",), _gguf, _upgrade),
         Target("inspect", ("new.gguf",), _gguf, _inspect),

@@ -2,11 +2,9 @@
 
 import json
 import os
-import re
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,6 @@ from tests.gguf_bytes import array, gguf, key, rewritten, string, tensor
 from tests.llava_checkpoints import VISION_24, Llava, write_hf, write_original, write_tower
 from tests.processes import on_a_terminal
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-KEYS = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
 T = GGUFValueType
 
 
@@ -176,27 +171,6 @@ def test_a_bad_file_among_good_ones(tmp_path: Path, run: Run) -> None:
     assert f"{good}: CLIP model of two towers" in result.stdout
     found = run("inspect", bad, good, "--json")
     assert (found.returncode, [each["path"] for each in json.loads(found.stdout)]) == (1, [str(good)])
-
-
-def keys(value: Any) -> Iterable[str]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield name
-            yield from keys(inner)
-    for inner in value if isinstance(value, list) else ():
-        yield from keys(inner)
-
-
-def test_readme_explains_every_key_and_option(tmp_path: Path, run: Run) -> None:
-    found = []
-    for path in (mmproj(tmp_path), convert(write_model(tmp_path / "clip"), tmp_path / "x.gguf").path):
-        found.append(json.loads(run("inspect", path, "--json").stdout))
-    names = {name for each in found for name in keys({**each, "metadata": list(each["metadata"].values())})}
-    assert names
-    assert {name for name in names if f"`{name}`" not in KEYS} == set()
-    options = set(re.findall(r"--[a-z][a-z0-9-]+", run("inspect", "--help").stdout))
-    assert options >= {"--json", "--require", "--tensors", "--no-tensors"}
-    assert {option for option in options if option not in README} == set()
 
 
 def test_names_from_the_file_do_not_reach_the_terminal_raw(tmp_path: Path, run: Run) -> None:

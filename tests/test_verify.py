@@ -662,16 +662,6 @@ def test_json(model: Path, tmp_path: Path, run: Run) -> None:
     }
 
 
-def test_the_readme_says_it_all(run: Run) -> None:
-    readme = Path(__file__).parent.with_name("README.md").read_text(encoding="utf-8")
-    section = (Path(__file__).parent.parent / "docs" / "json.md").read_text(encoding="utf-8")
-    section = section[section.index("clipgguf verify") :]
-    for key in (*JSON_KEYS, *TENSOR_KEYS, *METADATA_KEYS):
-        assert f"`{key}`" in section, key
-    for option in set(re.findall(r"--[a-z][a-z0-9-]+", run("verify", "--help").stdout)):
-        assert option in readme, option
-
-
 @pytest.mark.parametrize(
     "arguments", [["FILE"], ["FILE", "MODEL", "--variant", "a/b"], ["FILE", "MODEL", "--outtype", "f16"]]
 )

@@ -199,7 +199,15 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-@pytest.mark.skipif(not GEMMA.exists(), reason="families are no tables yet")
+@has_families
+def test_the_rooms_are_there() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", text(ROOT / "CONTRIBUTING.md"), re.MULTILINE)
+    rooms = re.findall(r"`(.+?)`", " ".join(row for row in rows))
+    assert len(rooms) > 15
+    assert [room for room in rooms if not (ROOT / "clipgguf" / room).exists()] == []
+
+
+@has_families
 def test_the_example_of_a_family_is_the_family() -> None:
     (example,) = (block for block in blocks(ROOT / "CONTRIBUTING.md", "python") if "FAMILY = " in block)
     lines = {line.split("  #")[0].strip() for line in text(GEMMA).splitlines()}

@@ -101,8 +101,9 @@ def _plan(contents: Contents, request: Request) -> tuple[Plan, list[str]]:
                 f"own configuration says {run}"
             )
             run = layer
-    if (contents.blocks_told(VISION) or contents.blocks_stored(VISION)) > run:
-        plan = plan_conversion(replace(request, keep_last_layer=True))
+    stored = contents.blocks_told(VISION) or contents.blocks_stored(VISION)
+    if stored > run:
+        plan = plan_conversion(replace(request, layers_stored=stored))
     return plan, notes
 
 

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from clipgguf.inspection import Inspection, ProjectorSummary, TowerSummary
 
 
+# What is said of a reader that is required, by whether it reads the file.
+_REFUSALS = {False: "{} cannot read it", None: "whether {} can read it is not known here"}
+
+
 class ReaderName(str, Enum):
     """The readers of clipgguf.readers, which is too slow to import for --help; typer takes several of an Enum only."""
 
@@ -45,7 +49,7 @@ def inspect_command(
             "--require",
             metavar="READER",
             case_sensitive=False,
-            help="Exit 1 when clip.cpp, PowerInfer or llama.cpp cannot read the file; may be given several times.",
+            help="Exit 1 unless clip.cpp, PowerInfer or llama.cpp can read the file; may be given several times.",
         ),
     ] = None,
 ) -> None:
@@ -61,7 +65,7 @@ def inspect_command(
     else:
         _show_tables(inspection)
     CheckpointError.raise_all(
-        f"{path}: {verdict.reader} cannot read it: {reason}"
+        f"{path}: {_REFUSALS[verdict.reads].format(verdict.reader)}: {reason}"
         for verdict in inspection.verdicts
         if verdict.reader in (require or ())
         for reason in verdict.reasons
@@ -77,7 +81,7 @@ def _show_tables(inspection: "Inspection") -> None:
         metadata_table(inspection.metadata),
         table(
             {"tensor": FOLD, "shape": FOLD, "type": WHOLE, "offset": RIGHT, "bytes": RIGHT},
-            [(t.name, shape_text(t.shape), t.dtype, t.offset, t.nbytes) for t in inspection.tensors],
+            ((t.name, shape_text(t.shape), t.dtype, t.offset, t.nbytes) for t in inspection.tensors),
         ),
         table(
             {"type": WHOLE, "tensors": RIGHT, "values": RIGHT, "bytes": RIGHT},
@@ -97,7 +101,8 @@ def _verdict_rows(inspection: "Inspection") -> Iterable[tuple[str, str]]:
         if verdict.reads:
             yield verdict.reader, "yes"
         for number, reason in enumerate(verdict.reasons):
-            yield ("" if number else verdict.reader), f"no: {reason}"
+            word = "not known here" if verdict.reads is None else "no"
+            yield ("" if number else verdict.reader), f"{word}: {reason}"
 
 
 def _tower_text(tower: "TowerSummary") -> str:
@@ -113,7 +118,8 @@ def _tower_text(tower: "TowerSummary") -> str:
         ("image", tower.image_size),
         ("patch", tower.patch_size),
     ]
-    return f"{tower.family}; {', '.join(f'{what} {number:,}' for what, number in known if number is not None)}"
+    sizes = ", ".join(f"{what} {number:,}" for what, number in known if number is not None)
+    return f"{tower.family}; {sizes}" if tower.family else sizes
 
 
 def _projector_text(projector: "ProjectorSummary") -> str:

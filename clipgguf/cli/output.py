@@ -7,6 +7,7 @@ import os
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ RIGHT: dict[str, Any] = {"no_wrap": True, "justify": "right"}
 # A metadata array of more values is shown by their number, and of a text with more characters only the beginning.
 LONGEST_ARRAY = 8
 LONGEST_TEXT = 200
+# More rows of a table than the largest model has tensors are only counted.
+MOST_ROWS = 2000
 # Of what checkpoints can have us say: nobody reads on from there, and a terminal would be busy with it for minutes.
 LONGEST_MESSAGE = 8000
 MOST_MESSAGES = 1000
@@ -93,20 +96,26 @@ def table(columns: Mapping[str, Mapping[str, Any]], rows: Iterable[Iterable[obje
     made = Table(box=None, pad_edge=False)
     for heading, style in columns.items():
         made.add_column(heading, **style)
-    for row in rows:
+    left = iter(rows)
+    for row in islice(left, MOST_ROWS):
         made.add_row(*(Text(printable(f"{cell:,}" if isinstance(cell, int) else str(cell))) for cell in row))
+    if more := sum(1 for _ in left):
+        made.add_row(f"and {more:,} more")
     return made
 
 
 def metadata_table(metadata: "Iterable[MetadataItem]") -> "Table":
     """Return a table of metadata, long arrays as the number of their values and long text cut off."""
-    return table({"key": FOLD, "value": FOLD}, [(item.key, _value_text(item)) for item in metadata])
+    return table({"key": FOLD, "value": FOLD}, ((_beginning(item.key), _value_text(item)) for item in metadata))
 
 
 def _value_text(item: "MetadataItem") -> str:
     if item.is_array and len(item.value) > LONGEST_ARRAY:
         return f"{len(item.value):,} values"
-    text = str(plain_value(item, LONGEST_ARRAY))
+    return _beginning(str(plain_value(item, LONGEST_ARRAY)))
+
+
+def _beginning(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}... ({len(text):,} characters)"
 
 

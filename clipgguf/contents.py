@@ -105,7 +105,7 @@ class Contents:
 
         Names of tensors say nothing of that: Qwen2-VL's projector has those of LLaVA's.
         """
-        architecture = self.file.value(ARCHITECTURE)
+        architecture = self.items[ARCHITECTURE].value if ARCHITECTURE in self.items else None
         if architecture not in (None, "clip"):
             return f"{ARCHITECTURE} is {shown(architecture)}, known here is 'clip'"
         told = self.projector_types

@@ -1,6 +1,7 @@
 """mmproj files of families that are neither CLIP's nor LLaVA's: the keys and names that llama.cpp's converter writes.
 
-They are tiny and their tensors are zeros; what a file is taken for follows from its header alone.
+They are tiny and their tensors are zeros. llama.cpp loads and runs Qwen2-VL's and Gemma 3's; of Gemma 4's there is only
+as much as tells what it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from gguf import GGUFValueType, GGUFWriter
 
 T = GGUFValueType
 Shape = tuple[int, ...]
+# The width of the language model.
+TEXT_WIDTH = 64
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Other:
 
 def _vision(blocks: int, width: int, ffn: int, patch: int, image: int) -> list[tuple[str, GGUFValueType, Any]]:
     numbers = {
-        "projection_dim": 64, "image_size": image, "patch_size": patch, "embedding_length": width,
+        "projection_dim": TEXT_WIDTH, "image_size": image, "patch_size": patch, "embedding_length": width,
         "feed_forward_length": ffn, "block_count": blocks, "attention.head_count": 4,
     }  # fmt: skip
     return [
@@ -67,14 +70,14 @@ QWEN2_VL = Other(
         **_block(0, 32, 128),
         **_norm("v.post_ln", 32),
         **_linear("mm.0", 128, 128),
-        **_linear("mm.2", 64, 128),
+        **_linear("mm.2", TEXT_WIDTH, 128),
     },
 )
 GEMMA3 = Other(
     {"clip.projector_type": "gemma3"},
     [*_vision(2, 48, 96, 14, 56), ("clip.use_gelu", T.BOOL, True)],
     {
-        "mm.input_projection.weight": (48, 64),
+        "mm.input_projection.weight": (48, TEXT_WIDTH),
         "mm.soft_emb_norm.weight": (48,),
         "v.patch_embd.weight": (48, 3, 14, 14),
         "v.patch_embd.bias": (48,),
@@ -91,9 +94,9 @@ GEMMA4 = Other(
     {
         "v.patch_embd.weight": (48, 3, 14, 14),
         **_block(0, 48, 96),
-        "mm.input_projection.weight": (64, 48),
+        "mm.input_projection.weight": (TEXT_WIDTH, 48),
         "a.conv1d.0.weight": (8, 1, 3, 3),
-        "mm.a.input_projection.weight": (64, 48),
+        "mm.a.input_projection.weight": (TEXT_WIDTH, 48),
     },
 )
 OTHERS = {"Qwen2-VL": QWEN2_VL, "Gemma 3": GEMMA3, "Gemma 4": GEMMA4}

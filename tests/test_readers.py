@@ -21,7 +21,7 @@ from tests.checkpoints import Clip, Text, Vision, write_model
 from tests.gguf_bytes import gguf, rewritten, tensor
 from tests.llama_client import answer_image, is_available, random_pixels, write_tiny_language_model
 from tests.llava_checkpoints import VISION_24, Llava, write_clip, write_hf, write_original, write_projector, write_tower
-from tests.other_mmproj import OTHERS, write_other
+from tests.other_mmproj import OTHERS, TEXT_WIDTH, write_other
 
 T, Q = GGUFValueType, GGMLQuantizationType
 # Rows that are multiples of a quantized block.
@@ -241,6 +241,15 @@ def test_other_families_are_not_known_here(family: str, tmp_path: Path) -> None:
     told = " and ".join(f"{key} is {text!r}" for key, text in OTHERS[family].types.items())
     assert (llama.reads, llama.reasons) == (None, (f"{told}, known here are 'mlp', 'ldp', 'ldpv2'",))
     assert not any(verdict.reads for verdict in old)
+
+
+@pytest.mark.skipif(not is_available(), reason="xllamacpp is not installed (extra: client)")
+@pytest.mark.parametrize("family", ["Qwen2-VL", "Gemma 3"])
+def test_llama_cpp_runs_other_families(family: str, tmp_path: Path) -> None:
+    write_tiny_language_model(tmp_path / "llama.gguf", TEXT_WIDTH)
+    path = write_other(tmp_path / "x.gguf", OTHERS[family])
+    result = answer_image(tmp_path / "llama.gguf", path, random_pixels(56, 56))
+    assert result.ok, result.errors
 
 
 def test_a_type_that_nobody_has_heard_of(tmp_path: Path) -> None:

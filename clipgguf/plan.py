@@ -12,7 +12,15 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from clipgguf.checkpoint import SourceTensor
 from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.config import KNOWN_ACTIVATIONS
-from clipgguf.element_types import OUTTYPES, PROJECTOR_PREFIX, ggml_type_for, resolve_outtype, squeeze, tensor_nbytes
+from clipgguf.element_types import (
+    CLIP_CPP_TYPES,
+    OUTTYPES,
+    PROJECTOR_PREFIX,
+    ggml_type_for,
+    resolve_outtype,
+    squeeze,
+    tensor_nbytes,
+)
 from clipgguf.encode import SOURCE_DTYPES
 from clipgguf.errors import CheckpointError, collect, shown
 from clipgguf.families import Model
@@ -98,7 +106,7 @@ def make_plan(model: Model, outtype: str) -> Plan:
         sources = [(tensor.name, tensor.source) for tensor in model.projector.tensors] + sources
     matrices = [(source.dtype, source.nbytes) for _, source in sources if len(squeeze(source.shape)) == 2]
     outtype = resolve_outtype(outtype, matrices)
-    matrix_type, file_type = OUTTYPES[outtype]
+    matrix_type, _ = OUTTYPES[outtype]
     planned = tuple(_planned(name, source, matrix_type) for name, source in sources)
     projection_dims = {
         tower: tensors[tower.projection].shape[0] for tower in content.towers if tower.projection in tensors
@@ -112,10 +120,13 @@ def make_plan(model: Model, outtype: str) -> Plan:
     if statistics is not None and statistics.is_default:
         notes.append("no image processor's file gives image_mean and image_std; the family's own are written")
     notes += _type_notes(planned, matrix_type)
+    if model.projector is None and matrix_type not in CLIP_CPP_TYPES:
+        known = ", ".join(name for name, (taken, _) in OUTTYPES.items() if taken in CLIP_CPP_TYPES)
+        notes.append(f"no reader of CLIP's towers takes {outtype}; clip.cpp takes {known}")
     prefix, _ = content.value
     return Plan(
         file_name=f"{prefix}model-{outtype}.gguf",
-        metadata=make_metadata(model, file_type, projection_dims),
+        metadata=make_metadata(model, outtype, projection_dims),
         tensors=planned,
         warnings=tuple(warnings),
         notes=tuple(notes),

@@ -168,6 +168,21 @@ def test_keep_last_layer(tmp_path: Path) -> None:
     assert value(path, "clip.vision.block_count") == 4
     assert value(path, "clip.vision.feature_layer") == [3]
     assert "v.blk.3.ln2.bias" in [t.name for t in GGUFReader(path).tensors]
+    path = the_scripts_way(tmp_path, keep_last_layer=True, feature_layer=-3)
+    assert (value(path, "clip.vision.block_count"), value(path, "clip.vision.feature_layer")) == (3, [2])
+    assert "v.blk.3.ln2.bias" not in [t.name for t in GGUFReader(path).tensors]
+
+
+def test_no_layer_to_keep_after_the_last(tmp_path: Path) -> None:
+    model = write_hf(tmp_path / "m", LLAVA)
+    kept = convert(model, tmp_path / "kept.gguf", keep_last_layer=True, feature_layer=-1)
+    assert kept.warnings == (
+        "--keep-last-layer changes nothing: the projector takes the features of layer 4, the tower's last; readers "
+        "that leave out the last block of a file cannot run it",
+    )
+    plain = convert(model, tmp_path / "plain.gguf", feature_layer=-1)
+    assert plain.warnings == ()
+    assert kept.path.read_bytes() == plain.path.read_bytes()
 
 
 def test_llava_next_metadata_and_newline(tmp_path: Path) -> None:
@@ -384,5 +399,5 @@ def test_command_line(tmp_path: Path, run: Run) -> None:
     assert (result.returncode, result.stdout) == (0, f"{Path('out', 'mmproj-model-f32.gguf')}\n")
     assert "the projector's matrices stay f16" in result.stderr
     path = tmp_path / "work" / "out" / "mmproj-model-f32.gguf"
-    assert (value(path, "clip.vision.block_count"), value(path, "clip.vision.feature_layer")) == (4, [2])
+    assert (value(path, "clip.vision.block_count"), value(path, "clip.vision.feature_layer")) == (3, [2])
     assert run(model, "--dry-run").returncode == 1

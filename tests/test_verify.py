@@ -172,6 +172,15 @@ def test_another_feature_layer_is_noted(tmp_path: Path) -> None:
         assert [note.split(",")[0] for note in result.notes] == ["the projector takes the features of layer 2"]
 
 
+def test_all_blocks_stored_for_an_earlier_layer(tmp_path: Path) -> None:
+    # As --keep-last-layer was before: all four blocks, and not just one more than the two that are run.
+    model = write_hf(tmp_path / "m", Llava())
+    path = convert(model, tmp_path, keep_last_layer=True).path
+    layer = MetadataItem("clip.vision.feature_layer", T.INT32, [2])
+    result = verify(rewritten(path, tmp_path / "x.gguf", metadata=[layer]), model)
+    assert (result.problems, len(result.tensors)) == ((), len(read_gguf(path).tensors))
+
+
 def test_a_layer_chosen_where_the_configuration_asks_for_several(tmp_path: Path) -> None:
     model = write_hf(tmp_path / "m", Llava(feature_layer=[-2, -3]))
     path = convert(model, tmp_path, feature_layer=-2).path

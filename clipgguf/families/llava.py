@@ -125,6 +125,7 @@ def open_llava(request: Request, values: Mapping[str, Any]) -> Model:
     warnings = refuse_or_warn([*unknown, *source.unknown], request.ignore_unknown)
     settings = llava if llava is not None else config
     run = _layers_to_run(request, settings, vision)
+    stored, stored_warnings = _layers_to_store(request, run, vision)
     kind, tensors = recognise(
         projector_tensors,
         where=str(projector_from),
@@ -161,13 +162,13 @@ def open_llava(request: Request, values: Mapping[str, Any]) -> Model:
             projector_type=kind.projector_type,
             tensors=tensors,
             layers_run=run,
-            layers_stored=vision.num_hidden_layers if request.keep_last_layer else run,
+            layers_stored=stored,
             grid_pinpoints=pinpoints,
             patch_merge_type=_patch_merge_type(settings),
         ),
         is_llava_checkpoint=checkpoint is not None,
         ignore_unknown=request.ignore_unknown,
-        warnings=warnings + grid_warnings,
+        warnings=warnings + grid_warnings + stored_warnings,
         notes=notes,
     )
 
@@ -296,6 +297,24 @@ def _layers_to_run(request: Request, config: _Config, vision: VisionConfig) -> i
             f"{where} is {shown(layer)}, should be 1 to {blocks}, or -1 to {-blocks} counted from the last"
         )
     return layer if layer > 0 else blocks + 1 + layer
+
+
+def _layers_to_store(request: Request, run: int, vision: VisionConfig) -> tuple[int, tuple[str, ...]]:
+    """Return how many blocks of the tower the file has, and warnings about that.
+
+    Readers that leave out the last of the blocks that are stored want one more than shall run.
+    """
+    blocks = vision.num_hidden_layers
+    if request.layers_stored is not None:
+        return min(max(run, request.layers_stored), blocks), ()
+    if not request.keep_last_layer:
+        return run, ()
+    if run == blocks:
+        return run, (
+            f"--keep-last-layer changes nothing: the projector takes the features of layer {run}, the tower's last; "
+            "readers that leave out the last block of a file cannot run it",
+        )
+    return run + 1, ()
 
 
 def _check_strategy(config: _Config, vision: VisionConfig) -> None:

@@ -28,7 +28,10 @@ class Content(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Everything that a user can ask of a conversion but where the file goes; ``convert`` explains the fields."""
+    """Everything that a user can ask of a conversion but where the file goes; ``convert`` explains the fields.
+
+    ``layers_stored`` is what no user asks for: how many blocks a file has that is verified.
+    """
 
     model_dir: Path
     text_only: bool = False
@@ -41,6 +44,7 @@ class Request:
     vision_config: Path | None = None
     feature_layer: int | None = None
     keep_last_layer: bool = False
+    layers_stored: int | None = None
     projector_type: str | None = None
     variant: str | None = None
     vocab: Path | None = None

@@ -264,6 +264,10 @@ NUMBERS: list[tuple[str, str, str, str]] = [
     ("config.json", "text_config.layer_norm_eps", HUGE, "a positive number"),
     ("config.json", "text_config.layer_norm_eps", "1e39", "layer_norm_eps is 1e+39"),
     ("config.json", "text_config.layer_norm_eps", "-Infinity", "layer_norm_eps is -inf"),
+    # As float32 they are zero.
+    ("config.json", "text_config.layer_norm_eps", "1e-50", "layer_norm_eps is 1e-50, should be a positive number"),
+    ("preprocessor_config.json", "image_std", "[1, 1, 1e-46]", "image_std is [1, 1, 1e-46], should be 3 positive"),
+    ("open_clip_config.json", "preprocess_cfg.std", "[1e-46, 1, 1]", "std is [1e-46, 1, 1], should be 3 positive"),
     ("config.json", "text_config.projection_dim", HUGE, "projection_dim is 1000"),
     ("preprocessor_config.json", "image_mean", f"[0, 0, {HUGE}]", "should be 3 numbers"),
     ("preprocessor_config.json", "image_mean", "[0, 0, -Infinity]", "image_mean is [0, 0, -inf]"),

@@ -254,11 +254,9 @@ def _inner_tower_config(request: Request, llava: _Config, tensors: Mapping[str, 
     """Return the configuration of a tower that is part of the LLaVA checkpoint."""
     if request.vision_config is not None:
         return read_vision_config(request.vision_config)
-    if not llava.is_original:
-        values = llava.values.get("vision_config")
-        if values is None:
-            return HF_DEFAULT_TOWERS[llava.values.get("model_type") == "llava_onevision"]
-        # A vision_config that is there takes CLIPVisionConfig's defaults for what it omits, not LlavaConfig's.
+    values = llava.values.get("vision_config")
+    if values is not None:
+        # It takes CLIPVisionConfig's defaults for what it omits, not LlavaConfig's.
         model_type = values.get("model_type") if isinstance(values, dict) else None
         if model_type not in (None, *VISION_CONFIGS):
             raise ConfigError(
@@ -266,6 +264,8 @@ def _inner_tower_config(request: Request, llava: _Config, tensors: Mapping[str, 
                 f"supported are {', '.join(map(repr, VISION_CONFIGS))}"
             )
         return parse_tower(VISION_CONFIGS.get(str(model_type), VisionConfig), values, f"{llava.path}: vision_config")
+    if not llava.is_original:
+        return HF_DEFAULT_TOWERS[llava.values.get("model_type") == "llava_onevision"]
     if llava.tower_name is None:
         raise ConfigError(
             f"{llava.path}: names no mm_vision_tower whose sizes could be known; --vision-config takes its config.json"

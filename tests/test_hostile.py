@@ -621,10 +621,10 @@ def test_index_that_names_a_file_in_many_ways(tmp_path: Path) -> None:
 
 def test_shards_of_more_tensors_than_can_be(tmp_path: Path) -> None:
     model = sharded(tmp_path / "m")
-    for number in (1, 2, 3):
-        names = {f"{number}.{n:x}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for n in range(70_000)}
+    for number in (1, 2):
+        names = {f"{number}.{n:x}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for n in range(35_000)}
         (model / f"model-0000{number}-of-00003.safetensors").write_bytes(safetensors_header(names))
-    with pytest.raises(CheckpointError, match="have more than 200,000 tensors, no model has as many"):
+    with pytest.raises(CheckpointError, match="have more than 65,536 tensors, no model has as many"):
         plan_conversion(Request(model, ignore_unknown=True))
 
 

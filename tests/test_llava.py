@@ -341,8 +341,8 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[Path, dict[str, Any]]], list[str
             words,
         )
         for what, hidden, embedding, words in (
-            ("width", 0, 32, ["p.safetensors", "'model.mm_projector.0.weight'", "(0, 48)", "any (hidden) x 48 (vision)"]),
-            ("embedding", 32, 0, ["p.safetensors", "'model.mm_projector.2.weight'", "(0, 32)"]),
+            ("width", 0, 32, ["p.safetensors", "mm_projector.0.weight'", "(0, 48)", "any (hidden) x 48 (vision)"]),
+            ("embedding", 32, 0, ["p.safetensors", "mm_projector.2.weight'", "(0, 32)"]),
         )
     },
     "a newline of nothing": (

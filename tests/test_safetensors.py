@@ -45,9 +45,7 @@ def test_file_of_torch_under_the_wrong_name(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     for content in (b"PK\3\4" + bytes(60), b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46" + bytes(60)):
         path.write_bytes(content)
-        with pytest.raises(
-            CheckpointError, match=r"is a file of torch\.save, and should have a name that ends in \.bi"
-        ):
+        with pytest.raises(CheckpointError, match=r"is a file of torch\.save, and should have a name"):
             read_safetensors_header(path)
 
 
@@ -108,8 +106,8 @@ def test_file_that_cannot_be_mapped(tmp_path: Path, run: Run) -> None:
 def mutations(seed: int) -> Iterator[dict[str, Any]]:
     """Yield headers with a fault or two, and now and then none."""
     choose = random.Random(seed)
-    numbers = [0, 1, -1, 2, 3, 7, 24, 26, 32, 2**32, 2**63, 2**64 - 1, 2**64, 1.0, True, None, "1", [], {}]
-    dtypes = ["F32", "F4", "F6_E2M3", "BOOL", "C64", "f32", "", None, 1, "I128"]
+    numbers: list[Any] = [0, 1, -1, 2, 3, 7, 24, 26, 32, 2**32, 2**63, 2**64 - 1, 2**64, 1.0, True, None, "1", [], {}]
+    dtypes: list[Any] = ["F32", "F4", "F6_E2M3", "BOOL", "C64", "f32", "", None, 1, "I128"]
     for _ in range(600):
         header: dict[str, Any] = json.loads(json.dumps(SOUND))
         for _ in range(choose.randint(0, 2)):

@@ -8,6 +8,7 @@ from clipgguf.checkpoint.safetensors import read_safetensors_header
 from clipgguf.checkpoint.tensors import Deflated, SourceBytes, SourceFile, SourceTensor
 from clipgguf.errors import CheckpointError, collect, shown
 from clipgguf.json_file import is_present, read_json_object
+from clipgguf.limits import MOST_ENTRIES
 
 __all__ = [
     "Checkpoint",
@@ -26,8 +27,6 @@ CONTAINERS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
-# A record takes about 500 bytes.
-MOST_TENSORS = 200_000
 
 Wanted = Callable[[str], bool]
 
@@ -122,8 +121,8 @@ def _read_shards(index: Path, wanted: Wanted) -> dict[str, SourceTensor]:
     for file in dict.fromkeys(weight_map.values()):
         with collect(problems):
             shards[file] = _by_name(file, wanted)
-        if sum(map(len, shards.values())) > MOST_TENSORS:
-            raise CheckpointError(f"{index}: its shards have more than {MOST_TENSORS:,} tensors, no model has as many")
+        if sum(map(len, shards.values())) > MOST_ENTRIES:
+            raise CheckpointError(f"{index}: its shards have more than {MOST_ENTRIES:,} tensors, no model has as many")
     CheckpointError.raise_all(problems)
     problems.extend(
         f"{file}: lacks tensor {name!r}, which {index.name} puts there"

@@ -1,15 +1,22 @@
 """What can go wrong with a user's files, as exceptions whose text is ready to be shown."""
 
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 # How much of a value is shown: long strings and numbers without their middle, of lists the first items.
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 4
 _SHORT.maxlist = _SHORT.maxdict = 12
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 200
+
+
+# Nobody reads more lines of one kind, and a terminal would be busy with them for minutes.
+MOST_ALIKE = 10
+
+T = TypeVar("T")
 
 
 class ClipGGUFError(Exception):
@@ -53,6 +60,16 @@ def collect(problems: list[str]) -> Iterator[None]:
         yield
     except ClipGGUFError as e:
         problems.extend(e.problems)
+
+
+def first_few(items: Iterable[T], line: Callable[[T], str]) -> Iterator[str]:
+    """Yield a line for each of the first items that all have the same fault, and how many more there are."""
+    count = 0
+    for count, item in enumerate(items, 1):
+        if count <= MOST_ALIKE:
+            yield line(item)
+    if count > MOST_ALIKE:
+        yield f"and {count - MOST_ALIKE:,} more like these"
 
 
 def why_no_file(path: Path) -> str:

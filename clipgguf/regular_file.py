@@ -31,6 +31,8 @@ NO_MODEL_FILES: Sequence[StandIn] = (
     (re.compile(rb"GGUF"), "is a GGUF file already; `clipgguf inspect` looks into it"),
 )
 _HEAD_NBYTES = 64
+# What downloads are called until they are finished.
+UNFINISHED = (".incomplete", ".crdownload", ".part")
 
 
 class RegularFile(io.FileIO):
@@ -53,13 +55,15 @@ class RegularFile(io.FileIO):
 def open_regular(path: Path, error: type[ClipGGUFError], refused: Sequence[StandIn] = STAND_INS) -> RegularFile:
     """Open a regular file to read it, unbuffered; symbolic links are followed.
 
-    Raises ``error`` when it is missing, a directory, a pipe or a device, cannot be opened, or begins as something does
-    that stands in a file's place.
+    Raises ``error`` when it is missing, a directory, a pipe or a device, cannot be opened, is not yet downloaded, or
+    begins as something does that stands in a file's place.
     """
     try:
         # Opening a device may already do something, so that nothing else than a file is even opened.
         if not path.is_file():
             raise error(f"{path}: {why_no_file(path)}")
+        if path.suffix in UNFINISHED:
+            raise error(f"{path}: is a download that is not finished; the same `hf download` once more finishes it")
         file = RegularFile(path, opener=_open_without_waiting)
         try:
             # It may have become another since.

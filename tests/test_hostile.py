@@ -447,11 +447,16 @@ def token_of_a_name(model: Path) -> list[object]:
     return [model]
 
 
+def quantized_by_a_name(model: Path) -> list[object]:
+    write_model(model, dtype=lambda name: "U8" if name == "logit_scale" else "F32")
+    return edited(quantization_config={"quant_method": CONTROL})(model)
+
+
 NAMES: dict[str, Callable[[Path], list[object]]] = {
     "tensor": named(f"x{CONTROL}"),
     "model-type": edited(model_type=CONTROL),
     "name-or-path": edited(_name_or_path=CONTROL),
-    "quantization": edited(quantization_config={"quant_method": CONTROL}),
+    "quantization": quantized_by_a_name,
     "activation": edited(vision_config={**TINY.config_json()["vision_config"], "hidden_act": CONTROL}),
     "directory": directory_of_a_name,
     "tower": prefix_of_a_tower,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clipgguf.checkpoint import Checkpoint, SourceTensor
+from clipgguf.checkpoint.not_weights import hub_advice
 from clipgguf.config import (
     SiglipVisionConfig,
     VisionConfig,
@@ -23,7 +24,7 @@ from clipgguf.config import (
 )
 from clipgguf.errors import CheckpointError, ConfigError, shown
 from clipgguf.families.clip import without_siglip_extras
-from clipgguf.families.model import Content, Model, Projector, Request, found_text, refuse_or_warn
+from clipgguf.families.model import Content, Model, Projector, Request, found_text, refuse_or_warn, refuse_quantized
 from clipgguf.families.projectors import is_projector_name, projector_prefix, recognise
 from clipgguf.families.towers import (
     VISION_CONFIGS,
@@ -113,6 +114,8 @@ def open_llava(request: Request, values: Mapping[str, Any]) -> Model:
     if is_llava(config.values):
         llava: _Config | None = config
         checkpoint = request.open_checkpoint(_is_wanted)
+        own = [t for name, t in checkpoint.tensors.items() if request.vision_tower is None or is_projector_name(name)]
+        refuse_quantized(config.values, config.path, own)
         unknown = _unknown_names(checkpoint)
     else:
         llava, checkpoint, unknown = None, None, []
@@ -227,7 +230,9 @@ def _tower(request: Request, llava: _Config | None, checkpoint: Checkpoint | Non
             f"{request.directory}: has no vision tower{asked}; --vision-tower takes the directory that has it"
         )
     if not directory.is_dir():
-        raise CheckpointError(f"{directory}: is no directory, should be the vision tower's, with config.json")
+        raise CheckpointError(
+            f"{directory}: is no directory, should be the vision tower's, with config.json{hub_advice(directory)}"
+        )
     opened = request.open_checkpoint() if checkpoint is None else Checkpoint.open(directory)
     prefix = tower_prefix(opened.tensors, directory)
     if prefix is None:

@@ -14,7 +14,7 @@ _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 200
 
 
 # Nobody reads more lines of one kind, and a terminal would be busy with them for minutes.
-MOST_ALIKE = 10
+MOST_OF_A_KIND = 10
 
 T = TypeVar("T")
 
@@ -66,10 +66,10 @@ def first_few(items: Iterable[T], line: Callable[[T], str]) -> Iterator[str]:
     """Yield a line for each of the first items that all have the same fault, and how many more there are."""
     count = 0
     for count, item in enumerate(items, 1):
-        if count <= MOST_ALIKE:
+        if count <= MOST_OF_A_KIND:
             yield line(item)
-    if count > MOST_ALIKE:
-        yield f"and {count - MOST_ALIKE:,} more like these"
+    if count > MOST_OF_A_KIND:
+        yield f"and {count - MOST_OF_A_KIND:,} more like these"
 
 
 def why_no_file(path: Path) -> str:

@@ -273,6 +273,22 @@ def test_variant_alone(tmp_path: Path, run: Run) -> None:
     assert "model.safetensors" in result.stderr
 
 
+@pytest.mark.parametrize("variant", ["é", "non_ema", "日本"])
+def test_variant_that_is_no_ascii_word(variant: str, tmp_path: Path, run: Run) -> None:
+    expected = convert(write_clip(tmp_path / "m", dtype="F16"), tmp_path / "x.gguf").path.read_bytes()
+    (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / f"model.{variant}.safetensors")
+    assert convert(tmp_path / "m", tmp_path / "y.gguf", variant=variant).path.read_bytes() == expected
+    result = run(tmp_path / "m", "--variant", variant, "-o", "z.gguf", encoding="utf-8")
+    assert "Traceback" not in result.stderr
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("variant", ["", "a/b", "..", "a\0b", "a\\b", "\udce9", "fp16.x"])
+def test_variant_that_can_be_none(variant: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="variant"):
+        convert(write_clip(tmp_path / "m"), variant=variant)
+
+
 def test_variant_of_open_clip_or_a_tower(tmp_path: Path) -> None:
     expected = convert(write_clip(tmp_path / "hf" / "tiny", dtype="F16")).path
     path = convert(write_open_clip(tmp_path / "oc" / "tiny", dtype="F16", variant="fp16"), variant="fp16").path

@@ -193,13 +193,13 @@ def test_pipeline_of_diffusers(tmp_path: Path, run: Run) -> None:
         ("model.onnx", "only for ONNX (model.onnx); they should be converted from the checkpoint"),
         ("onnx/vision_model.onnx", "only for ONNX (onnx/vision_model.onnx)"),
         ("model-f16.gguf", "only for GGUF already (model-f16.gguf); `clipgguf inspect`"),
-        ("epoch_3.pt", "under a name that is looked for, but epoch_3.pt; a file can be given itself"),
-        ("model.fp16.safetensors", "only as a variant, `--variant fp16` takes them"),
-        ("pytorch_model.non_ema.bin", "only as a variant, `--variant non_ema` takes them"),
-        ("model.fp16-00001-of-00002.safetensors", "only as a variant, `--variant fp16` takes them"),
-        ("model.safetensors.index.fp16.json", "only as a variant, `--variant fp16` takes them"),
-        ("model.fp16.safetensors.index.json", "only as a variant, `--variant fp16` takes them"),
-        ("model-00001-of-00002.safetensors", "but model-00001-of-00002.safetensors; a file can be given itself"),
+        ("epoch_3.pt", "; it has epoch_3.pt, which can be given as the model"),
+        ("model.fp16.safetensors", "of a variant; `--variant fp16` takes them"),
+        ("pytorch_model.non_ema.bin", "of a variant; `--variant non_ema` takes them"),
+        ("model.fp16-00001-of-00002.safetensors", "of a variant; `--variant fp16` takes them"),
+        ("model.safetensors.index.fp16.json", "of a variant; `--variant fp16` takes them"),
+        ("model.fp16.safetensors.index.json", "of a variant; `--variant fp16` takes them"),
+        ("model-00001-of-00002.safetensors", "; it has model-00001-of-00002.safetensors, which can be given as"),
         ("training_args.bin", "has no weights, should have one of model.safetensors.index.json"),
         ("README.md", "has no weights, should have one of model.safetensors.index.json"),
     ],
@@ -218,6 +218,9 @@ def test_other_variants(tmp_path: Path) -> None:
     assert "`--variant fp16` takes them" in problem(model)
     assert "`--variant fp16` takes them" in problem(model, variant="bf16")
     plan_conversion(Request(model, variant="fp16"))
+    line = problem(write_clip(tmp_path / "n"), variant="bf16")
+    assert line.startswith(f"{tmp_path / 'n'}: has no weights, should have one of model.safetensors.index.bf16.json")
+    assert line.endswith("; without --variant model.safetensors is taken")
 
 
 def test_many_other_weights(model: Path) -> None:

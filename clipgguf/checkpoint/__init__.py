@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipgguf.checkpoint.not_weights import other_folder, other_weights
+from clipgguf.checkpoint.not_weights import given_files, other_folder, other_weights
 from clipgguf.checkpoint.shards import Wanted, read_file, read_shards
 from clipgguf.checkpoint.tensors import Deflated, SourceBytes, SourceFile, SourceTensor
 from clipgguf.errors import CheckpointError
@@ -55,10 +55,14 @@ class Checkpoint:
         """
         names = CONTAINERS if variant is None else [n for c in CONTAINERS for n in _variant_names(c, variant)]
         path = next((directory / name for name in names if is_present(directory / name)), None)
-        if path is None:
-            what = other_folder(directory) or other_weights(directory)
-            raise CheckpointError(f"{directory}: {what or 'has no weights, should have one of ' + ', '.join(names)}")
-        return path
+        if path is not None:
+            return path
+        missing = f"has no weights, should have one of {', '.join(names)}"
+        plain = [name for name in CONTAINERS if is_present(directory / name)]
+        if plain:
+            raise CheckpointError(f"{directory}: {missing}; without --variant {plain[0]} is taken")
+        what = other_folder(directory) or other_weights(directory) or missing + given_files(directory)
+        raise CheckpointError(f"{directory}: {what}")
 
     @classmethod
     def others(cls, container: Path) -> list[str]:

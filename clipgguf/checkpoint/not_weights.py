@@ -57,17 +57,20 @@ def other_folder(directory: Path) -> str | None:
 
 
 def other_weights(directory: Path) -> str | None:
-    """Return which weights a directory has that are not looked for, and what to do; None when there are none."""
+    """Return which weights a directory has instead of ours, and what to do; None when there are none."""
     if variants := sorted(set(_variants(directory))):
-        return (
-            f"has weights only as a variant, {' or '.join(f'`--variant {variant}`' for variant in variants)} takes them"
-        )
+        takes = " or ".join(f"`--variant {variant}`" for variant in variants)
+        return f"has no model.safetensors, but weights of a variant; {takes} takes them"
     for pattern, program, advice in OTHER_FORMATS:
         if names := _names(directory, pattern):
             return f"has weights only for {program} ({_listed(names)}); {advice}"
-    if names := [name for pattern in WEIGHTS for name in _names(directory, pattern) if not NO_WEIGHTS.match(name)]:
-        return f"has no weights under a name that is looked for, but {_listed(names)}; a file can be given itself"
     return None
+
+
+def given_files(directory: Path) -> str:
+    """Return, to end a sentence, which files of weights a directory has that would have to be given; or nothing."""
+    names = [name for pattern in WEIGHTS for name in _names(directory, pattern) if not NO_WEIGHTS.match(name)]
+    return f"; it has {_listed(names)}, which can be given as the model" if names else ""
 
 
 def _snapshot(directory: Path) -> Path | None:

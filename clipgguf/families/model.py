@@ -52,7 +52,7 @@ class Request:
         chosen = [name for name in ("text_only", "vision_only", "llava_projector") if getattr(self, name)]
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} exclude each other")
-        if self.variant is not None and not re.fullmatch(r"[A-Za-z0-9-]+", self.variant):
+        if self.variant is not None and not re.fullmatch(r"[\w-]+", self.variant):
             raise ValueError(f"variant is {self.variant!r}, should be a word such as 'fp16'")
 
     @property

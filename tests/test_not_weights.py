@@ -199,7 +199,7 @@ def test_pipeline_of_diffusers(tmp_path: Path, run: Run) -> None:
         ("model.fp16-00001-of-00002.safetensors", "of a variant; `--variant fp16` takes them"),
         ("model.safetensors.index.fp16.json", "of a variant; `--variant fp16` takes them"),
         ("model.fp16.safetensors.index.json", "of a variant; `--variant fp16` takes them"),
-        ("model-00001-of-00002.safetensors", "; it has model-00001-of-00002.safetensors, which can be given as"),
+        ("model-00001-of-00002.safetensors", "; it has shards (model-00001-of-00002.safetensors), but not the index"),
         ("training_args.bin", "has no weights, should have one of model.safetensors.index.json"),
         ("README.md", "has no weights, should have one of model.safetensors.index.json"),
     ],

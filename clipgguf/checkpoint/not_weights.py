@@ -17,6 +17,7 @@ OTHER_FORMATS: Sequence[tuple[str, str, str]] = (
 # How a file of weights is called, and what else of a training run looks like one.
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
 NO_WEIGHTS = re.compile(r"(?:training_args|optimizer|scheduler|scaler|rng_state|tokenizer).*")
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 # One of several weights of one directory, as transformers and diffusers call them.
 VARIANT = re.compile(
     r"(?:model|pytorch_model)\."
@@ -70,6 +71,8 @@ def other_weights(directory: Path) -> str | None:
 def given_files(directory: Path) -> str:
     """Return, to end a sentence, which files of weights a directory has that would have to be given; or nothing."""
     names = [name for pattern in WEIGHTS for name in _names(directory, pattern) if not NO_WEIGHTS.match(name)]
+    if shards := [name for name in names if SHARD.search(name)]:
+        return f"; it has shards ({_listed(shards)}), but not the index that names them"
     return f"; it has {_listed(names)}, which can be given as the model" if names else ""
 
 

@@ -158,7 +158,7 @@ def _wrong_type(field_type: Any, value: Any) -> str | None:
         fits = type(value) is int and 0 < value <= LARGEST_UINT32
         return None if fits else "a positive integer of 32 bits"
     if field_type is float:
-        return None if _is_float32(value) and _is_positive(value) else "a positive number"
+        return None if _is_float32(value) and _is_positive(value) else "a positive number in float32"
     return None if isinstance(value, str) else "a string"
 
 
@@ -245,6 +245,6 @@ def _rgb(where: str, values: Any, default: tuple[float, ...] | None = None) -> t
     is_std = where.endswith("std")
     is_sequence = isinstance(values, (list, tuple)) and len(values) == 3
     if not is_sequence or not all(_is_float32(v) and (not is_std or _is_positive(v)) for v in values):
-        wanted = "3 positive numbers" if is_std else "3 numbers"
+        wanted = "3 positive numbers in float32" if is_std else "3 numbers"
         raise ConfigError(f"{where} is {shown(values)}, should be {wanted}, one for each of R, G and B")
     return tuple(map(float, values))

@@ -1,5 +1,6 @@
 """What the safetensors package cannot judge, or lets through: files too large to be mapped, and odd entries."""
 
+import io
 import json
 import os
 import random
@@ -12,11 +13,12 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError, safe_open
 
-from clipgguf import CheckpointError
-from clipgguf import regular_file as opener
+from clipgguf import CheckpointError, convert
 from clipgguf.checkpoint.safetensors import check_header, read_safetensors_header
+from clipgguf.regular_file import RegularFile
 from tests.checkpoints import safetensors_header, write_model
 from tests.conftest import Run
+from tests.layouts import write_clip
 from tests.processes import uncovered
 
 SOUND = {
@@ -50,16 +52,23 @@ def test_file_of_torch_under_the_wrong_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("most", [1, 7, 1000])
-def test_reads_that_give_less_than_asked(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = write_model(tmp_path / "m")
-    expected = read_safetensors_header(model / "model.safetensors")
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_reads_that_give_less_than_asked(
+    suffix: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_clip(tmp_path / "m", suffix=suffix, shards=2)
+    expected = convert(model, tmp_path / "x.gguf").path.read_bytes()
+    asked = []
 
-    class Slow(opener.RegularFile):
-        def read_some(self, size: int | None) -> bytes:
-            return super().read_some(most if size is None or size < 0 else min(most, size))
+    def read_some(self: RegularFile, size: int | None) -> bytes:
+        if size is None or size < 0:  # Python repeats that until the end.
+            return io.FileIO.read(self, size)
+        asked.append(size)
+        return io.FileIO.read(self, min(most, size))
 
-    monkeypatch.setattr(opener, "RegularFile", Slow)
-    assert read_safetensors_header(model / "model.safetensors") == expected
+    monkeypatch.setattr(RegularFile, "read_some", read_some)
+    assert convert(model, tmp_path / "y.gguf").path.read_bytes() == expected
+    assert max(asked) > most
 
 
 # A file that cannot be mapped.

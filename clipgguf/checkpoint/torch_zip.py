@@ -21,7 +21,7 @@ from clipgguf.checkpoint.torch_pickle import LARGEST_PICKLE, unpickle
 from clipgguf.checkpoint.torch_state import StorageBytes, source_tensors
 from clipgguf.checkpoint.torch_stream import read_stream
 from clipgguf.errors import CheckpointError, os_reason
-from clipgguf.regular_file import NO_MODEL_FILES, open_regular
+from clipgguf.regular_file import NO_MODEL_FILES, RegularFile, open_regular
 
 # An archive's directory takes about 100 bytes for a storage.
 LARGEST_DIRECTORY = 1 << 22
@@ -85,7 +85,7 @@ def _describe_foreign(head: bytes) -> str:
     )
 
 
-class _DirectoryFile(io.FileIO):
+class _DirectoryFile(RegularFile):
     """A file for zipfile to read the directory from, which allocates whatever a damaged length asks for."""
 
     def read(self, size: int | None = -1, /) -> bytes:

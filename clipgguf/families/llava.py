@@ -240,6 +240,8 @@ def _tower(request: Request, llava: _Config | None, checkpoint: Checkpoint | Non
     vision = read_vision_config(request.vision_config or directory / "config.json")
     unknown = unknown_rest(opened.tensors, prefix)
     tensors = canonical_tower(opened.tensors, prefix)
+    path = directory / "config.json"
+    refuse_quantized(read_json_object(path) if path.exists() else {}, path, tensors.values())
     if projection := opened.tensors.get(VISION.projection):
         tensors[VISION.projection] = projection
     return _TowerSource(vision, tensors, opened, prefix, tuple(unknown))

@@ -1,6 +1,5 @@
 """Arguments and options that several commands share, each with its text, and what typer does not check of them."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -61,5 +60,5 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 
 def check_variant(variant: str | None) -> None:
     """Raise typer's BadParameter when the value of --variant is no word."""
-    if variant is not None and not re.fullmatch(r"[\w-]+", variant):
+    if variant is not None and not variant.replace("-", "").isalnum():
         raise typer.BadParameter("should be a word such as fp16", param_hint="'--variant'")

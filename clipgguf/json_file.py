@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clipgguf.errors import ConfigError, os_reason, shown
-from clipgguf.regular_file import open_regular
+from clipgguf.regular_file import NO_MODEL_FILES, open_regular
 
 # What a JSON file may have: CLIP's tokenizer.json is 3.6 MB with 200,000 values, the index of 90,000 tensors 9 MB.
 # It bounds memory: at worst, one character beyond 16 bits, a byte of text takes 4, and a key with its value 200.
@@ -74,9 +74,9 @@ def _unambiguous_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_bytes(path: Path) -> bytes:
-    with open_regular(path, ConfigError) as file:
+    with open_regular(path, ConfigError, NO_MODEL_FILES) as file:
         try:
-            data = file.read(LARGEST_JSON + 1) or b""
+            data = file.read(LARGEST_JSON + 1)
             size = os.fstat(file.fileno()).st_size
         except OSError as e:
             raise ConfigError(f"{path}: cannot be read: {os_reason(e)}") from e

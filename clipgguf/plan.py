@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from clipgguf.checkpoint import SourceTensor
-from clipgguf.checkpoint.gguf_file import MetadataItem
+from clipgguf.checkpoint.gguf_file import MetadataItem, too_much
 from clipgguf.config import KNOWN_ACTIVATIONS
 from clipgguf.element_types import (
     CLIP_CPP_TYPES,
@@ -78,6 +78,13 @@ class Plan:
     notes: tuple[str, ...]
     found: str = ""
     outtype: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise CheckpointError when the file would be more than ``inspect`` and ``verify`` take."""
+        # GGUFWriter adds this one.
+        metadata = [MetadataItem("general.architecture", GGUFValueType.STRING, "clip"), *self.metadata]
+        if what := too_much(metadata, [(tensor.name, tensor.shape) for tensor in self.tensors]):
+            raise CheckpointError(f"{self.file_name}: would have {what}")
 
     @property
     def bytes_in(self) -> int:

@@ -35,6 +35,11 @@ class Vocabulary(Sequence[str]):
         """Return the number of tokens."""
         return len(self._bounds) - 1
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of UTF-8 that all tokens together have."""
+        return self._bounds[-1] - self._bounds[0]
+
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload

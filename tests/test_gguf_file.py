@@ -15,12 +15,10 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType
 from clipgguf import CheckpointError, convert, inspect
 from clipgguf.checkpoint.gguf_file import (
     LARGEST_ALIGNMENT,
-    LARGEST_HEADER,
     LONGEST_NAME,
-    MOST_ENTRIES,
-    MOST_VALUES,
     read_gguf,
 )
+from clipgguf.limits import LARGEST_HEADER, MOST_ENTRIES, MOST_VALUES
 from tests.checkpoints import write_model
 from tests.gguf_bytes import array, gguf, key, string, tensor, uint32
 from tests.llava_checkpoints import Llava, write_hf

@@ -408,7 +408,7 @@ def nested(times: int) -> bytes:
 COSTLY = {
     "dicts-doubled": (doubled(14, mapping({str(index): b"N" for index in range(200)})), "500,000 entries"),
     "dicts-doubled-more": (doubled(40, mapping({"weight": WEIGHT})), "nested more than 16 deep"),
-    "tensors-doubled": (doubled(14, mapping({str(index): WEIGHT for index in range(8)})), "50,000 tensors"),
+    "tensors-doubled": (doubled(14, mapping({str(index): WEIGHT for index in range(8)})), "65,536 tensors"),
     "dict-in-itself": (b"}q\0" + text("a") + b"h\0s", "nested more than 16 deep"),
     "dicts-nested": (nested(100_000), "nested more than 16 deep"),
     "tuples-nested": (b")" + b"\x85" * 490_000, "holds a tuple"),

@@ -8,14 +8,14 @@ from pathlib import Path
 from clipgguf.checkpoint.tensors import Deflated, SourceTensor
 from clipgguf.checkpoint.torch_globals import LONGEST_NAME, Storage, StorageView, kind_of, printable
 from clipgguf.errors import CheckpointError
+from clipgguf.limits import MOST_ENTRIES
 
 # A checkpoint of a training run may hold the state dict under one of these keys, with the rest of the run beside it:
 # "state_dict" is PyTorch Lightning's and OpenCLIP's, "module" is DeepSpeed's.
 WRAPPERS = ("state_dict", "module")
 
 # A dict that refers to another many times, and that to a third, has few bytes and no end of entries, so they count.
-MOST_ENTRIES = 500_000
-MOST_TENSORS = 50_000
+MOST_ITEMS = 500_000
 DEEPEST_NESTING = 16
 
 
@@ -44,8 +44,8 @@ def source_tensors(
     for name, view in _named_views(_unwrap(state), path):
         if name in tensors:
             raise CheckpointError(f"{path}: has two tensors of the name {name!r}, with and without nested dicts")
-        if len(tensors) == MOST_TENSORS:
-            raise CheckpointError(f"{path}: has more than {MOST_TENSORS:,} tensors, no model has as many in a file")
+        if len(tensors) == MOST_ENTRIES:
+            raise CheckpointError(f"{path}: has more than {MOST_ENTRIES:,} tensors, no model has as many in a file")
         tensors[name] = _source_tensor(name, view, locate(view.storage), path, file_size)
     return list(tensors.values())
 
@@ -66,8 +66,8 @@ def _named_views(state: dict[object, object], path: Path) -> Iterator[tuple[str,
         keys, items = under_way[-1]
         for key, value in items:
             entries += 1
-            if entries > MOST_ENTRIES:
-                raise CheckpointError(f"{path}: has more than {MOST_ENTRIES:,} entries in nested dicts; refused")
+            if entries > MOST_ITEMS:
+                raise CheckpointError(f"{path}: has more than {MOST_ITEMS:,} entries in nested dicts; refused")
             if isinstance(value, StorageView):
                 yield _name((*keys, key), path), value
             elif isinstance(value, dict):

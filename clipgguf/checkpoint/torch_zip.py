@@ -21,7 +21,7 @@ from clipgguf.checkpoint.torch_pickle import LARGEST_PICKLE, unpickle
 from clipgguf.checkpoint.torch_state import StorageBytes, source_tensors
 from clipgguf.checkpoint.torch_stream import read_stream
 from clipgguf.errors import CheckpointError, os_reason
-from clipgguf.regular_file import open_regular
+from clipgguf.regular_file import NO_MODEL_FILES, RegularFile, open_regular
 
 # An archive's directory takes about 100 bytes for a storage.
 LARGEST_DIRECTORY = 1 << 22
@@ -33,14 +33,8 @@ ZIP_MAGIC = b"PK\x03\x04"
 TAR_MAGIC = b"ustar"
 TAR_MAGIC_OFFSET = 257
 
-# What the user may have instead of a checkpoint, by the first bytes.
-FOREIGN_FILES = (
-    (b"version https://git-lfs", "is a Git LFS pointer, the file itself was not downloaded (git lfs pull does that)"),
-    (b"<", "is a web page or XML, so what was downloaded is not the checkpoint"),
-    (b"GGUF", "is a GGUF file already"),
-    (b"Rar!", "is a RAR archive, should be unpacked first"),
-    (b"\x1f\x8b", "is compressed with gzip, should be unpacked first"),
-)
+# What the user may have instead of a checkpoint, by the first bytes; regular_file knows more.
+FOREIGN_FILES = ((b"\x1f\x8b", "is compressed with gzip, should be unpacked first"),)
 
 # The general purpose bits (PKWARE's APPNOTE.TXT, 4.4.4) that make an entry unreadable: encrypted, a patch, strongly
 # encrypted, masked.
@@ -60,9 +54,9 @@ def read_torch_file(path: Path) -> list[SourceTensor]:
     """
     try:
         # Unbuffered, because what is read are a few bytes here and there.
-        with open_regular(path, CheckpointError) as file:
+        with open_regular(path, CheckpointError, NO_MODEL_FILES) as file:
             size = os.fstat(file.fileno()).st_size
-            head = file.read(512) or b""
+            head = file.read(512)
             if head.startswith(ZIP_MAGIC):
                 state, locate = _read_zip(path, file, size)
             elif head.startswith(pickle.PROTO):
@@ -91,7 +85,7 @@ def _describe_foreign(head: bytes) -> str:
     )
 
 
-class _DirectoryFile(io.FileIO):
+class _DirectoryFile(RegularFile):
     """A file for zipfile to read the directory from, which allocates whatever a damaged length asks for."""
 
     def read(self, size: int | None = -1, /) -> bytes:

@@ -237,7 +237,7 @@ class ChunkStream:
             codec = encoder(source.dtype, tensor.ggml_type)
             file = self._file(source)
             itemsize = codec.source_dtype.itemsize
-            elements = min(SOURCE_NBYTES // itemsize, BUFFER_NBYTES // codec.target_dtype.itemsize)
+            elements = codec.elements(SOURCE_NBYTES, BUFFER_NBYTES)
             if source.strides is not None:
                 strides = tuple(stride * itemsize for stride in source.strides)
                 for start, shape in blocks(source.shape, strides, elements) if source.nbytes else ():

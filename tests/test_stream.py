@@ -1,6 +1,8 @@
 """Chunks: views that are not contiguous, compressed storages, and how much is in memory at once."""
 
+import errno
 import itertools
+import os
 import sys
 import tracemalloc
 import zipfile
@@ -159,6 +161,27 @@ def test_what_sendfile_cannot_copy_is_read_and_written(tmp_path: Path) -> None:
         with (tmp_path / mode).open(mode) as file, pytest.raises(CheckpointError, match="has become shorter"):
             source.copy(5, len(stored), file)
     source.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone has a file that is always full")
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EINVAL])
+def test_an_error_of_sendfile_is_that_of_the_side_that_failed(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "sendfile", fail)
+    unreadable, good = SourceFile(Path("/proc/self/mem"), 0), SourceFile(Path(__file__), 100)
+    with (tmp_path / "out").open("wb") as file:
+        with pytest.raises(CheckpointError, match=r"mem: bytes 0 to 16 cannot be read: Input/output error"):
+            unreadable.copy(0, 16, file)
+        good.copy(0, 100, file)
+    assert (tmp_path / "out").read_bytes() == Path(__file__).read_bytes()[:100]
+    with pytest.raises(OSError, match="No space left"), Path("/dev/full").open("wb") as file:
+        good.copy(0, 100, file)
+    unreadable.close()
+    good.close()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file that cannot be read though it is open")

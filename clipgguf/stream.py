@@ -9,7 +9,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -23,6 +23,7 @@ from clipgguf.checkpoint import Deflated, SourceBytes, SourceFile, SourceTensor
 from clipgguf.checkpoint.views import blocks, gather
 from clipgguf.encode import SCRATCH_NBYTES, Encoder, encoder
 from clipgguf.plan import PlannedTensor
+from clipgguf.workers import Workers
 
 # The most that a chunk takes as it is read, and as it is written: large enough that a chunk's overhead vanishes, small
 # enough that it stays in the processor's cache between the steps.
@@ -35,18 +36,20 @@ LEAST_RANGE = 1 << 16
 # Of what is in one buffer, each chunk begins where every element type may.
 ALIGNMENT = 64
 LOOK_AHEAD = 2
+# By default, and if more are asked for: each takes 2 MiB, and what reads or writes fast enough for more is not built.
 MOST_THREADS = 8
+MOST_ASKED_FOR = 64
 
 
 def thread_count(threads: int | None) -> int:
-    """Return how many threads to work on: those asked for, else one a core, MOST_THREADS at most.
+    """Return how many threads to work on: those asked for or one a core, within MOST_ASKED_FOR or MOST_THREADS.
 
     Raises ValueError when fewer than one are asked for.
     """
     if threads is not None:
         if threads < 1:
             raise ValueError(f"threads is {threads}, should be at least 1")
-        return threads
+        return min(threads, MOST_ASKED_FOR)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MOST_THREADS)
 
@@ -163,7 +166,9 @@ class ChunkStream:
         With ``ranges``, what needs no encoding and is not small is handed out unread, as ranges of the sources.
         """
         self._tensors = tensors
-        self._threads = threads
+        # More than there are chunks would find nothing to do; but every small model takes the same.
+        chunks = 1 + sum(tensor.source.nbytes + tensor.nbytes for tensor in tensors) // BUFFER_NBYTES
+        self._threads = min(threads, max(chunks, MOST_THREADS))
         self._ranges = ranges
         self._files: dict[tuple[Path, Deflated | None], SourceBytes] = {}
         sizes: dict[Path, int] = {}
@@ -177,7 +182,7 @@ class ChunkStream:
         except BaseException:
             self._close_files()
             raise
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="encode")
+        self._workers = Workers(self._threads, "encode")
 
     def __enter__(self) -> "ChunkStream":
         """Return the stream itself."""
@@ -187,7 +192,7 @@ class ChunkStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the threads and close the files."""
-        self._executor.shutdown(cancel_futures=True)
+        self._workers.shutdown(cancel_futures=True)
         self._close_files()
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -205,7 +210,7 @@ class ChunkStream:
             if isinstance(work, Chunk):
                 under_way.append(work)
             else:
-                under_way.append(self._executor.submit(_run, work, workspaces, next(buffers)))
+                under_way.append(self._workers.submit(_run, work, workspaces, next(buffers)))
             if len(under_way) == count:
                 yield from _finished(under_way.popleft())
         while under_way:

@@ -12,14 +12,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from operator import attrgetter
-from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgguf.checkpoint import Deflated, SourceBytes, SourceFile, SourceTensor
+from clipgguf.checkpoint import SourceBytes, Sources
 from clipgguf.checkpoint.views import blocks, gather
 from clipgguf.encode import SCRATCH_NBYTES, Encoder, encoder
 from clipgguf.plan import PlannedTensor
@@ -113,7 +112,8 @@ class _Job:
             self.file.read(self.offset, target.data)
         else:
             elements = target.view(self.codec.source_dtype).reshape(self.shape)
-            gather(self.file, self.offset, elements, self.strides, scratch)
+            with self.file.in_use():
+                gather(self.file, self.offset, elements, self.strides, scratch)
 
 
 def _run(jobs: Sequence[_Job], workspaces: "SimpleQueue[_Workspace]", buffer: NDArray[np.uint8]) -> list[Chunk]:
@@ -170,18 +170,7 @@ class ChunkStream:
         chunks = 1 + sum(tensor.source.nbytes + tensor.nbytes for tensor in tensors) // BUFFER_NBYTES
         self._threads = min(threads, max(chunks, MOST_THREADS))
         self._ranges = ranges
-        self._files: dict[tuple[Path, Deflated | None], SourceBytes] = {}
-        sizes: dict[Path, int] = {}
-        for tensor in tensors:
-            source = tensor.source
-            end = 0 if source.deflated else source.offset + source.extent
-            sizes[source.path] = max(sizes.get(source.path, 0), end)
-        try:
-            for path, size in sizes.items():
-                self._files[path, None] = SourceFile(path, size)
-        except BaseException:
-            self._close_files()
-            raise
+        self._sources = Sources([tensor.source for tensor in tensors])
         self._workers = Workers(self._threads, "encode")
 
     def __enter__(self) -> "ChunkStream":
@@ -193,7 +182,7 @@ class ChunkStream:
     ) -> None:
         """End the threads and close the files."""
         self._workers.shutdown(cancel_futures=True)
-        self._close_files()
+        self._sources.close()
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks in the order of the tensors; each one's data lasts until the next is asked for."""
@@ -237,10 +226,9 @@ class ChunkStream:
             yield batch
 
     def _jobs(self) -> Iterator[_Job | Chunk]:
-        for tensor in self._tensors:
-            source = tensor.source
+        for number, tensor in enumerate(self._tensors):
+            source, file = tensor.source, self._sources.of(number)
             codec = encoder(source.dtype, tensor.ggml_type)
-            file = self._file(source)
             itemsize = codec.source_dtype.itemsize
             elements = codec.elements(SOURCE_NBYTES, BUFFER_NBYTES)
             if source.strides is not None:
@@ -258,19 +246,6 @@ class ChunkStream:
                     yield Chunk(tensor, SourceRange(file, offset, nbytes))
                 else:
                     yield _Job(tensor, codec, file, offset, nbytes)
-
-    def _file(self, source: SourceTensor) -> SourceBytes:
-        """Return what a tensor's bytes are read from; a compressed storage is inflated to disk when its turn comes."""
-        key = source.path, source.deflated
-        if source.deflated is not None and key not in self._files:
-            from clipgguf.checkpoint.deflate import InflatedStorage
-
-            self._files[key] = InflatedStorage(source.path, source.deflated)
-        return self._files[key]
-
-    def _close_files(self) -> None:
-        for file in self._files.values():
-            file.close()
 
 
 def _finished(work: Future[list[Chunk]] | Chunk) -> list[Chunk]:

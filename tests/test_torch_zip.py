@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from clipgguf.checkpoint.deflate import InflatedStorage
-from clipgguf.checkpoint.tensors import Deflated, SourceFile, SourceTensor
+from clipgguf.checkpoint.tensors import Deflated, SourceBytes, SourceFile, SourceTensor
 from clipgguf.checkpoint.torch_zip import read_torch_file
 from clipgguf.errors import CheckpointError
 from tests.torch_bytes import (
@@ -70,7 +70,7 @@ def values(source: SourceTensor) -> NDArray[Any]:
     if not source.nbytes:
         return np.empty(source.shape, dtype)
     strides = None if source.strides is None else [stride * dtype.itemsize for stride in source.strides]
-    storage = (
+    storage: SourceBytes = (
         InflatedStorage(source.path, source.deflated)
         if source.deflated
         else SourceFile(source.path, source.offset + source.extent)
@@ -581,12 +581,17 @@ def deflated_weight(saved: Callable[[bytes], Path], size: int) -> tuple[SourceTe
     return source, content
 
 
+def read_byte(source: SourceBytes) -> None:
+    source.read(0, memoryview(bytearray(1)))
+
+
 def test_large_storage_is_inflated_in_bounded_memory(saved: Callable[[bytes], Path]) -> None:
     source, content = deflated_weight(saved, (8 << 20) + 3)
     assert source.deflated is not None
     tracemalloc.start()
     try:
         inflated = InflatedStorage(source.path, source.deflated)
+        read_byte(inflated)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -617,7 +622,7 @@ def test_inflating_what_the_directory_describes_wrongly(
     assert right is not None
     fields = {name: getattr(right, name) for name in ("offset", "compressed_size", "inflated_size", "crc32")}
     with pytest.raises(CheckpointError) as caught:
-        InflatedStorage(source.path, Deflated(**fields | change))
+        read_byte(InflatedStorage(source.path, Deflated(**fields | change)))
     assert words in str(caught.value)
 
 
@@ -626,7 +631,7 @@ def test_inflating_a_file_that_is_gone(saved: Callable[[bytes], Path]) -> None:
     assert source.deflated is not None
     source.path.unlink()
     with pytest.raises(CheckpointError, match="is missing"):
-        InflatedStorage(source.path, source.deflated)
+        read_byte(InflatedStorage(source.path, source.deflated))
 
 
 def test_inflating_without_a_place_for_it(saved: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -634,7 +639,7 @@ def test_inflating_without_a_place_for_it(saved: Callable[[bytes], Path], monkey
     assert source.deflated is not None
     monkeypatch.setattr("tempfile.tempdir", str(source.path.parent / "missing"))
     with pytest.raises(CheckpointError, match="cannot be inflated into"):
-        InflatedStorage(source.path, source.deflated)
+        read_byte(InflatedStorage(source.path, source.deflated))
 
 
 def test_extent_of_tensors() -> None:

@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from clipgguf.checkpoint.safetensors import read_safetensors_header
-from clipgguf.checkpoint.tensors import Deflated, SourceBytes, SourceFile, SourceTensor
+from clipgguf.checkpoint.sources import Sources
+from clipgguf.checkpoint.tensors import SourceBytes, SourceFile, SourceTensor
 from clipgguf.errors import CheckpointError, collect, shown
 from clipgguf.json_file import is_present, read_json_object
 
 __all__ = [
     "Checkpoint",
-    "Deflated",
     "SourceBytes",
     "SourceFile",
     "SourceTensor",
+    "Sources",
 ]
 
 # Where a directory's weights are, the first that exists: an index of shards, or a single file.

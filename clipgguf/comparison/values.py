@@ -326,6 +326,10 @@ class _Job:
 
     def run(self) -> Comparison:
         """Read both sides and compare them, a piece at a time."""
+        with self.data.file.in_use() if isinstance(self.data, SourceRange) else contextlib.nullcontext():
+            return self._compare()
+
+    def _compare(self) -> Comparison:
         ggml_type = GGMLQuantizationType[self.stored.dtype]
         block, block_nbytes = GGML_QUANT_SIZES[ggml_type]
         # Chunks have whole rows, or a power of two of values in a row.

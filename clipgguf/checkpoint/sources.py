@@ -1,0 +1,48 @@
+"""What a sequence of tensors is read from: files and compressed storages, of which few are open at a time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipgguf.checkpoint.tensors import Deflated, OpenFiles, SourceBytes, SourceFile, SourceTensor
+
+
+class Sources:
+    """The files of tensors whose turns come in order."""
+
+    def __init__(self, tensors: Sequence[SourceTensor]) -> None:
+        """Look at every file once. Raises CheckpointError when one is gone or has become shorter."""
+        self._tensors = tensors
+        self._open_files = OpenFiles()
+        self._sources: dict[tuple[Path, Deflated | None], SourceBytes] = {}
+        self._last_use = {(tensor.path, tensor.deflated): number for number, tensor in enumerate(tensors)}
+        sizes: dict[Path, int] = {}
+        for tensor in tensors:
+            end = 0 if tensor.deflated else tensor.offset + tensor.extent
+            sizes[tensor.path] = max(sizes.get(tensor.path, 0), end)
+        try:
+            for path, size in sizes.items():
+                self._sources[path, None] = SourceFile(path, size, self._open_files)
+        except BaseException:
+            self.close()
+            raise
+
+    def of(self, number: int) -> SourceBytes:
+        """Return what the tensor of that number is read from.
+
+        After its last tensor's turn, who has it is all that keeps it open, and a compressed storage on disk.
+        """
+        tensor = self._tensors[number]
+        key = tensor.path, tensor.deflated
+        source = self._sources.pop(key, None)
+        if source is None:
+            from clipgguf.checkpoint.deflate import InflatedStorage
+
+            assert tensor.deflated is not None
+            source = InflatedStorage(tensor.path, tensor.deflated, self._open_files)
+        if number < self._last_use[key]:
+            self._sources[key] = source
+        return source
+
+    def close(self) -> None:
+        """Close all files."""
+        self._open_files.close()

@@ -457,15 +457,29 @@ def repeated_entry() -> bytes:
     return archive({"data.pkl": pickled(b"}"), "data/0": b"", "data/1": b""}).replace(b"data/1", b"data/0")
 
 
+def patched_twice(local_offset: int, central_offset: int, value: int) -> bytes:
+    """Return a compressed archive in which both headers of the pickle have that value."""
+    content = patched(DEFLATED, LOCAL, local_offset, "<I", value, which=0)
+    return patched(content, CENTRAL, central_offset, "<I", value, which=0)
+
+
 ARCHIVES = {
     "encrypted": (patched(PLAIN, CENTRAL, 8, "<H", 1), "entry archive/data/0 is encrypted"),
     "multi-disk": (patched(PLAIN, CENTRAL, 34, "<H", 1), "in another part of a multi-part archive"),
     "method": (patched(PLAIN, CENTRAL, 10, "<H", 14), "is compressed by zip's method 14"),
     "stored-sizes": (patched(PLAIN, CENTRAL, 20, "<I", 15), "is stored in 15 bytes, its size is 16"),
     "methods-differ": (patched(PLAIN, LOCAL, 8, "<H", 8), "is compressed by method 8 in its header, by 0"),
-    "no-local-header": (patched(PLAIN, CENTRAL, 42, "<I", 3), "has no local header at byte 3"),
-    "local-header-outside": (patched(PLAIN, CENTRAL, 42, "<I", 10**9), "has no local header at byte 1,000,000,000"),
+    "no-local-header": (patched(PLAIN, LOCAL, 0, "<I", 0), "entry archive/data/0 has no local header at byte"),
+    "local-header-outside": (patched(PLAIN, CENTRAL, 42, "<I", 10**9), "entry archive/data/0 ends at byte 1,000,000,0"),
     "entry-outside": (patched(PLAIN, LOCAL, 28, "<H", 65535), "entry archive/data/0 ends at byte"),
+    "entries-overlap": (patched(PLAIN, CENTRAL, 42, "<I", 3), "entry archive/data.pkl ends at byte"),
+    "entry-into-the-next": (patched(PLAIN, LOCAL, 28, "<H", 20, which=0), "entry archive/data.pkl ends at byte"),
+    "entry-into-the-directory": (patched(PLAIN, LOCAL, 28, "<H", 1), "entry archive/data/0 ends at byte"),
+    "names-differ": (patched(PLAIN, LOCAL, 30, "<B", ord("A")), "entry archive/data/0 has another name in its header"),
+    "sizes-differ": (patched(PLAIN, LOCAL, 18, "<I", 15), "has the compressed size 15 in its header, 16 in the"),
+    "inflated-sizes-differ": (patched(PLAIN, LOCAL, 22, "<I", 0), "has the size 0 in its header, 16 in the directory"),
+    "crc32-differ": (patched(PLAIN, LOCAL, 14, "<I", 0), "entry archive/data/0 has the CRC-32 0 in its header"),
+    "encrypted-in-the-header": (patched(PLAIN, LOCAL, 6, "<H", 1), "is encrypted by its header"),
     "directory-of-great-size": (patched(PLAIN, END, 12, "<I", 2**31), "is a truncated or damaged zip archive"),
     "nul-in-name": (PLAIN.replace(b"data/0", b"data\0" + b"0"), "has no name inside"),
     "two-of-a-name": (repeated_entry(), "has two entries of the name archive/data/0"),
@@ -480,20 +494,47 @@ ARCHIVES = {
         "the entry compressed at byte 46 is damaged",
     ),
     "deflated-pickle-too-short": (
-        patched(DEFLATED, CENTRAL, 24, "<I", 10_000, which=0),
+        patched_twice(22, 24, 10_000),
         "bytes, it should to 10,000",
     ),
     "deflated-pickle-too-long": (
-        patched(DEFLATED, CENTRAL, 24, "<I", 10, which=0),
+        patched_twice(22, 24, 10),
         "inflates to more than the 10 bytes it should",
     ),
-    "deflated-pickle-crc": (patched(DEFLATED, CENTRAL, 16, "<I", 0, which=0), "it should be 00000000"),
+    "deflated-pickle-crc": (patched_twice(14, 16, 0), "it should be 00000000"),
 }
 
 
 @pytest.mark.parametrize(("content", "words"), ARCHIVES.values(), ids=ARCHIVES)
 def test_archives_that_are_wrong(content: bytes, words: str, saved: Callable[[bytes], Path]) -> None:
     assert words in problem(saved(content))
+
+
+def shared_block(entries: int, size: int) -> bytes:
+    """Return an archive whose directory has many entries, all of which point at one compressed block."""
+    keys = [f"{number:06}" for number in range(entries)]
+    value = mapping({key: tensor(storage(key, size // 4), 0, (size // 4,), (1,)) for key in keys})
+    random = np.random.default_rng(0).integers(0, 2, size, np.uint8)
+    content = {"data.pkl": pickled(value), f"data/{keys[0]}": random.tobytes()}
+    raw = archive(content, compression=zipfile.ZIP_DEFLATED)
+    directory, end = raw.index(CENTRAL), raw.index(END)
+    first = raw.index(CENTRAL, directory + 1)
+    records = b"".join(raw[first:end].replace(keys[0].encode(), key.encode()) for key in keys)
+    changed = bytearray(raw[:first] + records + raw[end:])
+    struct.pack_into("<HHI", changed, len(changed) - 22 + 8, entries + 1, entries + 1, first - directory + len(records))
+    return bytes(changed)
+
+
+def test_entries_that_share_one_compressed_block(saved: Callable[[bytes], Path]) -> None:
+    assert len(read_torch_file(saved(shared_block(1, 1 << 20)))) == 1
+    assert "entry archive/data/000000 ends at byte" in problem(saved(shared_block(100, 1 << 20)))
+
+
+def test_many_small_entries_that_compress_too_well_together(saved: Callable[[bytes], Path]) -> None:
+    size = 1 << 19
+    value = mapping({str(n): tensor(storage(str(n), size // 4), 0, (size // 4,), (1,)) for n in range(8)})
+    content = {"data.pkl": pickled(value), **{f"data/{n}": bytes(size) for n in range(8)}}
+    assert "its storages would inflate from" in problem(saved(archive(content, compression=zipfile.ZIP_DEFLATED)))
 
 
 LEGACY = {

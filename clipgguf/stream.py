@@ -18,8 +18,9 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgguf.checkpoint import SourceBytes, Sources
-from clipgguf.checkpoint.views import blocks, gather
+from clipgguf.checkpoint import SourceBytes, Sources, SourceTensor
+from clipgguf.checkpoint.strides import blocks
+from clipgguf.checkpoint.views import OrderedView, View
 from clipgguf.encode import SCRATCH_NBYTES, Encoder, encoder
 from clipgguf.plan import PlannedTensor
 from clipgguf.workers import Workers
@@ -91,15 +92,13 @@ class _Workspace:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A chunk that is still to be encoded: a range of a source, or with ``strides`` (in bytes) a view of elements."""
+    """A chunk that is still to be encoded: ``nbytes`` of a source, from ``start`` on, or a block of a view."""
 
     tensor: PlannedTensor
     codec: Encoder
-    file: SourceBytes
-    offset: int
+    source: "SourceBytes | _Block"
     nbytes: int
-    shape: tuple[int, ...] = ()
-    strides: tuple[int, ...] | None = None
+    start: int = 0
 
     @property
     def nbytes_out(self) -> int:
@@ -108,12 +107,20 @@ class _Job:
 
     def read(self, target: NDArray[np.uint8], scratch: NDArray[np.uint8]) -> None:
         """Read the source into ``target``, which has its size, row by row."""
-        if self.strides is None:
-            self.file.read(self.offset, target.data)
+        if isinstance(self.source, _Block):
+            elements = target.view(self.codec.source_dtype).reshape(self.source.shape)
+            self.source.view.read_block(self.source.start, elements, scratch)
         else:
-            elements = target.view(self.codec.source_dtype).reshape(self.shape)
-            with self.file.in_use():
-                gather(self.file, self.offset, elements, self.strides, scratch)
+            self.source.read(self.start, target.data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block of a view of elements that are not contiguous."""
+
+    view: View | OrderedView
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
 
 
 def _run(jobs: Sequence[_Job], workspaces: "SimpleQueue[_Workspace]", buffer: NDArray[np.uint8]) -> list[Chunk]:
@@ -232,11 +239,9 @@ class ChunkStream:
             itemsize = codec.source_dtype.itemsize
             elements = codec.elements(SOURCE_NBYTES, BUFFER_NBYTES)
             if source.strides is not None:
-                strides = tuple(stride * itemsize for stride in source.strides)
-                for start, shape in blocks(source.shape, strides, elements) if source.nbytes else ():
-                    nbytes = math.prod(shape) * itemsize
-                    inner = strides[len(strides) - len(shape) :]
-                    yield _Job(tensor, codec, file, source.offset + start, nbytes, shape, inner)
+                view = self._view(source, source.strides, file, codec, elements)
+                for index, shape in blocks(source.shape, elements) if source.nbytes else ():
+                    yield _Job(tensor, codec, _Block(view, index, shape), math.prod(shape) * itemsize)
                 continue
             is_range = self._ranges and codec.encode is None and source.nbytes >= LEAST_RANGE
             step = RANGE_NBYTES if is_range else elements * itemsize
@@ -245,7 +250,17 @@ class ChunkStream:
                 if is_range:
                     yield Chunk(tensor, SourceRange(file, offset, nbytes))
                 else:
-                    yield _Job(tensor, codec, file, offset, nbytes)
+                    yield _Job(tensor, codec, file, nbytes, offset)
+
+    def _view(
+        self, source: SourceTensor, strides: tuple[int, ...], file: SourceBytes, codec: Encoder, elements: int
+    ) -> View | OrderedView:
+        """Return what blocks of so many elements are read from where a tensor is not contiguous."""
+        dtype = codec.source_dtype
+        view = View(file, source.offset, dtype, source.shape, tuple(stride * dtype.itemsize for stride in strides))
+        if view.is_far_from_order(elements, SCRATCH_NBYTES):
+            return OrderedView(view, self._sources.open_files)
+        return view
 
 
 def _finished(work: Future[list[Chunk]] | Chunk) -> list[Chunk]:

@@ -1,7 +1,6 @@
 """Chunks: views that are not contiguous, compressed storages, and how much is in memory at once."""
 
 import errno
-import itertools
 import os
 import sys
 import tracemalloc
@@ -13,7 +12,6 @@ import pytest
 
 from clipgguf import CheckpointError, convert
 from clipgguf.checkpoint import Checkpoint, SourceFile
-from clipgguf.checkpoint.views import blocks, gather
 from clipgguf.conversion import plan_conversion
 from clipgguf.encode import SCRATCH_NBYTES
 from clipgguf.families import Request
@@ -108,42 +106,6 @@ def test_ranges_are_what_needs_no_encoding(tmp_path: Path) -> None:
         for chunk in stream:
             is_copy = chunk.tensor.ggml_type.name == chunk.tensor.source.dtype
             assert isinstance(chunk.data, SourceRange) == (is_copy and chunk.tensor.nbytes >= LEAST_RANGE)
-
-
-def test_blocks_cover_a_view_once_and_in_order() -> None:
-    for shape in ((5, 3), (7, 600, 1000), (2, 1 << 18), (3, 1 << 19), (1 << 20,)):
-        array = np.empty(shape, np.uint8)
-        offsets = np.lib.stride_tricks.as_strided(array, shape, array.strides)
-        expected = itertools.count()
-        for start, block in blocks(shape, offsets.strides, 1 << 18):
-            assert int(np.prod(block)) <= 1 << 18
-            assert start == next(expected)
-            expected = itertools.count(start + int(np.prod(block)))
-        assert next(expected) == int(np.prod(shape))
-
-
-@pytest.mark.parametrize(
-    ("shape", "strides"),
-    [
-        ((700, 900), (1, 700)),  # a transposed matrix
-        ((700, 900), (1000, 1)),  # the first columns of a wider one
-        ((700, 900), (90_000, 100)),  # every hundredth element
-        ((3, 5, 7, 11), (1, 3, 15, 105)),
-        ((300, 400), (0, 1)),  # one row, expanded
-        ((1, 1), (7, 13)),
-    ],
-)
-def test_views_are_gathered(shape: tuple[int, ...], strides: tuple[int, ...], tmp_path: Path) -> None:
-    extent = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    stored = np.random.default_rng(1).random(extent + 5, np.float32)
-    path = tmp_path / "stored"
-    path.write_bytes(stored.tobytes())
-    expected = np.lib.stride_tricks.as_strided(stored[5:], shape, [4 * s for s in strides])
-    target = np.empty(shape, np.float32)
-    file = SourceFile(path, stored.nbytes)
-    gather(file, 20, target, tuple(4 * s for s in strides), np.empty(SCRATCH_NBYTES, np.uint8))
-    file.close()
-    np.testing.assert_array_equal(target, expected)
 
 
 def test_what_sendfile_cannot_copy_is_read_and_written(tmp_path: Path) -> None:

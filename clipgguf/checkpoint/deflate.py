@@ -1,13 +1,11 @@
 """Storages that a zip archive holds compressed: torch never writes them so, programs that pack an archive anew do."""
 
-import contextlib
-import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from clipgguf.checkpoint.tensors import Deflated, OpenFiles, SourceBytes
+from clipgguf.checkpoint.tensors import Deflated, OpenFiles, SourceBytes, temporary_file
 from clipgguf.errors import CheckpointError, os_reason
 from clipgguf.regular_file import open_regular
 
@@ -29,23 +27,12 @@ class InflatedStorage(SourceBytes):
         Raises CheckpointError when what comes out is not what the archive's directory says, or does not fit the disk.
         """
         try:
-            return temporary_file(inflate(self._path, self._deflated))
+            return temporary_file(inflate(self.path, self._deflated))
         except OSError as e:
             raise CheckpointError(
-                f"{self._path}: is compressed, and a storage of {self._deflated.inflated_size:,} bytes cannot be "
+                f"{self.path}: is compressed, and a storage of {self._deflated.inflated_size:,} bytes cannot be "
                 f"inflated into a temporary file: {os_reason(e)}"
             ) from e
-
-
-def temporary_file(content: Iterable[bytes | memoryview]) -> IO[bytes]:
-    """Return a new file without a name, which is gone when it is closed. Raises OSError when there is no place."""
-    with contextlib.ExitStack() as on_failure:
-        file: IO[bytes] = on_failure.enter_context(tempfile.TemporaryFile(prefix="clipgguf-"))
-        for part in content:
-            file.write(part)
-        file.flush()
-        on_failure.pop_all()
-    return file
 
 
 def inflate(path: Path, deflated: Deflated) -> Iterator[bytes]:

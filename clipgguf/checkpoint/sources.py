@@ -12,7 +12,7 @@ class Sources:
     def __init__(self, tensors: Sequence[SourceTensor]) -> None:
         """Look at every file once. Raises CheckpointError when one is gone or has become shorter."""
         self._tensors = tensors
-        self._open_files = OpenFiles()
+        self.open_files = OpenFiles()
         self._sources: dict[tuple[Path, Deflated | None], SourceBytes] = {}
         self._last_use = {(tensor.path, tensor.deflated): number for number, tensor in enumerate(tensors)}
         sizes: dict[Path, int] = {}
@@ -21,7 +21,7 @@ class Sources:
             sizes[tensor.path] = max(sizes.get(tensor.path, 0), end)
         try:
             for path, size in sizes.items():
-                self._sources[path, None] = SourceFile(path, size, self._open_files)
+                self._sources[path, None] = SourceFile(path, size, self.open_files)
         except BaseException:
             self.close()
             raise
@@ -38,11 +38,11 @@ class Sources:
             from clipgguf.checkpoint.deflate import InflatedStorage
 
             assert tensor.deflated is not None
-            source = InflatedStorage(tensor.path, tensor.deflated, self._open_files)
+            source = InflatedStorage(tensor.path, tensor.deflated, self.open_files)
         if number < self._last_use[key]:
             self._sources[key] = source
         return source
 
     def close(self) -> None:
         """Close all files."""
-        self._open_files.close()
+        self.open_files.close()

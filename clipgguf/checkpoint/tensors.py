@@ -5,9 +5,10 @@ import io
 import math
 import os
 import sys
+import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, cast
@@ -117,7 +118,7 @@ class SourceBytes:
 
     def __init__(self, path: Path, open_files: OpenFiles | None = None) -> None:
         """Take what messages call the file, and what it is counted among while it is open."""
-        self._path = path
+        self.path = path
         self._open_files = open_files or OpenFiles()
         self._opening = threading.Lock()
         self._turn = threading.Lock()
@@ -188,7 +189,7 @@ class SourceBytes:
                 offset, nbytes = offset + len(part), nbytes - len(part)
 
     def _unreadable(self, offset: int, nbytes: int, reason: str) -> CheckpointError:
-        return CheckpointError(f"{self._path}: bytes {offset:,} to {offset + nbytes:,} cannot be read: {reason}")
+        return CheckpointError(f"{self.path}: bytes {offset:,} to {offset + nbytes:,} cannot be read: {reason}")
 
     def close(self) -> None:
         """Close the file until it is used again."""
@@ -228,7 +229,7 @@ class SourceFile(SourceBytes):
             pass
 
     def _open(self) -> IO[bytes]:
-        file = open_regular(self._path, CheckpointError)
+        file = open_regular(self.path, CheckpointError)
         status = os.fstat(file.fileno())
         state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
         problem = None
@@ -238,6 +239,17 @@ class SourceFile(SourceBytes):
             problem = "has changed since it was first opened, should stay as it is till the end"
         if problem is not None:
             file.close()
-            raise CheckpointError(f"{self._path}: {problem}")
+            raise CheckpointError(f"{self.path}: {problem}")
         self._state = state
         return cast(IO[bytes], file)
+
+
+def temporary_file(content: Iterable[bytes | memoryview]) -> IO[bytes]:
+    """Return a new file without a name, which is gone when it is closed. Raises OSError when there is no place."""
+    with contextlib.ExitStack() as on_failure:
+        file: IO[bytes] = on_failure.enter_context(tempfile.TemporaryFile(prefix="clipgguf-"))
+        for part in content:
+            file.write(part)
+        file.flush()
+        on_failure.pop_all()
+    return file

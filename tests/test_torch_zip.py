@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import pickle
 import random
 import shutil
@@ -555,6 +556,30 @@ LEGACY = {
 @pytest.mark.parametrize(("content", "words"), LEGACY.values(), ids=LEGACY)
 def test_legacy_files_that_are_wrong(content: bytes, words: str, saved: Callable[[bytes], Path]) -> None:
     assert words in problem(saved(content))
+
+
+OVERLAPS = {
+    "three-axes": ((190, 190, 190), (16_384, 16_384, 16_384), True),
+    "two-axes": ((1200, 1200), (4096, 4096), True),
+    "windows": ((3000, 3000), (1, 1), False),
+    "rows-of-windows": ((100, 300, 300), (400, 1, 1), False),
+    "far-apart": ((500,), (20_000,), False),
+    "transposed": ((3000, 3333), (1, 3000), False),
+}
+
+
+@pytest.mark.parametrize(("shape", "strides", "are_refused"), OVERLAPS.values(), ids=OVERLAPS)
+def test_views_that_take_a_read_for_each_element(
+    shape: tuple[int, ...], strides: tuple[int, ...], are_refused: bool, saved: Callable[[bytes], Path]
+) -> None:
+    elements = 10_000_000
+    value = mapping({"weight": tensor(storage("0", elements), 0, shape, strides)})
+    path = saved(stream(value, {"0": (elements, b"")}))
+    os.truncate(path, path.stat().st_size + 4 * elements)
+    if are_refused:
+        assert "by which elements overlap in too many ways" in problem(path)
+    else:
+        assert read_torch_file(path)[0].strides == strides
 
 
 FOREIGN = {

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import math
 import os
 import sys
@@ -83,28 +84,24 @@ class OpenFiles:
     def __init__(self) -> None:
         """Begin with none."""
         self.lock = threading.Lock()
-        # The least recently used first. Of one that nobody refers to any more, the file is closed and the place free.
-        self._files: weakref.WeakKeyDictionary[SourceBytes, IO[bytes]] = weakref.WeakKeyDictionary()
+        self.turns = itertools.count()
+        # What nobody refers to any more closes its file, and has no place here.
+        self._sources: weakref.WeakSet[SourceBytes] = weakref.WeakSet()
 
-    def use(self, source: "SourceBytes") -> None:
-        """Take note, with the lock held, that a file is used once more."""
-        if file := self._files.pop(source, None):
-            self._files[source] = file
-
-    def opened(self, source: "SourceBytes", file: IO[bytes]) -> None:
+    def opened(self, source: "SourceBytes") -> None:
         """Take note, with the lock held, of a file that was opened, and close what is too many and not in use."""
-        self._files[source] = file
-        for oldest in list(self._files.keys())[:-MOST_OPEN]:
+        self._sources.add(source)
+        for oldest in sorted(self._sources, key=lambda source: source.last_use)[:-MOST_OPEN]:
             if not oldest.users:
                 oldest.close()
 
     def closed(self, source: "SourceBytes") -> None:
         """Take note of a file that was closed."""
-        self._files.pop(source, None)
+        self._sources.discard(source)
 
     def close(self) -> None:
         """Close all files."""
-        for source in list(self._files.keys()):
+        for source in list(self._sources):
             source.close()
 
 
@@ -123,8 +120,9 @@ class SourceBytes:
         self._opening = threading.Lock()
         self._turn = threading.Lock()
         self._file: IO[bytes] | None = None
-        # How many are using it now; the lock of the open files guards it.
+        # How many are using it now, and when one last began to; the lock of the open files guards both.
         self.users = 0
+        self.last_use = 0
 
     def _open(self) -> IO[bytes]:
         """Open the file for reading, for the first time or again; raises CheckpointError when it cannot be."""
@@ -135,20 +133,23 @@ class SourceBytes:
         """Give the file, which stays open for so long. Raises CheckpointError when it cannot be opened."""
         with self._open_files.lock:
             self.users += 1
-            self._open_files.use(self)
+            self.last_use = next(self._open_files.turns)
         try:
-            with self._opening:
-                file = self._file
-                if file is None:
-                    file = self._file = self._open()
-                    # Chunks that are under way may be the last that refer to this.
-                    self._close_file = weakref.finalize(self, file.close)
-                    with self._open_files.lock:
-                        self._open_files.opened(self, file)
-            yield file
+            # With a user, nobody closes it.
+            yield self._file or self._opened()
         finally:
             with self._open_files.lock:
                 self.users -= 1
+
+    def _opened(self) -> IO[bytes]:
+        with self._opening:
+            if self._file is None:  # Nobody was quicker.
+                self._file = self._open()
+                # Chunks that are under way may be the last that refer to this.
+                self._close_file = weakref.finalize(self, self._file.close)
+                with self._open_files.lock:
+                    self._open_files.opened(self)
+            return self._file
 
     def read(self, offset: int, target: memoryview) -> None:
         """Fill ``target``, of single bytes, with those from ``offset`` on; CheckpointError when they cannot be read."""

@@ -5,13 +5,16 @@ import os
 import sys
 import tracemalloc
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from clipgguf import CheckpointError, convert
+from clipgguf import CheckpointError, convert, verify
 from clipgguf.checkpoint import Checkpoint, SourceFile
+from clipgguf.checkpoint.strides import BAND_NBYTES
+from clipgguf.checkpoint.views import OrderedView
 from clipgguf.conversion import plan_conversion
 from clipgguf.encode import SCRATCH_NBYTES
 from clipgguf.families import Request
@@ -51,6 +54,42 @@ def test_torch_files_give_the_same_bytes(dtype: str, outtype: str, reverse_axes:
     is_strided = Checkpoint.open(model).tensors["text_projection.weight"].strides is not None
     assert is_strided == reverse_axes
     assert convert(model, tmp_path / "out-b", outtype=outtype).path.read_bytes() == expected.path.read_bytes()
+
+
+# Matrices of 16 MiB and a little, whose transposes have a few values here and there of each row.
+WIDE = Clip(Text(32, 64, 1, 4, vocab_size=99, max_position_embeddings=16), Vision(64, 65_600, 1, 4, 28, 14), 24)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
+def test_large_transposed_matrices(compression: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ordered: list[tuple[int, ...]] = []
+    read_bands = OrderedView._read_bands
+
+    def count(self: OrderedView) -> Iterator[memoryview]:
+        ordered.append(self._view.shape)
+        return read_bands(self)
+
+    monkeypatch.setattr(OrderedView, "_read_bands", count)
+    expected = convert(write_model(tmp_path / "a" / "m", WIDE), tmp_path / "out-a", outtype="q8_0")
+    model = write_torch_model(tmp_path / "b" / "m", WIDE, "F32", reverse_axes=True)
+    repack(model / "pytorch_model.bin", compression)
+    path = convert(model, tmp_path / "out-b", outtype="q8_0").path
+    assert path.read_bytes() == expected.path.read_bytes()
+    assert ordered == [(64, 65_600)]
+    assert verify(path, model).agrees
+
+
+def test_transposing_takes_little_memory(tmp_path: Path) -> None:
+    plan = plan_conversion(Request(write_torch_model(tmp_path / "m", WIDE, "F32", reverse_axes=True)))
+    peaks = []
+    for _ in range(2):  # What numpy makes once, and keeps, is there the second time.
+        tracemalloc.start()
+        with ChunkStream(plan.tensors, 2) as stream:
+            assert sum(chunk.nbytes for chunk in stream) == plan.bytes_out
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    buffers = (2 + LOOK_AHEAD) * BUFFER_NBYTES + 2 * (SOURCE_NBYTES + SCRATCH_NBYTES)
+    assert peaks[1] < buffers + 4 * BAND_NBYTES  # Three of them, and numpy's.
 
 
 def repack(path: Path, compression: int) -> None:

@@ -11,6 +11,7 @@ from clipgguf.checkpoint import SourceFile
 from clipgguf.checkpoint.strides import BAND_NBYTES, blocks, cost, extent
 from clipgguf.checkpoint.views import OrderedView, View
 from clipgguf.encode import SCRATCH_NBYTES
+from clipgguf.errors import CheckpointError
 
 Floats = NDArray[np.float32]
 
@@ -121,6 +122,27 @@ def test_reads_are_few(shape: tuple[int, ...], strides: tuple[int, ...], calls: 
     view.file.close()
     if isinstance(reader, OrderedView):
         reader.close()
+
+
+def read_first(view: OrderedView) -> None:
+    view.read_block((0, 0), np.empty((1, 1301), "<f4"), np.empty(SCRATCH_NBYTES, np.uint8))
+
+
+def test_a_view_without_a_place_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    view, _ = make(tmp_path, *VIEWS["transposed-large"])
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    words = r"stored: a tensor of shape \(1500, 1301\) is not contiguous, and cannot be put into order in a temporary"
+    with pytest.raises(CheckpointError, match=words):
+        read_first(OrderedView(view))
+    view.file.close()
+
+
+def test_a_view_whose_file_becomes_shorter(tmp_path: Path) -> None:
+    view, _ = make(tmp_path, *VIEWS["transposed-large"])
+    os.truncate(tmp_path / "stored", 1 << 20)
+    with pytest.raises(CheckpointError, match=r"stored: .* the file has become shorter"):
+        read_first(OrderedView(view))
+    view.file.close()
 
 
 def test_blocks_cover_an_array_once_and_in_order() -> None:

@@ -118,7 +118,8 @@ class OrderedView(SourceBytes):
 
     def _read_bands(self) -> Iterator[memoryview]:
         view, order = self._view, self._order
-        span, stored = np.empty(BAND_NBYTES, np.uint8), np.empty(BAND_NBYTES // view.dtype.itemsize, view.dtype)
+        span = np.empty(BAND_NBYTES, np.uint8)
+        stored, ordered = (np.empty(BAND_NBYTES // view.dtype.itemsize, view.dtype) for _ in range(2))
         strides = tuple(view.strides[axis] for axis in order)
         # The axes in the view's order again, by their places in the stored one.
         places = sorted(range(len(order)), key=order.__getitem__)
@@ -126,7 +127,9 @@ class OrderedView(SourceBytes):
             shape = tuple(band.shape[axis] for axis in order)
             part = stored[: math.prod(shape)].reshape(shape)
             gather(view.file, view.offset_of(band.start), part, strides, span)
-            yield np.ascontiguousarray(part.transpose(places)).reshape(-1).view(np.uint8).data
+            elements = ordered[: part.size]
+            np.copyto(elements.reshape(part.transpose(places).shape), part.transpose(places))
+            yield elements.view(np.uint8).data
 
     def read_block(self, start: Axes, target: NDArray[Any], span: NDArray[np.uint8]) -> None:
         """Fill an array as ``View.read_block`` does; it must be one of ``blocks``, and ``span`` have BAND_NBYTES."""

@@ -1,7 +1,8 @@
 """Tensors as a stream of encoded chunks: converted ahead on a few threads, handed out in order.
 
 Memory is bounded by design: there are ``threads + LOOK_AHEAD`` buffers of BUFFER_NBYTES, used in turn, and each thread
-has one of SOURCE_NBYTES that it reads into, and the encoders' SCRATCH_NBYTES.
+has one of SOURCE_NBYTES that it reads into, and the encoders' SCRATCH_NBYTES. While a large transposed tensor is put
+into order, which one thread does at a time, three of BAND_NBYTES come on top.
 """
 
 import itertools
@@ -36,14 +37,16 @@ LEAST_RANGE = 1 << 16
 # Of what is in one buffer, each chunk begins where every element type may.
 ALIGNMENT = 64
 LOOK_AHEAD = 2
-# By default, and if more are asked for: each takes 2 MiB, and what reads or writes fast enough for more is not built.
+# The most threads by default, and the most that can be asked for: each takes over 2 MiB, and long before there are as
+# many, the disk or the interpreter's lock is what all wait for.
 MOST_THREADS = 8
 MOST_ASKED_FOR = 64
 
 
 def thread_count(threads: int | None) -> int:
-    """Return how many threads to work on: those asked for or one a core, within MOST_ASKED_FOR or MOST_THREADS.
+    """Return how many threads to work on.
 
+    That is as many as are asked for, MOST_ASKED_FOR at most; else one a core, MOST_THREADS at most.
     Raises ValueError when fewer than one are asked for.
     """
     if threads is not None:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +14,8 @@ import pytest
 
 from clipgguf import CheckpointError, convert, verify
 from clipgguf.checkpoint import Checkpoint, SourceFile, Sources, SourceTensor
-from clipgguf.checkpoint.tensors import MOST_OPEN
+from clipgguf.checkpoint.deflate import inflate
+from clipgguf.checkpoint.tensors import MOST_OPEN, Deflated
 from tests import torch_bytes
 from tests.checkpoints import Clip, Text, Vision, write_model
 from tests.processes import uncovered
@@ -178,23 +179,36 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(tmp_path / "temporary")
 
 
-def test_a_compressed_storage_is_dropped_after_its_last_tensor(temporary: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_compressed_storage_is_inflated_once_and_dropped_after_its_last_tensor(
+    times: int, temporary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = write_model(tmp_path / "m", DEEP)
     expected = {
         tensor.name: tensor.path.read_bytes()[tensor.offset :][: tensor.nbytes]
         for tensor in Checkpoint.open(model).tensors.values()
     }
     deflated(model)
+    inflated: list[Deflated] = []
+
+    def count(path: Path, storage: Deflated) -> Iterator[bytes]:
+        inflated.append(storage)
+        return inflate(path, storage)
+
+    monkeypatch.setattr("clipgguf.checkpoint.deflate.inflate", count)
     tensors = list(Checkpoint.open(model).tensors.values())
-    # Every storage is needed twice, the second time when all others were.
-    sources = Sources(tensors + tensors)
-    for number, tensor in enumerate(tensors + tensors):
+    inflated.clear()  # Of the pickle.
+    # The second time, all others were needed in between.
+    sources = Sources(tensors * times)
+    for number, tensor in enumerate(tensors * times):
         file = sources.of(number)
         found = memoryview(bytearray(tensor.nbytes))
         file.read(tensor.offset, found)
         assert found == expected[tensor.name]
-        assert len(open_files(temporary)) <= MOST_OPEN + 1
-    del file
+        left = min(number + 1, len(tensors) * times - number)
+        assert len(open_files(temporary)) <= (1 if times == 1 else left)
+        del file
+    assert len(inflated) == len(set(inflated)) == len(tensors)
     assert not open_files(temporary)
     sources.close()
 

@@ -39,8 +39,11 @@ class Sources:
 
             assert tensor.deflated is not None
             source = InflatedStorage(tensor.path, tensor.deflated, self.open_files)
-        if number < self._last_use[key]:
+        is_needed_again = number < self._last_use[key]
+        if is_needed_again:
             self._sources[key] = source
+        # It would be inflated for every tensor, where many share few.
+        source.stays_open = is_needed_again and tensor.deflated is not None
         return source
 
     def close(self) -> None:

@@ -92,7 +92,7 @@ class OpenFiles:
         """Take note, with the lock held, of a file that was opened, and close what is too many and not in use."""
         self._sources.add(source)
         for oldest in sorted(self._sources, key=lambda source: source.last_use)[:-MOST_OPEN]:
-            if not oldest.users:
+            if not oldest.users and not oldest.stays_open:
                 oldest.close()
 
     def closed(self, source: "SourceBytes") -> None:
@@ -123,6 +123,8 @@ class SourceBytes:
         # How many are using it now, and when one last began to; the lock of the open files guards both.
         self.users = 0
         self.last_use = 0
+        # Whether it should not be closed in between, because opening it once more takes long.
+        self.stays_open = False
 
     def _open(self) -> IO[bytes]:
         """Open the file for reading, for the first time or again; raises CheckpointError when it cannot be."""

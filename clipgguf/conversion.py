@@ -82,7 +82,7 @@ def convert(
     or tokenizer.json, or the directory that has one, where the model's has none. ``ignore_unknown`` leaves out tensors
     that no rule knows, with a warning instead of an error.
 
-    ``threads`` is how many convert; the result does not
+    ``threads`` is how many convert, 64 at most; the result does not
     depend on it. ``progress`` is called with the bytes of tensor data written and the bytes to write.
 
     Raises ConfigError, CheckpointError or OutputError (all of them ClipGGUFError) when the directory is no CLIP model

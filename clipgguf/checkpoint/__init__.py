@@ -5,16 +5,17 @@ from pathlib import Path
 
 from clipgguf.checkpoint.not_weights import given_files, other_folder, other_weights
 from clipgguf.checkpoint.shards import Wanted, read_file, read_shards
-from clipgguf.checkpoint.tensors import Deflated, SourceBytes, SourceFile, SourceTensor
+from clipgguf.checkpoint.sources import Sources
+from clipgguf.checkpoint.tensors import SourceBytes, SourceFile, SourceTensor
 from clipgguf.errors import CheckpointError
 from clipgguf.json_file import is_present
 
 __all__ = [
     "Checkpoint",
-    "Deflated",
     "SourceBytes",
     "SourceFile",
     "SourceTensor",
+    "Sources",
     "Wanted",
 ]
 

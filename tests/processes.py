@@ -1,8 +1,11 @@
 """Processes whose memory, time or end is looked at: they run without the measurement of coverage."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 MIB = 1 << 20
 
@@ -25,3 +28,21 @@ def peak_rss(*command: object) -> int:
 def uncovered() -> dict[str, str]:
     """Return the environment without what makes a Python process measure its coverage."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
+
+
+@contextmanager
+def interruptible_children() -> Iterator[None]:
+    """Let signals end the processes that are started meanwhile, even where this one ignores them.
+
+    Children inherit what is ignored: SIGINT by what a script starts with ``&``, SIGHUP by what nohup does. What has a
+    handler, even one that does nothing, has the system's own way in a child.
+    """
+    numbers = [number for name in ("SIGINT", "SIGHUP", "SIGTERM") if (number := getattr(signal, name, None))]
+    ignored = [number for number in numbers if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)

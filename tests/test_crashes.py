@@ -103,6 +103,27 @@ def test_interruption_at_any_moment(number: int, large: Path, tmp_path: Path) ->
     assert codes.count(128 + number) >= 5
 
 
+def test_children_can_be_interrupted_whatever_ran_the_tests() -> None:
+    # As a shell starts what ends in "&", and nohup what it runs.
+    code = (
+        "import signal, subprocess, sys; from tests.processes import interruptible_children\n"
+        "numbers = signal.SIGINT, signal.SIGHUP, signal.SIGTERM\n"
+        "for number in numbers: signal.signal(number, signal.SIG_IGN)\n"
+        "with interruptible_children():\n"
+        "    for number in numbers:\n"
+        "        child = subprocess.Popen([sys.executable, '-c', 'import time; print(flush=True); time.sleep(60)'],\n"
+        "                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)\n"
+        "        child.stdout.readline()\n"
+        "        signal.raise_signal(number)\n"  # The tests themselves go on.
+        "        child.send_signal(number)\n"
+        "        assert child.wait() == -number\n"
+        "assert all(signal.getsignal(number) == signal.SIG_IGN for number in numbers)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=Path(__file__).parents[1], env=uncovered(), check=True
+    )
+
+
 def test_two_at_once(large: Path, tmp_path: Path) -> None:
     target = Target(large, tmp_path / "out")
     for _ in range(5):

@@ -9,6 +9,10 @@ from contextlib import contextmanager
 
 MIB = 1 << 20
 
+# After so many seconds a process is taken to hang. What should be fast is held to processor time, never to this: on a
+# machine that does other things besides, what takes a second may take minutes.
+HANGS_AFTER = 600
+
 # Linux counts the memory of the process that forks towards a child's peak, and pytest is large. So a small process
 # starts the command, and asks the system for its peak.
 LAUNCHER = """
@@ -46,3 +50,17 @@ def interruptible_children() -> Iterator[None]:
     finally:
         for number in ignored:
             signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def taking_at_most(seconds: float, what: object = "this") -> Iterator[None]:
+    """Hold what is done inside to so many seconds of processor time, of this process and of children that ended."""
+
+    def used() -> float:
+        times = os.times()
+        return times.user + times.system + times.children_user + times.children_system
+
+    started = used()
+    yield
+    taken = used() - started
+    assert taken < seconds, f"{what} took {taken:.2f} s of processor time, should take less than {seconds}"

@@ -1,5 +1,6 @@
 """Open a checkpoint's files: regular ones alone, so that none can make us wait for it or read without end."""
 
+import contextlib
 import io
 import os
 import re
@@ -69,16 +70,23 @@ def open_regular(path: Path, error: type[ClipGGUFError], refused: Sequence[Stand
             # It may have become another since.
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise error(f"{path}: is no regular file")
-            head = file.read(_HEAD_NBYTES)
-            if what := next((what for pattern, what in refused if pattern.match(head)), None):
+            if what := _stand_in(file, refused):
                 raise error(f"{path}: {what}")
-            file.seek(0)
         except BaseException:
             file.close()
             raise
         return file
     except OSError as e:
         raise error(f"{path}: cannot be read: {os_reason(e)}") from e
+
+
+def _stand_in(file: RegularFile, refused: Sequence[StandIn]) -> str | None:
+    """Return what a file is that lies in another's place, and go back to its beginning."""
+    head = b""
+    with contextlib.suppress(OSError):  # Who reads on will meet it, and can say which bytes are meant.
+        head = file.read(_HEAD_NBYTES)
+    file.seek(0)
+    return next((what for pattern, what in refused if pattern.match(head)), None)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

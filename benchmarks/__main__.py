@@ -48,9 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     add("row", nargs="*", metavar="ROW", help="part of the names of rows [default: all rows]")
     add("--list", action="store_true", help="show the rows and their limits, and measure nothing")
     add("--quick", action="store_true", help="tiny models, one run, no limits: only to see that it works")
-    add(
-        "--runs", type=int, metavar="N", help="runs of each program, after one that is not counted [default: the row's]"
-    )
+    add("--runs", type=int, metavar="N", help="runs of each program, after a warm-up [default: the row's own number]")
     add("--json", type=Path, metavar="FILE", help="save all figures")
     add("--draw", type=Path, metavar="DIR", help="draw memory.svg (on Linux) and time.svg; needs .[bench]")
     work_dir = ROOT / "build" / "benchmarks"

@@ -113,17 +113,16 @@ def table(rows: Sequence[RowFigures], columns: Sequence[str] = COLUMNS) -> list[
 def _cells(row: RowFigures) -> Iterator[tuple[str, ...]]:
     first = row.programs[0]
     for program in row.programs:
+        limit = _mebibytes(program.at_most)
+        if program is not first:
+            limit = "" if program.at_most is None else f"{program.at_most:.2f}"
         yield (
             row.row if program is first else "",
             program.program if program.model == first.model else f"{program.program}, {program.model}",
             *_times(program),
             _mebibytes(program.peak_bytes),
             "" if program.ratio is None else f"{program.ratio:.3f}",
-            _mebibytes(program.at_most)
-            if program is first
-            else ""
-            if program.at_most is None
-            else f"{program.at_most:.2f}",
+            limit,
             {True: "met", False: "**missed**", None: "not run" if program.not_run else ""}[program.met],
         )
 

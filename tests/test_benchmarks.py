@@ -162,10 +162,12 @@ def test_programs_of_the_shell(tmp_path: Path) -> None:
 
 
 @needs_shell
-def test_the_shell_gets_the_shards(tmp_path: Path) -> None:
+def test_the_shell_gets_all_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.checkpoints.LARGEST_SHARD", Checkpoint("tiny", TINY).nbytes // 3 + 1)
     row = measured(writes("first", ""), shell("cat", 'cat "$@" > "$out"/shards'), tmp_path=tmp_path)
     assert row.error is None
-    assert row.programs[1].output_bytes == row.programs[1].input_bytes > 0
+    assert len(list(tmp_path.glob("tiny-F32/model-*-of-00003.safetensors"))) == 3
+    assert row.programs[1].output_bytes == row.programs[1].input_bytes > Checkpoint("tiny", TINY).nbytes
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 A row's first program is clipgguf. It and those that it is compared with run in turn, each as often as the others. A new
 row is a line or two of data here; nothing else knows which rows there are.
 
-A command is a list of words in which these stand for what is not known before:
+A command is a list of words in which these stand for what is not known before; other braces are doubled:
 
     {python}      the interpreter that runs the benchmarks
     {torch}       the interpreter that has torch and transformers, --reference
@@ -116,7 +116,8 @@ def towers(width: int, text_blocks: int, vision_blocks: int) -> Clip:
     return Clip(text, Vision(width, 4 * width, vision_blocks, 2, image_size=28, patch_size=14), projection_dim=width)
 
 
-VIT_B, VIT_L, VIT_H, BIGG = (Checkpoint(name, model) for name, model in REAL.items())
+SIZES = ("vit-b-32", "vit-l-14-336", "vit-h-14", "vit-bigg-14")
+VIT_B, VIT_L, VIT_H, BIGG = (Checkpoint(name, REAL[name]) for name in SIZES)
 VIT_L_BF16, BIGG_F16 = replace(VIT_L, dtype="BF16"), replace(BIGG, dtype="F16")
 # No CLIP model has so many tensors, but clipgguf does not know that. Both are 0.38 GB.
 MANY_SMALL = Checkpoint("many-small-tensors", towers(112, 312, 313), small=towers(8, 3, 3))

@@ -1,1 +1,1 @@
-"""Speed and peak memory of clipgguf, side by side with the alternatives; run as ``python -m benchmarks``."""
+"""Speed and peak memory of clipgguf, beside other programs; run as ``python -m benchmarks``."""

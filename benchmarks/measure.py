@@ -1,183 +1,138 @@
-"""Time contenders against each other: alternating, each run a fresh process, with wall seconds and peak memory.
+"""Measure a row: all its programs in turn, each run a fresh process; ``process.py`` says how one is measured.
 
-**Peak memory.** It is ``ru_maxrss`` of the finished process, the greatest one among itself and its own children. On
-Linux that number is inherited: at ``exec`` the kernel notes the peak of the memory that the process leaves behind
-(``exec_mmap`` in ``fs/exec.c``), which is a copy of its parent's, or with ``vfork`` the parent's own. A child that is
-started straight from a parent of 500 MB therefore reports 500 MB whatever it does itself. So every command is started
-by a launcher (``benchmarks/launcher.py``), a bare interpreter that imports nothing: fork gives the launcher's child an
-accounting of its own, and all that it can inherit is the launcher's 8 to 9 MB. That is the least that can be reported:
-``cat`` and ``cp``, which take 2 MB, are shown with the launcher's size. ``resting_memory`` measures a process
-that does nothing, from this one, as a control that goes with every result.
-Windows has no ``ru_maxrss``, there the peak is None.
-
-**Time.** From the start of the process to its end, the interpreter's start and imports included, and the launcher's own
-not. Nobody pays for what another left behind: before each run, outside its time, its old output is removed, unwritten
-pages are flushed where the system can (``sync``), and its inputs are read, because torch on a large model pushes them
-out of the page cache. Rounds go through all contenders in turn; the first is a warm-up and not counted.
-
-**Disk.** An output that no other contender reads is removed as soon as its digest is taken, so that two outputs at most
-are there at a time, however many contenders there are.
+Nobody pays for what another left behind: before each run, outside its time, its old output is removed, unwritten pages
+are flushed where the system can (``sync``), and its inputs are read, because torch on a large model pushes them out of
+the page cache. An output that no other program reads is removed as soon as its digest is taken, so that two outputs at
+most are on disk at a time.
 """
 
 import hashlib
 import os
 import shutil
-import statistics
-import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.floor import read_to_nowhere
-
-ROOT = Path(__file__).resolve().parent.parent
-LAUNCHER = Path(__file__).with_name("launcher.py")
-
-
-class BenchmarkError(Exception):
-    """A command failed, or wrote something else than it should; the message is for the user."""
+from benchmarks.figures import ProgramFigures, RowFigures, judge, unmeasured
+from benchmarks.process import BenchmarkError, run_process, say, trace_memory
+from benchmarks.rows import Program, Row
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
-    """One way to do the work: a command that reads ``inputs`` and writes ``output``, into a directory of its own.
+class Setting:
+    """With what rows are measured.
 
-    ``key`` names it in JSON, ``label`` in the table. ``output`` is None for a command that writes no file. ``content``
-    says what the file holds: those contenders with the same content must write the same bytes.
+    ``torch_missing`` says why the interpreter ``torch`` cannot run the torch reference, None where it can. With
+    ``watch_memory`` the programs of a row in the picture "memory" run once more, and their memory is watched.
     """
 
-    key: str
-    label: str
-    command: tuple[str, ...]
-    inputs: tuple[Path, ...]
-    output: Path | None
-    content: str
+    work_dir: Path
+    torch: str
+    torch_missing: str | None
+    watch_memory: bool
+
+    def not_run(self, program: Program) -> str | None:
+        """Return why a program cannot run here, None when it can."""
+        command = program.command[0]
+        if command == "{torch}":
+            return self.torch_missing
+        return None if command == "{python}" or shutil.which(command) else f"there is no {command}"
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run: wall seconds, peak resident memory in bytes (None where it is not known), the output's size and SHA-256.
+@dataclass(slots=True)
+class _Job:
+    """A program of a row, ready to run; ``output`` is the file that its last run wrote."""
 
-    Without an output, its size is 0 and the digest None.
-    """
-
-    seconds: float
-    peak_rss: int | None
-    output_nbytes: int
-    sha256: str | None
+    program: Program
+    shards: list[Path]
+    out: Path
+    figures: ProgramFigures
+    output: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """All counted runs of a contender."""
-
-    contender: Contender
-    runs: tuple[Run, ...]
-
-    @property
-    def seconds(self) -> tuple[float, ...]:
-        """The wall seconds of each run."""
-        return tuple(run.seconds for run in self.runs)
-
-    @property
-    def median(self) -> float:
-        """The median of the wall seconds."""
-        return statistics.median(self.seconds)
-
-    @property
-    def peak_rss(self) -> int | None:
-        """The greatest peak of resident memory in bytes."""
-        return max((run.peak_rss for run in self.runs if run.peak_rss is not None), default=None)
-
-    @property
-    def sha256(self) -> frozenset[str]:
-        """The digests of the outputs; one, if all is well."""
-        return frozenset(run.sha256 for run in self.runs if run.sha256 is not None)
-
-
-def digests(results: Mapping[str, Result]) -> dict[str, list[str]]:
-    """Return the SHA-256 digests of all outputs by their content, sorted; one for each, if all is well."""
-    found: dict[str, set[str]] = {}
-    for result in results.values():
-        found.setdefault(result.contender.content, set()).update(result.sha256)
-    return {content: sorted(values) for content, values in found.items() if values}
-
-
-def run_process(command: Sequence[str]) -> tuple[float, int | None]:
-    """Run a command from the project's directory and return its wall seconds and peak resident memory in bytes.
-
-    Raises BenchmarkError when it cannot be started or fails, with the end of what it said on standard error.
-    """
-    launched = subprocess.run(
-        [sys.executable, "-I", "-S", str(LAUNCHER), *command],
-        cwd=ROOT,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-    )
+def measure_row(row: Row, setting: Setting) -> RowFigures:
+    """Run a row's programs in turn and return the figures; what fails is told in them, and costs this row only."""
+    say(f"row {row.name}")
+    figures = unmeasured(row)
+    outputs = setting.work_dir / "outputs"
+    jobs = []
+    for number, (entry, found) in enumerate(zip(row.entries, figures.programs, strict=True)):
+        checkpoint = entry.checkpoint and setting.work_dir / entry.checkpoint.directory
+        shards = sorted(checkpoint.glob("*.safetensors")) if checkpoint else []
+        found.input_bytes = sum(shard.stat().st_size for shard in shards)
+        found.not_run = setting.not_run(entry.program)
+        if found.not_run is None:
+            jobs.append(_Job(entry.program, shards, outputs / str(number), found))
     try:
-        seconds, peak_rss, code = launched.stdout.split()
-    except ValueError:
-        code = "no report"
-    if launched.returncode or code != "0":
-        told = launched.stderr.strip()[-2000:]
-        raise BenchmarkError(f"{' '.join(command)}: failed ({code})\n{told}")
-    return float(seconds), int(peak_rss) or None
+        _run_all(row, jobs, setting)
+        judge(figures.programs, per_gb=row.per_gb)
+    except BenchmarkError as e:
+        say(f"error: {e}")
+        figures.error = str(e)
+    finally:
+        shutil.rmtree(outputs, ignore_errors=True)
+    return figures
 
 
-def resting_memory() -> int | None:
-    """Return the peak memory in bytes that is measured for an interpreter that does nothing: the least there is."""
-    return run_process([sys.executable, "-I", "-S", "-c", "pass"])[1]
-
-
-def alternate(
-    contenders: Sequence[Contender], runs: int, report: Callable[[Contender, int, Run], None]
-) -> dict[str, Result]:
-    """Run all contenders in turn, once to warm up and then ``runs`` times; return the results by ``key``.
-
-    A contender may read what one before it in the round has written. ``report`` is called after each run with its
-    number, from 1; the warm-up has number 0. Raises BenchmarkError when a command fails.
-    """
-    counted: dict[str, list[Run]] = {contender.key: [] for contender in contenders}
-    read_by_others = {path for contender in contenders for path in contender.inputs}
-    for number in range(runs + 1):
-        for contender in contenders:
-            run = _run_once(contender)
-            if contender.output is not None and contender.output not in read_by_others:
-                shutil.rmtree(contender.output.parent)
-            report(contender, number, run)
+def _run_all(row: Row, jobs: Sequence[_Job], setting: Setting) -> None:
+    first = jobs[0]
+    keep_first = any(job.program.copies for job in jobs)
+    digests: dict[tuple[Path, str], str] = {}
+    for number in range(0 if row.warm_up else 1, row.runs + 1):
+        for job in jobs:
+            seconds, peak = run_process(_prepare(job, first, setting))
+            say(f"{f'run {number}' if number else 'warm-up'}: {job.program.label}, {seconds:.2f} s")
             if number:
-                counted[contender.key].append(run)
-    return {contender.key: Result(contender, tuple(counted[contender.key])) for contender in contenders}
+                job.figures.seconds.append(seconds)
+                job.figures.peak_bytes = max(job.figures.peak_bytes or 0, peak or 0) or None
+            _take_output(job, digests, keep=keep_first and job is first)
+    for job in jobs:
+        if setting.watch_memory and "memory" in row.pictures and not job.program.copies:
+            say(f"watching the memory of {job.program.label}")
+            job.figures.memory = trace_memory(_prepare(job, first, setting))
 
 
-def prepare(contender: Contender) -> None:
-    """Make ready for a run: no old output, nothing left to be written by the system, the inputs in the page cache."""
-    if contender.output is not None:
-        directory = contender.output.parent
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
+def _prepare(job: _Job, first: _Job, setting: Setting) -> list[str]:
+    """Make all ready for a run and return its command."""
+    shutil.rmtree(job.out, ignore_errors=True)
+    job.out.mkdir(parents=True)
     if sys.platform != "win32":
         os.sync()
-    for path in contender.inputs:
-        read_to_nowhere(path)
+    copied = [first.output] if job.program.copies and first.output is not None else []
+    for path in (*job.shards, *copied):
+        _read_to_nowhere(path)
+    values = {"python": sys.executable, "torch": setting.torch, "out": job.out, "written": first.output}
+    values["checkpoint"] = job.shards[0].parent if job.shards else None
+    words: list[str] = []
+    for word in job.program.command:
+        words += map(str, job.shards) if word == "{shards}" else [word.format(**values)]
+    return words
 
 
-def _run_once(contender: Contender) -> Run:
-    prepare(contender)
-    seconds, peak_rss = run_process(contender.command)
-    output = contender.output
-    if output is None:
-        return Run(seconds, peak_rss, 0, None)
-    if not output.is_file():
-        raise BenchmarkError(f"{contender.label}: wrote no {output}")
-    return Run(seconds, peak_rss, output.stat().st_size, _sha256(output))
+def _read_to_nowhere(path: Path) -> None:
+    buffer = bytearray(1 << 20)
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(1 << 20):
-            digest.update(data)
-    return digest.hexdigest()
+def _take_output(job: _Job, digests: dict[tuple[Path, str], str], *, keep: bool) -> None:
+    """Note the size of the file that a program wrote, if any, and remove it unless it is to be kept.
+
+    Raises BenchmarkError unless files of one name from one checkpoint have the same bytes: ``digests`` knows them.
+    """
+    files = list(job.out.iterdir())
+    if len(files) != (1 if job.shards else 0):
+        raise BenchmarkError(f"{job.program.label}: wrote {len(files)} files, should be one")
+    for file in files:
+        digest = hashlib.sha256()
+        with file.open("rb") as data:
+            while chunk := data.read(1 << 20):
+                digest.update(chunk)
+        job.output, job.figures.output_bytes, job.figures.sha256 = file, file.stat().st_size, digest.hexdigest()
+        first = digests.setdefault((job.shards[0].parent, file.name), job.figures.sha256)
+        if job.figures.sha256 != first:
+            raise BenchmarkError(f"{job.program.label}: wrote other bytes ({job.figures.sha256}) than before ({first})")
+        if not keep:
+            file.unlink()

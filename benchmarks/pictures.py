@@ -1,8 +1,7 @@
-"""The pictures of the README, drawn with matplotlib: memory over time, and time against the checkpoint's size."""
+"""The pictures of the README, drawn with matplotlib: memory over time, and time by the checkpoint's size."""
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,156 +10,114 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from benchmarks.memory_trace import Trace
-from benchmarks.report import count
-from benchmarks.survey import Growth, Survey
+from benchmarks.figures import Figures, ProgramFigures, RowFigures
+from benchmarks.rows import MIB
 
-MIB = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    """How a program is drawn, the same in both pictures."""
-
-    color: str
-    marker: str
-    line: str
-
-
-# Okabe and Ito's colours, which can be told apart by everybody; the markers and lines can, too, without colour.
+# Colour, marker and line of a program, the same in both pictures: Okabe and Ito's colours, which can be told apart by
+# everybody; the markers and lines can, too, without colour.
 STYLES = {
-    "clipgguf": Style("#0072B2", "o", "-"),
-    "reference": Style("#D55E00", "s", "-"),
-    "floor": Style("#777777", "^", ":"),
-    "floor-flushed": Style("#333333", "v", "--"),
+    "clipgguf": ("#0072B2", "o", "-"),
+    "torch reference, f16": ("#D55E00", "s", "-"),
+    "cat + cp": ("#777777", "^", ":"),
+    "cat + cp + sync": ("#333333", "v", "--"),
 }
 # Any, because the stubs of matplotlib's releases differ on the keys.
 SETTINGS: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 10,
     "svg.fonttype": "none",  # Text stays text: a fifth of the size, and it can be searched.
     "svg.hashsalt": "clipgguf",  # The same figures give the same file.
+    "axes.grid": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "grid.color": "#dddddd",
 }
-CAPTION_WIDTH = 130
 
 
-def draw(survey: Survey, directory: Path, file_format: str = "svg") -> list[Path]:
-    """Draw what a survey has figures for, as memory.FORMAT and time.FORMAT; return the paths.
-
-    The background is white and opaque, so that the pictures can be read on a dark page too.
-    """
+def draw(figures: Figures, directory: Path) -> list[Path]:
+    """Draw memory.svg and time.svg, as far as rows that they show were measured; return the paths."""
+    rows = [row for row in figures.rows if row.error is None]
+    watched = [row for row in rows if row.programs[0].memory]
+    sizes = [row for row in rows if "time" in row.pictures]
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
     with mpl.rc_context(SETTINGS):
-        if survey.traces:
-            figure = _memory(survey.traces, survey.traced)
-            paths.append(_save(figure, survey, directory / f"memory.{file_format}"))
-        if survey.growth:
-            figure = _time(survey.growth)
-            paths.append(_save(figure, survey, directory / f"time.{file_format}"))
+        if watched:
+            paths.append(_save(_memory(watched[0]), figures, "one run of each", directory / "memory.svg"))
+        if sizes:
+            how = f"medians of {min(len(row.programs[0].seconds) for row in sizes)} or more runs, and their range"
+            paths.append(_save(_time(sizes), figures, how, directory / "time.svg"))
     return paths
 
 
-def _figure(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, 4.6), facecolor="white")
+def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, 4.6))
     axes = figure.add_axes((0.095, 0.225, 0.885, 0.685))
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-    axes.grid(which="major", color="#dddddd", linewidth=0.7)
-    axes.set_axisbelow(True)
+    axes.set(title=title, xlabel=x, ylabel=y)
     return figure, axes
 
 
-def _memory(traces: Sequence[Trace], model: str) -> Figure:
-    figure, axes = _figure(f"Resident memory while {model} is converted, f32 to f16")
-    longest = max(trace.seconds[-1] for trace in traces)
-    for trace in traces:
-        style = STYLES[trace.key]
-        memory = [resident / MIB for resident in trace.resident]
-        axes.plot(trace.seconds, memory, color=style.color, linewidth=1.6)
-        axes.plot(trace.seconds[-1], memory[-1], color=style.color, marker=style.marker)
-        text = f"{trace.label}: {trace.seconds[-1]:.1f} s, at most {max(memory):,.0f} MiB"
-        peak = trace.seconds[memory.index(max(memory))]
+def _memory(row: RowFigures) -> Figure:
+    title = f"Resident memory during a conversion: {row.row}"
+    figure, axes = _figure(title, "time since the program's start, in seconds", "resident memory in MiB (logarithmic)")
+    watched = [program for program in row.programs if program.memory]
+    longest = max(program.memory[-1][0] for program in watched)
+    highest = max(resident for program in watched for _, resident in program.memory) / MIB
+    for program in watched:
+        color, marker, _ = STYLES[program.program]
+        seconds = [second for second, _ in program.memory]
+        memory = [resident / MIB for _, resident in program.memory]
+        axes.plot(seconds, memory, color=color)
+        axes.plot(seconds[-1], memory[-1], color=color, marker=marker)
+        text = f"{program.program}: {seconds[-1]:.1f} s, at most {max(memory):,.0f} MiB"
+        peak = seconds[memory.index(max(memory))]
         # A name stands above its curve's peak, and ends inside the picture.
         x, side = (longest, "right") if peak > longest / 2 else (peak, "left")
-        axes.annotate(text, (x, max(memory)), (0, 7), textcoords="offset points", color=style.color, ha=side)
-    top = max(max(trace.resident) for trace in traces) / MIB
-    axes.set_yscale("log")
-    axes.set_ylim(5, top * 2.5)
-    axes.set_xlim(0, longest * 1.03)
-    axes.set_xlabel("time since the program's start, in seconds")
-    axes.set_ylabel("resident memory in MiB (logarithmic)")
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 3.0)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.annotate(text, (x, max(memory)), (0, 7), textcoords="offset points", color=color, ha=side)
+    axes.set(yscale="log", ylim=(5, highest * 2.5), xlim=(0, longest * 1.03))
+    _plain_numbers(axes.yaxis, (1.0, 3.0))
     return figure
 
 
-def _time(growth: Sequence[Growth]) -> Figure:
-    figure, axes = _figure("Time by the checkpoint's size, f32 to f16")
+def _time(rows: Sequence[RowFigures]) -> Figure:
+    title = "Time by the checkpoint's size, f32 to f16"
+    figure, axes = _figure(title, "checkpoint in GB (logarithmic)", "time in seconds (logarithmic)")
+    rows = sorted(rows, key=lambda row: row.programs[0].input_bytes)
+    curves: dict[str, list[ProgramFigures]] = {}
+    for program in (program for row in rows for program in row.programs if program.seconds):
+        curves.setdefault(program.program, []).append(program)
     # The legend names them as they stand above each other.
-    for curve in sorted(growth, key=lambda curve: -curve.median[-1]):
-        style = STYLES[curve.key]
-        sizes = [nbytes / 1e9 for nbytes in curve.nbytes]
-        below = [median - least for median, least in zip(curve.median, curve.least, strict=True)]
-        above = [greatest - median for median, greatest in zip(curve.median, curve.greatest, strict=True)]
-        axes.errorbar(
-            sizes,
-            curve.median,
-            yerr=(below, above),
-            color=style.color,
-            marker=style.marker,
-            linestyle=style.line,
-            linewidth=1.6,
-            elinewidth=0.8,
-            capsize=2,
-            label=curve.label,
+    for label, points in sorted(curves.items(), key=lambda curve: -curve[1][-1].median):
+        color, marker, line = STYLES[label]
+        sizes = [point.input_bytes / 1e9 for point in points]
+        axes.plot(sizes, [p.median for p in points], color=color, marker=marker, linestyle=line, label=label)
+        axes.vlines(
+            sizes, [min(p.seconds) for p in points], [max(p.seconds) for p in points], color=color, linewidth=0.8
         )
-    every = growth[0]
-    top = max(max(curve.greatest) for curve in growth)
-    for model, nbytes in zip(every.models, every.nbytes, strict=True):
-        axes.annotate(
-            f"{model}\n{nbytes / 1e9:.1f} GB",
-            (nbytes / 1e9, top * 1.25),
-            ha="center",
-            va="bottom",
-            fontsize=8.5,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-        )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlim(min(every.nbytes) / 1e9 / 1.35, max(every.nbytes) / 1e9 * 1.35)
-    axes.set_ylim(min(min(curve.least) for curve in growth) / 1.5, top * 2.4)
-    axes.set_xlabel("checkpoint in GB (logarithmic)")
-    axes.set_ylabel("time in seconds (logarithmic)")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    every = [second for points in curves.values() for point in points for second in point.seconds]
+    for first in (row.programs[0] for row in rows):
+        gigabytes = first.input_bytes / 1e9
+        place = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "top"}
+        axes.text(gigabytes, 0.99, f"{first.model}\n{gigabytes:.1f} GB", place, fontsize=8.5)
+    smallest, largest = (row.programs[0].input_bytes / 1e9 for row in (rows[0], rows[-1]))
+    axes.set(xscale="log", xlim=(smallest / 1.35, largest * 1.35))
+    axes.set(yscale="log", ylim=(min(every) / 1.5, max(every) * 4))
+    _plain_numbers(axes.xaxis, (1.0, 2.0, 5.0))
+    _plain_numbers(axes.yaxis, (1.0, 2.0, 5.0))
     axes.legend(loc="lower right", frameon=False)
     return figure
 
 
-def _save(figure: Figure, survey: Survey, path: Path) -> Path:
-    figure.text(0.012, 0.02, _caption(survey, path.stem), fontsize=7.5, color="#555555", va="bottom")
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    figure.savefig(path, dpi=150, metadata=metadata)
+def _plain_numbers(axis: Any, ticks: Sequence[float]) -> None:
+    axis.set_major_locator(LogLocator(base=10, subs=ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+
+
+def _save(figure: Figure, figures: Figures, how: str, path: Path) -> Path:
+    machine = ", ".join(f"{name} {value}" for name, value in figures.machine.items())
+    caption = textwrap.fill(f"{machine}, {figures.torch or 'no torch'}; {how}; random weights.", 130)
+    figure.text(0.012, 0.02, caption, fontsize=7.5, color="#555555", va="bottom")
+    figure.savefig(path, metadata={"Date": None})
     return path
-
-
-def _caption(survey: Survey, picture: str) -> str:
-    machine = survey.machine
-    reference = survey.reference or {}
-    parts = [
-        f"{machine['cpu']}, {machine['cores']} cores",
-        f"{machine['platform']}",
-        f"Python {machine['python']}",
-        f"numpy {machine['numpy']}",
-        *(f"{name} {reference[name]}" for name in ("torch", "transformers") if name in reference),
-    ]
-    how = {
-        "memory": f"the run of median length of {count(survey.runs, 'alternating run')}",
-        "time": f"medians of {count(survey.runs, 'alternating run')}, bars from the quickest to the slowest",
-    }
-    return textwrap.fill(f"{', '.join(parts)}; {how[picture]}; random weights.", CAPTION_WIDTH)

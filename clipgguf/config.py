@@ -6,6 +6,7 @@ and ``image_processing_clip.py``; transformers 4 writes only the fields that dif
 
 import dataclasses
 import os
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,13 +167,18 @@ def _wrong_type(field_type: Any, value: Any) -> str | None:
         fits = type(value) is int and 0 < value <= LARGEST_UINT32
         return None if fits else "a positive integer of 32 bits"
     if field_type is float:
-        return None if _is_float32(value) and value > 0 else "a positive number"
+        return None if _is_float32(value) and _is_positive(value) else "a positive number in float32"
     return None if isinstance(value, str) else "a string"
 
 
 def _is_float32(value: Any) -> bool:
     """Return whether a JSON value is a number that float32 holds without becoming infinite."""
     return type(value) in (int, float) and abs(value) <= LARGEST_FLOAT32
+
+
+def _is_positive(number: float) -> bool:
+    """Return whether a number is positive as float32, which what is too small for it is not."""
+    return bool(struct.unpack("<f", struct.pack("<f", number))[0] > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +253,7 @@ def _rgb(where: str, values: Any, default: tuple[float, ...] | None = None) -> t
     # A mean may be anything; a pixel is divided by the standard deviation.
     is_std = where.endswith("std")
     is_sequence = isinstance(values, (list, tuple)) and len(values) == 3
-    if not is_sequence or not all(_is_float32(v) and (v > 0 or not is_std) for v in values):
-        wanted = "3 positive numbers" if is_std else "3 numbers"
+    if not is_sequence or not all(_is_float32(v) and (not is_std or _is_positive(v)) for v in values):
+        wanted = "3 positive numbers in float32" if is_std else "3 numbers"
         raise ConfigError(f"{where} is {shown(values)}, should be {wanted}, one for each of R, G and B")
     return tuple(map(float, values))

@@ -74,15 +74,15 @@ def convert(
     A LLaVA checkpoint becomes an mmproj file, and so does a CLIP directory with ``llava_projector``: a file in torch's
     format, a safetensors file, or a LLaVA checkpoint. ``vision_tower`` is the directory of the tower where the
     checkpoint has none, ``vision_config`` the tower's config.json where none is beside it. ``feature_layer`` is the
-    layer whose features the projector takes (-2: after all blocks but the last), ``keep_last_layer`` stores all blocks
-    for readers that leave out the last one themselves, and ``projector_type`` is "mlp", "ldp" or "ldpv2" where it
-    should not be told from the tensors.
+    layer whose features the projector takes (-2: after all blocks but the last), ``keep_last_layer`` stores one
+    block more for readers that leave out the last one themselves, and ``projector_type`` is "mlp", "ldp" or "ldpv2"
+    where it should not be told from the tensors.
 
     ``variant`` chooses among the weights of a directory ("fp16" for model.fp16.safetensors). ``vocab`` is a vocab.json
     or tokenizer.json, or the directory that has one, where the model's has none. ``ignore_unknown`` leaves out tensors
     that no rule knows, with a warning instead of an error.
 
-    ``threads`` is how many convert; the result does not
+    ``threads`` is how many convert, 64 at most; the result does not
     depend on it. ``progress`` is called with the bytes of tensor data written and the bytes to write.
 
     Raises ConfigError, CheckpointError or OutputError (all of them ClipGGUFError) when the directory is no CLIP model

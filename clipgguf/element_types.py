@@ -8,7 +8,7 @@ F16 = GGMLQuantizationType.F16
 F32 = GGMLQuantizationType.F32
 BF16 = GGMLQuantizationType.BF16
 
-# The element type of a file's matrices by its name on the command line, and the number that general.file_type has.
+# The element type of a file's matrices by its name on the command line, and llama.cpp's number of such files.
 OUTTYPES: Mapping[str, tuple[GGMLQuantizationType, LlamaFileType]] = {
     "f32": (F32, LlamaFileType.ALL_F32),
     "f16": (F16, LlamaFileType.MOSTLY_F16),
@@ -19,12 +19,35 @@ OUTTYPES: Mapping[str, tuple[GGMLQuantizationType, LlamaFileType]] = {
     "q4_1": (GGMLQuantizationType.Q4_1, LlamaFileType.MOSTLY_Q4_1),
     "q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
 }
+# The matrices that clip.cpp takes, which alone reads CLIP's towers.
+CLIP_CPP_TYPES = frozenset(
+    {
+        F32,
+        F16,
+        GGMLQuantizationType.Q4_0,
+        GGMLQuantizationType.Q4_1,
+        GGMLQuantizationType.Q5_0,
+        GGMLQuantizationType.Q5_1,
+        GGMLQuantizationType.Q8_0,
+    }
+)
 # Chosen by the checkpoint's own element type.
 AUTO = "auto"
 
 # What the names of a LLaVA projector's tensors begin with.
 PROJECTOR_PREFIX = "mm."
 _EMBEDDINGS = ("token_embd.weight", "position_embd.weight")
+
+
+def file_type(outtype: str, *, is_mmproj: bool) -> int:
+    """Return what general.file_type says of a file of an outtype.
+
+    clip.cpp takes the number for ggml's of the matrices' type, and refuses any that none of its own types has
+    (``get_ftype`` in clip.cpp); llama.cpp, for which mmproj files are, counts files by numbers of its own, of which the
+    format's specification speaks. The two agree on f32, f16, q4_0 and q4_1.
+    """
+    matrix_type, number = OUTTYPES[outtype]
+    return int(number if is_mmproj or matrix_type not in CLIP_CPP_TYPES else matrix_type)
 
 
 def resolve_outtype(outtype: str, sources: Iterable[tuple[str, int]]) -> str:

@@ -53,12 +53,17 @@ class Encoder:
     target_dtype: np.dtype[Any]
     encode: Encode | None
     # Elements that are encoded together, and the bytes that they take.
-    block_elements: int = 1
-    block_nbytes: int = 0
+    block_elements: int
+    block_nbytes: int
 
     def nbytes(self, elements: int) -> int:
         """Return the bytes that so many elements take, a whole number of blocks."""
-        return elements // self.block_elements * (self.block_nbytes or self.target_dtype.itemsize)
+        return elements // self.block_elements * self.block_nbytes
+
+    def elements(self, source_nbytes: int, target_nbytes: int) -> int:
+        """Return the most elements, whole blocks, that fit so many bytes before and so many after they are encoded."""
+        read = source_nbytes // (self.block_elements * self.source_dtype.itemsize)
+        return min(read, target_nbytes // self.block_nbytes) * self.block_elements
 
 
 @cache
@@ -69,9 +74,10 @@ def encoder(source_dtype: str, target: GGMLQuantizationType) -> Encoder:
     """
     if source_dtype == target.name:
         dtype = SOURCE_DTYPES.get(source_dtype, _BYTE)
-        return Encoder(dtype, dtype, None)
+        return Encoder(dtype, dtype, None, 1, dtype.itemsize)
     if target in TARGET_DTYPES:
-        return Encoder(SOURCE_DTYPES[source_dtype], TARGET_DTYPES[target], _ENCODE[source_dtype, target])
+        dtype = TARGET_DTYPES[target]
+        return Encoder(SOURCE_DTYPES[source_dtype], dtype, _ENCODE[source_dtype, target], 1, dtype.itemsize)
     return Encoder(SOURCE_DTYPES[source_dtype], _BYTE, _quantizer(source_dtype, target), *GGML_QUANT_SIZES[target])
 
 

@@ -2,9 +2,10 @@
 
 import re
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 # How much of a value is shown: long strings and numbers without their middle, of lists the first items.
 _SHORT = reprlib.Repr()
@@ -17,6 +18,9 @@ MOST_OF_A_KIND = 10
 MOST_KINDS = 10
 # Text in quotes; an apostrophe inside a word begins none.
 _QUOTED = re.compile(r"""(?<!\w)'[^']*'|"[^"]*\"""")
+
+
+T = TypeVar("T")
 
 
 class ClipGGUFError(Exception):
@@ -78,6 +82,16 @@ def collect(problems: list[str]) -> Iterator[None]:
         yield
     except ClipGGUFError as e:
         problems.extend(e.problems)
+
+
+def first_few(items: Iterable[T], line: Callable[[T], str]) -> Iterator[str]:
+    """Yield a line for each of the first items that all have the same fault, and how many more there are."""
+    count = 0
+    for count, item in enumerate(items, 1):
+        if count <= MOST_OF_A_KIND:
+            yield line(item)
+    if count > MOST_OF_A_KIND:
+        yield f"and {count - MOST_OF_A_KIND:,} more like these"
 
 
 def why_no_file(path: Path) -> str:

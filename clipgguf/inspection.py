@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipgguf.conversion import PathLike
+from clipgguf.errors import shown
 
 if TYPE_CHECKING:
     from clipgguf.checkpoint import SourceTensor
@@ -14,19 +15,23 @@ if TYPE_CHECKING:
     from clipgguf.names import Tower
     from clipgguf.readers import Verdict
 
+# Of what the metadata calls a projector, which is a word; nothing keeps a file from having megabytes there.
+LONGEST_TYPE = 200
+
 
 @dataclass(frozen=True, slots=True)
 class TowerSummary:
     """A tower that a file has tensors of; a number is None where the metadata does not say it.
 
-    ``name`` is "text" or "vision", ``family`` "CLIP" or "SigLIP". ``blocks`` is what the metadata says,
-    ``blocks_stored`` of how many there are tensors, ``blocks_run`` how many are meant to run: fewer, where a projector
-    takes the features of an earlier layer. Image and patch sizes are in pixels, for the vision tower only, and
-    ``context_length`` and ``vocabulary`` in tokens, for the text tower.
+    ``name`` is "text" or "vision", ``family`` "CLIP" or "SigLIP", or None in a file of another family. ``blocks`` is
+    what the metadata says, ``blocks_stored`` of how many there are tensors, ``blocks_run`` how many are meant to run:
+    fewer, where a projector takes the features of an earlier layer, and None where the file does not tell. Image and
+    patch sizes are in pixels, for the vision tower only, and ``context_length`` and ``vocabulary`` in tokens, for the
+    text tower.
     """
 
     name: str
-    family: str
+    family: str | None
     width: int | None
     feed_forward: int | None
     heads: int | None
@@ -42,10 +47,11 @@ class TowerSummary:
 
 @dataclass(frozen=True, slots=True)
 class ProjectorSummary:
-    """A LLaVA projector, told from its tensors.
+    """A projector: LLaVA's, told from its tensors, or another.
 
-    ``kind`` is None for one that clipgguf does not know, ``projector_type`` what the metadata calls it, if anything.
-    ``embedding_length`` is the width that the language model must have.
+    ``kind`` is None for one that clipgguf does not know, ``projector_type`` what the metadata calls it, if anything, at
+    most 200 characters of it. ``embedding_length`` is the width that the language model must have, ``tensors`` how many
+    are called mm.*.
     """
 
     kind: str | None
@@ -72,7 +78,8 @@ class Inspection:
     ``projector`` are what there are tensors of, ``element_types`` are sorted by bytes, the largest first. ``metadata``
     and ``tensors`` are those of the file, in its order: items have a key, a value_type and a value (arrays are tuples),
     tensors a name, a dtype (the name of the GGML type), a row-major shape, an offset in the file, and nbytes.
-    ``verdicts`` tell of each reader whether it can read the file (``reads``), and all the ``reasons`` why not.
+    ``verdicts`` tell of each reader whether it can read the file (``reads``), and all the ``reasons`` why not;
+    ``reads`` is None where that is not known here.
     """
 
     path: Path
@@ -107,7 +114,7 @@ def inspect(path: PathLike) -> Inspection:
         version=file.version,
         alignment=file.alignment,
         towers=tuple(_tower(contents, tower) for tower in (TEXT, VISION) if contents.has(tower)),
-        projector=_projector(contents) if contents.projector_names else None,
+        projector=_projector(contents) if contents.projector_names or contents.projector_types else None,
         element_types=_element_types(file.tensors),
         metadata=file.metadata,
         tensors=file.tensors,
@@ -116,8 +123,15 @@ def inspect(path: PathLike) -> Inspection:
 
 
 def _found(contents: "Contents") -> str:
+    from clipgguf.contents import ARCHITECTURE
     from clipgguf.names import TEXT, VISION
 
+    architecture = contents.file.value(ARCHITECTURE)
+    if architecture not in (None, "clip"):
+        return f"no CLIP model ({ARCHITECTURE} is {shown(architecture)})"
+    if contents.other_family is not None:
+        told = " and ".join(f"{key} is {shown(text)}" for key, text in contents.projector_types.items())
+        return f"mmproj of a family that is not known here ({told})"
     family = "SigLIP" if contents.is_siglip else "CLIP"
     if contents.projector_names:
         kind = contents.projector_kind
@@ -125,10 +139,7 @@ def _found(contents: "Contents") -> str:
         return f"mmproj for LLaVA: {kind.name if kind else 'unknown'} projector, {tower}"
     if contents.has(VISION):
         return "CLIP model of two towers" if contents.has(TEXT) else f"vision tower of {family}"
-    if contents.has(TEXT):
-        return "text tower of CLIP"
-    architecture = contents.file.value("general.architecture")
-    return f"no CLIP model (general.architecture is {architecture!r})" if architecture else "no CLIP model"
+    return "text tower of CLIP" if contents.has(TEXT) else "no CLIP model"
 
 
 def _tower(contents: "Contents", tower: "Tower") -> TowerSummary:
@@ -142,11 +153,12 @@ def _tower(contents: "Contents", tower: "Tower") -> TowerSummary:
 
     is_vision = tower == VISION
     name = "vision" if is_vision else "text"
+    family = "SigLIP" if is_vision and contents.is_siglip else "CLIP"
     blocks = contents.blocks_told(tower)
     tokens = contents.items.get("tokenizer.ggml.tokens")
     return TowerSummary(
         name=name,
-        family="SigLIP" if is_vision and contents.is_siglip else "CLIP",
+        family=family if contents.other_family is None else None,
         width=number(f"clip.{name}.embedding_length"),
         feed_forward=number(f"clip.{name}.feed_forward_length"),
         heads=number(f"clip.{name}.attention.head_count"),
@@ -162,15 +174,13 @@ def _tower(contents: "Contents", tower: "Tower") -> TowerSummary:
 
 
 def _projector(contents: "Contents") -> ProjectorSummary:
-    from gguf import GGUFValueType
-
     kind = contents.projector_kind
-    told = [contents.value(f"clip.{key}", GGUFValueType.STRING) for key in ("projector_type", "vision.projector_type")]
+    told = next(iter(contents.projector_types.values()), None)
     # Every kind ends with a bias, of what it gives to the language model.
     last = contents.tensors[kind.rules[-1][1]].shape if kind else ()
     return ProjectorSummary(
         kind=kind.name if kind else None,
-        projector_type=told[0] or told[1],
+        projector_type=told[:LONGEST_TYPE] if told else None,
         tensors=len(contents.projector_names),
         embedding_length=last[-1] if last else None,
     )

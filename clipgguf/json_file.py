@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from clipgguf.errors import ConfigError, os_reason, shown
-from clipgguf.regular_file import open_regular
+from clipgguf.regular_file import NO_MODEL_FILES, open_regular
 
 # What a JSON file may have: CLIP's tokenizer.json is 3.6 MB with 200,000 values, the index of 90,000 tensors 9 MB.
 # It bounds memory: at worst, one character beyond 16 bits, a byte of text takes 4, and a key with its value 200.
@@ -28,9 +30,11 @@ def is_present(path: Path) -> bool:
     return path.is_symlink() or path.exists()
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path, *, emptied: Sequence[str] = ()) -> dict[str, Any]:
     """Return the object that a UTF-8 JSON file holds.
 
+    ``emptied`` are the keys that lead to a large array which nobody needs: an empty list is returned in its place, and
+    its elements never take memory all at once.
     Raises ConfigError when the file is missing, unreadable, too large, no JSON, or JSON whose top level is no object,
     and when an object has a key twice with different values: transformers takes the last one, other readers the first.
     """
@@ -40,7 +44,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as e:
         raise ConfigError(f"{path}: is not UTF-8 text: byte {e.object[e.start]:#04x} at offset {e.start}") from e
     try:
-        value = json.loads(text, object_pairs_hook=_unambiguous_object)
+        value = _parse(text, emptied)
     except RecursionError as e:
         raise ConfigError(f"{path}: is JSON nested too deeply to be read") from e
     except DuplicateKeyError as e:
@@ -73,10 +77,60 @@ def _unambiguous_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _read_bytes(path: Path) -> bytes:
-    with open_regular(path, ConfigError) as file:
+_DECODER = json.JSONDecoder(object_pairs_hook=_unambiguous_object)
+_BLANKS = re.compile(r"[ \t\n\r]*")
+_COLON = re.compile(r"[ \t\n\r]*:[ \t\n\r]*")
+_COMMA_OR_NOT = re.compile(r"[ \t\n\r]*(,?)[ \t\n\r]*")
+
+
+def _parse(text: str, emptied: Sequence[str]) -> Any:
+    """Do what ``json.loads`` does, but for the array to which keys lead."""
+    if emptied:
         try:
-            data = file.read(LARGEST_JSON + 1) or b""
+            value, at = _parse_along(text, _match(_BLANKS, text, 0).end(), emptied)
+            if _match(_BLANKS, text, at).end() == len(text):
+                return value
+        except ValueError:  # What is wrong, and where, is for json to say.
+            pass
+    return _DECODER.decode(text)
+
+
+def _parse_along(text: str, at: int, keys: Sequence[str]) -> tuple[Any, int]:
+    """Parse what begins at a position, and empty the array to which keys lead; return it and the position of its end.
+
+    Raises ValueError for what is no JSON.
+    """
+    opening, closing = "{}" if keys else "[]"
+    if not text.startswith(opening, at):
+        return _DECODER.raw_decode(text, at)
+    members: list[tuple[str, Any]] = []
+    at = _match(_BLANKS, text, at + 1).end()
+    is_last = text.startswith(closing, at)
+    while not is_last:
+        value, at = _DECODER.raw_decode(text, at)
+        if keys:
+            key, at = value, _match(_COLON, text, at).end()
+            if not isinstance(key, str):
+                raise ValueError("a key that is no string")
+            value, at = _parse_along(text, at, keys[1:]) if key == keys[0] else _DECODER.raw_decode(text, at)
+            members.append((key, value))
+        comma = _match(_COMMA_OR_NOT, text, at)
+        at, is_last = comma.end(), not comma[1]
+    if not text.startswith(closing, at):
+        raise ValueError("an end that is missing")
+    return _unambiguous_object(members) if keys else [], at + 1
+
+
+def _match(pattern: "re.Pattern[str]", text: str, at: int) -> "re.Match[str]":
+    if (match := pattern.match(text, at)) is None:
+        raise ValueError(f"no {pattern.pattern}")
+    return match
+
+
+def _read_bytes(path: Path) -> bytes:
+    with open_regular(path, ConfigError, NO_MODEL_FILES) as file:
+        try:
+            data = file.read(LARGEST_JSON + 1)
             size = os.fstat(file.fileno()).st_size
         except OSError as e:
             raise ConfigError(f"{path}: cannot be read: {os_reason(e)}") from e

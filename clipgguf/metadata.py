@@ -6,29 +6,26 @@ The keys are those of llama.cpp's ``tools/mtmd/clip-impl.h`` (``KEY_*``) and cli
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gguf import GGML_QUANT_VERSION, GGUFValueType, LlamaFileType
+from gguf import GGML_QUANT_VERSION, GGUFValueType
 
 from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.config import KNOWN_ACTIVATIONS, ImageStatistics
-from clipgguf.element_types import OUTTYPES
+from clipgguf.element_types import OUTTYPES, file_type
 from clipgguf.families import Model, Projector
 from clipgguf.names import TEXT, VISION, Tower
 
-_QUANTIZED = frozenset(file_type for matrix_type, file_type in OUTTYPES.values() if "Q" in matrix_type.name)
 
-
-def make_metadata(
-    model: Model, file_type: LlamaFileType, projection_dims: Mapping[Tower, int]
-) -> tuple[MetadataItem, ...]:
+def make_metadata(model: Model, outtype: str, projection_dims: Mapping[Tower, int]) -> tuple[MetadataItem, ...]:
     """Return the metadata in the order of the file; general.architecture, which GGUFWriter adds, comes before it."""
     has_text, has_vision = TEXT in model.content.towers, VISION in model.content.towers
+    is_quantized = "Q" in OUTTYPES[outtype][0].name
     items = [
         _bool("clip.has_text_encoder", has_text),
         _bool("clip.has_vision_encoder", has_vision),
         _bool("clip.has_llava_projector", model.projector is not None),
-        _uint32("general.file_type", int(file_type)),
+        _uint32("general.file_type", file_type(outtype, is_mmproj=model.projector is not None)),
         # As llama.cpp's own quantization adds it, right where readers of quantized files look.
-        *([_uint32("general.quantization_version", GGML_QUANT_VERSION)] if file_type in _QUANTIZED else []),
+        *([_uint32("general.quantization_version", GGML_QUANT_VERSION)] if is_quantized else []),
         _string("general.name", model.name),
         _string("general.description", model.content.value[1]),
     ]

@@ -29,7 +29,8 @@ WINDOWS_GRACE_SECONDS = 60
 def replacing(path: Path, nbytes: int) -> Iterator[Path]:
     """Give the path of a new file to write about ``nbytes`` to; it replaces ``path`` when the block ends in success.
 
-    Missing directories are made. Raises OutputError when the file cannot be written or the disk has too little room
+    Missing directories are made. A file that is replaced gives the new one its mode and, where the system lets us, its
+    owner. Raises OutputError when the file cannot be written or the disk has too little room
     for it, and whatever an ``OSError`` of the block says; then, as after Ctrl-C, nothing new is left behind.
     """
     temporary = path.with_name(f".clipgguf-{os.urandom(8).hex()}.tmp")
@@ -42,6 +43,7 @@ def replacing(path: Path, nbytes: int) -> Iterator[Path]:
             remove_leftovers(path.parent)
             check_room(path, nbytes, path.parent)
             with _locked(temporary):
+                _take_after(path, temporary)
                 yield temporary
                 temporary.replace(path)
         except BaseException:
@@ -53,6 +55,19 @@ def replacing(path: Path, nbytes: int) -> Iterator[Path]:
             raise
     except OSError as e:
         raise OutputError(f"{path}: cannot be written: {os_reason(e)}") from e
+
+
+def _take_after(path: Path, temporary: Path) -> None:
+    """Give a new file the owner and the mode of the one that it will replace, before anything is in it."""
+    if sys.platform == "win32":  # There is no owner to keep, and the only mode is read-only.
+        return
+    with contextlib.suppress(OSError):  # Nothing is replaced; or the file system has no modes.
+        old, new = path.stat(), temporary.stat()
+        if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+            with contextlib.suppress(PermissionError):  # Only root can give a file away.
+                os.chown(temporary, old.st_uid, old.st_gid)
+        # It has to be written to, whatever the old one allowed.
+        temporary.chmod(stat.S_IMODE(old.st_mode) | stat.S_IRUSR | stat.S_IWUSR)
 
 
 def remove_leftovers(directory: Path) -> None:

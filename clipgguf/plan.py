@@ -7,12 +7,20 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from clipgguf.checkpoint import SourceTensor
-from clipgguf.checkpoint.gguf_file import MetadataItem
+from clipgguf.checkpoint.gguf_file import MetadataItem, too_much
 from clipgguf.config import KNOWN_ACTIVATIONS
-from clipgguf.element_types import OUTTYPES, PROJECTOR_PREFIX, ggml_type_for, resolve_outtype, squeeze, tensor_nbytes
+from clipgguf.element_types import (
+    CLIP_CPP_TYPES,
+    OUTTYPES,
+    PROJECTOR_PREFIX,
+    ggml_type_for,
+    resolve_outtype,
+    squeeze,
+    tensor_nbytes,
+)
 from clipgguf.encode import SOURCE_DTYPES
 from clipgguf.errors import CheckpointError, collect, shown
 from clipgguf.families import Model
@@ -71,6 +79,13 @@ class Plan:
     found: str = ""
     outtype: str = ""
 
+    def __post_init__(self) -> None:
+        """Raise CheckpointError when the file would be more than ``inspect`` and ``verify`` take."""
+        # GGUFWriter adds this one.
+        metadata = [MetadataItem("general.architecture", GGUFValueType.STRING, "clip"), *self.metadata]
+        if what := too_much(metadata, [(tensor.name, tensor.shape) for tensor in self.tensors]):
+            raise CheckpointError(f"{self.file_name}: would have {what}")
+
     @property
     def bytes_in(self) -> int:
         """The bytes of the checkpoint that will be read."""
@@ -98,7 +113,7 @@ def make_plan(model: Model, outtype: str) -> Plan:
         sources = [(tensor.name, tensor.source) for tensor in model.projector.tensors] + sources
     matrices = [(source.dtype, source.nbytes) for _, source in sources if len(squeeze(source.shape)) == 2]
     outtype = resolve_outtype(outtype, matrices)
-    matrix_type, file_type = OUTTYPES[outtype]
+    matrix_type, _ = OUTTYPES[outtype]
     planned = tuple(_planned(name, source, matrix_type) for name, source in sources)
     projection_dims = {
         tower: tensors[tower.projection].shape[0] for tower in content.towers if tower.projection in tensors
@@ -112,10 +127,13 @@ def make_plan(model: Model, outtype: str) -> Plan:
     if statistics is not None and statistics.is_default:
         notes.append("no image processor's file gives image_mean and image_std; the family's own are written")
     notes += _type_notes(planned, matrix_type)
+    if model.projector is None and matrix_type not in CLIP_CPP_TYPES:
+        known = ", ".join(name for name, (taken, _) in OUTTYPES.items() if taken in CLIP_CPP_TYPES)
+        notes.append(f"no reader of CLIP's towers takes {outtype}; clip.cpp takes {known}")
     prefix, _ = content.value
     return Plan(
         file_name=f"{prefix}model-{outtype}.gguf",
-        metadata=make_metadata(model, file_type, projection_dims),
+        metadata=make_metadata(model, outtype, projection_dims),
         tensors=planned,
         warnings=tuple(warnings),
         notes=tuple(notes),

@@ -1,30 +1,92 @@
 """Open a checkpoint's files: regular ones alone, so that none can make us wait for it or read without end."""
 
+import contextlib
 import io
 import os
+import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipgguf.errors import ClipGGUFError, os_reason, why_no_file
 
+# What may lie in a file's place, by the first bytes, and what to do then. No file that we read begins so: at least four
+# characters are asked for, because less may be the length with which a safetensors file begins.
+StandIn = tuple["re.Pattern[bytes]", str]
+STAND_INS: Sequence[StandIn] = (
+    (
+        re.compile(rb"version https://git-lfs"),
+        "is a Git LFS pointer, the file itself was not downloaded; `git lfs pull` in its directory does that, and so "
+        "does `hf download`",
+    ),
+    (
+        re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:[!?]?[A-Za-z]{3}|!--)"),
+        "is a web page or XML, the file itself was not downloaded; `hf download` does that (where the model asks for "
+        "it, after `hf auth login`)",
+    ),
+    (re.compile(rb"Rar!"), "is a RAR archive, should be unpacked first"),
+)
+# And what is none of a model's files, but may be one to inspect.
+NO_MODEL_FILES: Sequence[StandIn] = (
+    *STAND_INS,
+    (re.compile(rb"GGUF"), "is a GGUF file already; `clipgguf inspect` looks into it"),
+)
+_HEAD_NBYTES = 64
+# What downloads are called until they are finished.
+UNFINISHED = (".incomplete", ".crdownload", ".part")
 
-def open_regular(path: Path, error: type[ClipGGUFError]) -> io.FileIO:
+
+class RegularFile(io.FileIO):
+    """An unbuffered file that reads as much as is asked for, and less only at its end."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read so many bytes, all that are left without a number; network file systems may take several turns."""
+        data = self.read_some(size)
+        if size is None or size < 0:
+            return data
+        while 0 < len(data) < size and (more := self.read_some(size - len(data))):
+            data += more
+        return data
+
+    def read_some(self, size: int | None) -> bytes:
+        """Read what the system gives at once."""
+        return super().read(size) or b""
+
+
+def open_regular(path: Path, error: type[ClipGGUFError], refused: Sequence[StandIn] = STAND_INS) -> RegularFile:
     """Open a regular file to read it, unbuffered; symbolic links are followed.
 
-    Raises ``error`` when it is missing, a directory, a pipe or a device, or cannot be opened.
+    Raises ``error`` when it is missing, a directory, a pipe or a device, cannot be opened, is not yet downloaded, or
+    begins as something does that stands in a file's place.
     """
     try:
         # Opening a device may already do something, so that nothing else than a file is even opened.
         if not path.is_file():
             raise error(f"{path}: {why_no_file(path)}")
-        file = io.FileIO(path, opener=_open_without_waiting)
-        # It may have become another since.
-        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return file
-        file.close()
-        raise error(f"{path}: is no regular file")
+        if path.suffix in UNFINISHED:
+            raise error(f"{path}: is a download that is not finished; the same `hf download` once more finishes it")
+        file = RegularFile(path, opener=_open_without_waiting)
+        try:
+            # It may have become another since.
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise error(f"{path}: is no regular file")
+            if what := _stand_in(file, refused):
+                raise error(f"{path}: {what}")
+        except BaseException:
+            file.close()
+            raise
+        return file
     except OSError as e:
         raise error(f"{path}: cannot be read: {os_reason(e)}") from e
+
+
+def _stand_in(file: RegularFile, refused: Sequence[StandIn]) -> str | None:
+    """Return what a file is that lies in another's place, and go back to its beginning."""
+    head = b""
+    with contextlib.suppress(OSError):  # Who reads on will meet it, and can say which bytes are meant.
+        head = file.read(_HEAD_NBYTES)
+    file.seek(0)
+    return next((what for pattern, what in refused if pattern.match(head)), None)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -1,7 +1,8 @@
 """Tensors as a stream of encoded chunks: converted ahead on a few threads, handed out in order.
 
 Memory is bounded by design: there are ``threads + LOOK_AHEAD`` buffers of BUFFER_NBYTES, used in turn, and each thread
-has one of SOURCE_NBYTES that it reads into, and the encoders' SCRATCH_NBYTES.
+has one of SOURCE_NBYTES that it reads into, and the encoders' SCRATCH_NBYTES. While a large transposed tensor is put
+into order, which one thread does at a time, three of BAND_NBYTES come on top.
 """
 
 import itertools
@@ -9,20 +10,21 @@ import math
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from operator import attrgetter
-from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgguf.checkpoint import Deflated, SourceBytes, SourceFile, SourceTensor
-from clipgguf.checkpoint.views import blocks, gather
+from clipgguf.checkpoint import SourceBytes, Sources, SourceTensor
+from clipgguf.checkpoint.strides import blocks
+from clipgguf.checkpoint.views import OrderedView, View
 from clipgguf.encode import SCRATCH_NBYTES, Encoder, encoder
 from clipgguf.plan import PlannedTensor
+from clipgguf.workers import Workers
 
 # The most that a chunk takes as it is read, and as it is written: large enough that a chunk's overhead vanishes, small
 # enough that it stays in the processor's cache between the steps.
@@ -35,18 +37,22 @@ LEAST_RANGE = 1 << 16
 # Of what is in one buffer, each chunk begins where every element type may.
 ALIGNMENT = 64
 LOOK_AHEAD = 2
+# The most threads by default, and the most that can be asked for: each takes over 2 MiB, and long before there are as
+# many, the disk or the interpreter's lock is what all wait for.
 MOST_THREADS = 8
+MOST_ASKED_FOR = 64
 
 
 def thread_count(threads: int | None) -> int:
-    """Return how many threads to work on: those asked for, else one a core, MOST_THREADS at most.
+    """Return how many threads to work on.
 
+    That is as many as are asked for, MOST_ASKED_FOR at most; else one a core, MOST_THREADS at most.
     Raises ValueError when fewer than one are asked for.
     """
     if threads is not None:
         if threads < 1:
             raise ValueError(f"threads is {threads}, should be at least 1")
-        return threads
+        return min(threads, MOST_ASKED_FOR)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MOST_THREADS)
 
@@ -89,15 +95,13 @@ class _Workspace:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A chunk that is still to be encoded: a range of a source, or with ``strides`` (in bytes) a view of elements."""
+    """A chunk that is still to be encoded: ``nbytes`` of a source, from ``start`` on, or a block of a view."""
 
     tensor: PlannedTensor
     codec: Encoder
-    file: SourceBytes
-    offset: int
+    source: "SourceBytes | _Block"
     nbytes: int
-    shape: tuple[int, ...] = ()
-    strides: tuple[int, ...] | None = None
+    start: int = 0
 
     @property
     def nbytes_out(self) -> int:
@@ -106,11 +110,20 @@ class _Job:
 
     def read(self, target: NDArray[np.uint8], scratch: NDArray[np.uint8]) -> None:
         """Read the source into ``target``, which has its size, row by row."""
-        if self.strides is None:
-            self.file.read(self.offset, target.data)
+        if isinstance(self.source, _Block):
+            elements = target.view(self.codec.source_dtype).reshape(self.source.shape)
+            self.source.view.read_block(self.source.start, elements, scratch)
         else:
-            elements = target.view(self.codec.source_dtype).reshape(self.shape)
-            gather(self.file, self.offset, elements, self.strides, scratch)
+            self.source.read(self.start, target.data)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A block of a view of elements that are not contiguous."""
+
+    view: View | OrderedView
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
 
 
 def _run(jobs: Sequence[_Job], workspaces: "SimpleQueue[_Workspace]", buffer: NDArray[np.uint8]) -> list[Chunk]:
@@ -163,21 +176,12 @@ class ChunkStream:
         With ``ranges``, what needs no encoding and is not small is handed out unread, as ranges of the sources.
         """
         self._tensors = tensors
-        self._threads = threads
+        # More than there are chunks would find nothing to do; but every small model takes the same.
+        chunks = 1 + sum(tensor.source.nbytes + tensor.nbytes for tensor in tensors) // BUFFER_NBYTES
+        self._threads = min(threads, max(chunks, MOST_THREADS))
         self._ranges = ranges
-        self._files: dict[tuple[Path, Deflated | None], SourceBytes] = {}
-        sizes: dict[Path, int] = {}
-        for tensor in tensors:
-            source = tensor.source
-            end = 0 if source.deflated else source.offset + source.extent
-            sizes[source.path] = max(sizes.get(source.path, 0), end)
-        try:
-            for path, size in sizes.items():
-                self._files[path, None] = SourceFile(path, size)
-        except BaseException:
-            self._close_files()
-            raise
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="encode")
+        self._sources = Sources([tensor.source for tensor in tensors])
+        self._workers = Workers(self._threads, "encode")
 
     def __enter__(self) -> "ChunkStream":
         """Return the stream itself."""
@@ -187,8 +191,8 @@ class ChunkStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the threads and close the files."""
-        self._executor.shutdown(cancel_futures=True)
-        self._close_files()
+        self._workers.shutdown(cancel_futures=True)
+        self._sources.close()
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks in the order of the tensors; each one's data lasts until the next is asked for."""
@@ -205,7 +209,7 @@ class ChunkStream:
             if isinstance(work, Chunk):
                 under_way.append(work)
             else:
-                under_way.append(self._executor.submit(_run, work, workspaces, next(buffers)))
+                under_way.append(self._workers.submit(_run, work, workspaces, next(buffers)))
             if len(under_way) == count:
                 yield from _finished(under_way.popleft())
         while under_way:
@@ -232,18 +236,15 @@ class ChunkStream:
             yield batch
 
     def _jobs(self) -> Iterator[_Job | Chunk]:
-        for tensor in self._tensors:
-            source = tensor.source
+        for number, tensor in enumerate(self._tensors):
+            source, file = tensor.source, self._sources.of(number)
             codec = encoder(source.dtype, tensor.ggml_type)
-            file = self._file(source)
             itemsize = codec.source_dtype.itemsize
-            elements = min(SOURCE_NBYTES // itemsize, BUFFER_NBYTES // codec.target_dtype.itemsize)
+            elements = codec.elements(SOURCE_NBYTES, BUFFER_NBYTES)
             if source.strides is not None:
-                strides = tuple(stride * itemsize for stride in source.strides)
-                for start, shape in blocks(source.shape, strides, elements) if source.nbytes else ():
-                    nbytes = math.prod(shape) * itemsize
-                    inner = strides[len(strides) - len(shape) :]
-                    yield _Job(tensor, codec, file, source.offset + start, nbytes, shape, inner)
+                view = self._view(source, source.strides, file, codec, elements)
+                for index, shape in blocks(source.shape, elements) if source.nbytes else ():
+                    yield _Job(tensor, codec, _Block(view, index, shape), math.prod(shape) * itemsize)
                 continue
             is_range = self._ranges and codec.encode is None and source.nbytes >= LEAST_RANGE
             step = RANGE_NBYTES if is_range else elements * itemsize
@@ -252,20 +253,17 @@ class ChunkStream:
                 if is_range:
                     yield Chunk(tensor, SourceRange(file, offset, nbytes))
                 else:
-                    yield _Job(tensor, codec, file, offset, nbytes)
+                    yield _Job(tensor, codec, file, nbytes, offset)
 
-    def _file(self, source: SourceTensor) -> SourceBytes:
-        """Return what a tensor's bytes are read from; a compressed storage is inflated to disk when its turn comes."""
-        key = source.path, source.deflated
-        if source.deflated is not None and key not in self._files:
-            from clipgguf.checkpoint.deflate import InflatedStorage
-
-            self._files[key] = InflatedStorage(source.path, source.deflated)
-        return self._files[key]
-
-    def _close_files(self) -> None:
-        for file in self._files.values():
-            file.close()
+    def _view(
+        self, source: SourceTensor, strides: tuple[int, ...], file: SourceBytes, codec: Encoder, elements: int
+    ) -> View | OrderedView:
+        """Return what blocks of so many elements are read from where a tensor is not contiguous."""
+        dtype = codec.source_dtype
+        view = View(file, source.offset, dtype, source.shape, tuple(stride * dtype.itemsize for stride in strides))
+        if view.is_far_from_order(elements, SCRATCH_NBYTES):
+            return OrderedView(view, self._sources.open_files)
+        return view
 
 
 def _finished(work: Future[list[Chunk]] | Chunk) -> list[Chunk]:

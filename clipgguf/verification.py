@@ -158,8 +158,9 @@ def verify(
     """Compare a GGUF file with what a conversion of a checkpoint would write: tensors, values and metadata.
 
     Towers, element types, and which of LLaVA's layers are stored and used are the file's; the other options are those
-    of ``convert``, and must be given as they were then. ``threads`` is how many compare. ``progress`` is called with
-    the bytes of the checkpoint that are compared, and those to compare. Memory does not grow with the model.
+    of ``convert``, and must be given as they were then. ``threads`` is how many compare, 64 at most. ``progress`` is
+    called with the bytes of the checkpoint that are compared, and those to compare. Memory does not grow with the
+    model.
 
     Differences are no errors: see ``agrees`` and ``problems`` of what is returned. Raises CheckpointError or
     ConfigError when the file is no GGUF file of CLIP, or the directory nothing that can be converted to one of its

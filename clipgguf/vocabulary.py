@@ -35,6 +35,11 @@ class Vocabulary(Sequence[str]):
         """Return the number of tokens."""
         return len(self._bounds) - 1
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of UTF-8 that all tokens together have."""
+        return self._bounds[-1] - self._bounds[0]
+
     @overload
     def __getitem__(self, index: int) -> str: ...
     @overload
@@ -77,7 +82,8 @@ def _sibling_tokenizer(directory: Path) -> list[Path]:
 
 def _read_file(path: Path) -> Vocabulary:
     """Read a vocab.json or a tokenizer.json, which is told by its ``model``."""
-    values = read_json_object(path)
+    # Two thirds of a tokenizer.json are the merges, two strings for each token, and nobody needs them here.
+    values = read_json_object(path, emptied=() if path.name == "vocab.json" else ("model", "merges"))
     if isinstance(values.get("model"), dict) or path.name == "tokenizer.json":
         values = _tokenizer_items(values, path)
     return _by_id(values.items(), path)

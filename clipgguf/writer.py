@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -16,6 +16,7 @@ from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.output_file import replacing
 from clipgguf.plan import Plan, PlannedTensor
 from clipgguf.stream import Chunk, ChunkStream, SourceRange, thread_count
+from clipgguf.workers import Workers
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -122,7 +123,7 @@ class _WriteBack:
     def __init__(self, file: int) -> None:
         self._file = file
         self._since = 0
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="write-back")
+        self._workers = Workers(1, "write-back")
         self._running: Future[None] | None = None
 
     def __enter__(self) -> "_WriteBack":
@@ -131,7 +132,7 @@ class _WriteBack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._executor.shutdown()
+        self._workers.shutdown()
         if error is None and self._running is not None:
             self._running.result()
 
@@ -143,7 +144,7 @@ class _WriteBack:
         if self._running is not None:
             self._running.result()
         self._since = 0
-        self._running = self._executor.submit(getattr(os, "fdatasync", os.fsync), self._file)
+        self._running = self._workers.submit(getattr(os, "fdatasync", os.fsync), self._file)
 
 
 def _add_metadata(writer: GGUFWriter, item: MetadataItem) -> None:

@@ -73,6 +73,19 @@ class Clip:
             **self.config,
         }
 
+    def files(self) -> dict[str, Any]:
+        """Return the JSON files beside the weights: config, vocabulary and image processor."""
+        return {
+            "config.json": self.config_json(),
+            "vocab.json": {f"tok{i}</w>": i for i in range(self.text.vocab_size)},
+            "preprocessor_config.json": {
+                "image_mean": [0.48145466, 0.4578275, 0.40821073],
+                "image_processor_type": "CLIPImageProcessor",
+                "image_std": [0.26862954, 0.26130258, 0.27577711],
+                "size": {"shortest_edge": self.vision.image_size},
+            },
+        }
+
     def shapes(self) -> Shapes:
         """Return all tensors of the model by name, in alphabetical order, as transformers saves them."""
         t, v = self.text, self.vision
@@ -194,30 +207,25 @@ def write_model(
     With several shards, the tensors are dealt out in turn in the given order, so that towers and blocks are torn apart.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "config.json", clip.config_json())
-    write_json(directory / "vocab.json", {f"tok{i}</w>": i for i in range(clip.text.vocab_size)})
-    write_json(
-        directory / "preprocessor_config.json",
-        {
-            "image_mean": [0.48145466, 0.4578275, 0.40821073],
-            "image_processor_type": "CLIPImageProcessor",
-            "image_std": [0.26862954, 0.26130258, 0.27577711],
-            "size": {"shortest_edge": clip.vision.image_size},
-        },
-    )
+    for name, value in clip.files().items():
+        write_json(directory / name, value)
     shapes = {**clip.shapes(), **(extra or {})}
-    names = list(order(shapes))
+    write_weights(directory, {name: shapes[name] for name in order(shapes)}, dtype, shards=shards, seed=seed)
+    return directory
+
+
+def write_weights(directory: Path, shapes: Shapes, dtype: Dtypes = "F32", *, shards: int = 1, seed: int = 0) -> None:
+    """Write a model's weights as transformers does: one safetensors file, or several and their index."""
     if shards == 1:
-        write_safetensors(directory / "model.safetensors", {name: shapes[name] for name in names}, dtype, seed)
-        return directory
+        write_safetensors(directory / "model.safetensors", shapes, dtype, seed)
+        return
     weight_map: dict[str, str] = {}
     for number in range(shards):
         file = f"model-{number + 1:05}-of-{shards:05}.safetensors"
-        part = names[number::shards]
+        part = list(shapes)[number::shards]
         write_safetensors(directory / file, {name: shapes[name] for name in part}, dtype, seed)
         weight_map |= dict.fromkeys(part, file)
     write_json(directory / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
-    return directory
 
 
 def write_json(path: Path, value: object) -> None:

@@ -3,15 +3,21 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.checkpoints import write_model
-from tests.processes import uncovered
+from tests.processes import HANGS_AFTER, interruptible_children, uncovered
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible_children() -> Iterator[None]:
+    with interruptible_children():
+        yield
 
 
 @pytest.fixture
@@ -35,7 +41,14 @@ def run(tmp_path: Path, request: pytest.FixtureRequest) -> Run:
         command = [sys.executable, "-m", "clipgguf", *map(str, args)]
         return subprocess.run(  # type: ignore[call-overload, no-any-return]
             command,
-            **{"cwd": work, "env": environment, "capture_output": True, "text": True, "timeout": 120, **options},
+            **{
+                "cwd": work,
+                "env": environment,
+                "capture_output": True,
+                "text": True,
+                "timeout": HANGS_AFTER,
+                **options,
+            },
         )
 
     return run_clipgguf

@@ -176,7 +176,7 @@ def answer_image(
     pixels: UInt8Array | None = None,
     *,
     max_tokens: int = 4,
-    timeout: float = 60.0,
+    timeout: float = 600.0,
 ) -> ClientResult:
     """Load both files in a new process, ask about one image at temperature 0, and report what happened.
 

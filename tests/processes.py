@@ -3,11 +3,18 @@
 import contextlib
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 MIB = 1 << 20
+
+# After so many seconds a process is taken to hang. What should be fast is held to processor time, never to this: on a
+# machine that does other things besides, what takes a second may take minutes.
+HANGS_AFTER = 600
 
 # Linux counts the memory of the process that forks towards a child's peak, and pytest is large. So a small process
 # starts the command, and asks the system for its peak.
@@ -51,3 +58,35 @@ def on_a_terminal(columns: int, *args: object) -> str:
     os.close(controller)
     process.wait(timeout=60)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r\n", "\n")
+
+
+@contextmanager
+def interruptible_children() -> Iterator[None]:
+    """Let signals end the processes that are started meanwhile, even where this one ignores them.
+
+    Children inherit what is ignored: SIGINT by what a script starts with ``&``, SIGHUP by what nohup does. What has a
+    handler, even one that does nothing, has the system's own way in a child.
+    """
+    numbers = [number for name in ("SIGINT", "SIGHUP", "SIGTERM") if (number := getattr(signal, name, None))]
+    ignored = [number for number in numbers if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def taking_at_most(seconds: float, what: object = "this") -> Iterator[None]:
+    """Hold what is done inside to so many seconds of processor time, of this process and of children that ended."""
+
+    def used() -> float:
+        times = os.times()
+        return times.user + times.system + times.children_user + times.children_system
+
+    started = used()
+    yield
+    taken = used() - started
+    assert taken < seconds, f"{what} took {taken:.2f} s of processor time, should take less than {seconds}"

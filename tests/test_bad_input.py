@@ -159,7 +159,7 @@ FAULTS: dict[str, tuple[Break, list[list[str]]]] = {
     "empty weights": (raw_weights(b""), [["model.safetensors", "0 bytes"]]),
     "a download that failed": (
         raw_weights(b"<!DOCTYPE html>\n<html>Access denied</html>"),
-        [["model.safetensors", "no safetensors file"]],
+        [["model.safetensors", "is a web page"]],
     ),
     "a header that lies": (
         raw_weights(struct.pack("<Q", 2**62) + b"{}"),

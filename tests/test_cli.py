@@ -19,7 +19,7 @@ from clipgguf import convert
 from clipgguf.destination import outlook
 from tests.checkpoints import REAL, TINY, edit_json, write_model, write_sparse_safetensors
 from tests.conftest import Run
-from tests.processes import uncovered
+from tests.processes import HANGS_AFTER, uncovered
 
 
 def test_the_form_that_everyone_types(model: Path, tmp_path: Path, run: Run) -> None:
@@ -312,13 +312,13 @@ def test_interruption_leaves_the_old_file_and_nothing_else(number: int, code: in
     errors = tmp_path / "stderr"
     with errors.open("wb") as stderr:
         process = subprocess.Popen([sys.executable, "-m", "clipgguf", str(model), "-o", str(out)], stderr=stderr)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + HANGS_AFTER
     while not any(path.stat().st_size > 1 << 20 for path in out.glob(".*")):
         assert process.poll() is None, "ended before it could be interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.001)
     process.send_signal(number)
-    assert process.wait(timeout=60) == code
+    assert process.wait(timeout=HANGS_AFTER) == code
     assert "Traceback" not in errors.read_text()
     assert [path.name for path in out.iterdir()] == ["model-f16.gguf"]
     assert (out / "model-f16.gguf").read_bytes() == b"an older file"
@@ -360,7 +360,7 @@ def test_progress_bar_on_a_terminal(model: Path, tmp_path: Path) -> None:
         while data := os.read(controller, 65_536):
             shown += data
     os.close(controller)
-    stdout, _ = process.communicate(timeout=60)
+    stdout, _ = process.communicate(timeout=HANGS_AFTER)
     assert stdout.decode() == f"{tmp_path / 'out' / 'model-f16.gguf'}\n"
     assert "221.9/221.9 kB" in shown.decode()
 

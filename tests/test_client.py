@@ -86,7 +86,7 @@ def test_the_scripts_file_is_refused_and_works_after_upgrade(language_model: Pat
     refused = ask(language_model, old)
     assert not refused.ok
     assert any(re.search("unknown projector type:", line) for line in refused.errors)
-    upgrade(old)
+    upgrade(old, feature_layer=3)
     mended = ask(language_model, old)
     assert mended.ok, mended.errors
     np.testing.assert_allclose(mended.logits, ask(language_model, new).logits, atol=1e-3)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import stat
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -255,3 +257,17 @@ def test_a_bare_tower_of_the_other_kind_is_not_looked_at(model: Path, tmp_path: 
     with pytest.raises(CheckpointError, match="no file has tensor 'text_model"):
         write_json(model / "vocab.json", {f"t{i}": i for i in range(99)})
         convert(model, tmp_path / "out", text_only=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no modes")
+def test_a_file_that_is_replaced_keeps_its_mode(model: Path, tmp_path: Path) -> None:
+    path = convert(model, tmp_path / "x.gguf").path
+    content = path.read_bytes()
+    for mode in (0o600, 0o664):
+        path.chmod(mode)
+        assert convert(model, path).path.read_bytes() == content
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+    # One that nobody may write to is replaced, as ever, and then belongs to who wrote it.
+    path.chmod(0o444)
+    convert(model, path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644

@@ -138,10 +138,12 @@ def test_llava_features(source: Source, layer: int, outtype: str, golden: dict[s
 
 @pytest.mark.parametrize("layer", FEATURE_LAYERS)
 @pytest.mark.parametrize("source", SOURCES[::3], ids=lambda source: source.model)
-def test_all_blocks_kept(source: Source, layer: int, golden: dict[str, Floats], tmp_path: Path) -> None:
+def test_a_block_more_kept(source: Source, layer: int, golden: dict[str, Floats], tmp_path: Path) -> None:
     llava = source.llava
     model = GGUFModel.read(source.convert(tmp_path, llava, layer, keep_last_layer=True))
-    assert model.metadata["clip.vision.block_count"] == llava.vision.num_hidden_layers
+    # One more than are run, where the tower has one.
+    blocks = llava.vision.num_hidden_layers
+    assert model.metadata["clip.vision.block_count"] == min(blocks + 2 + layer, blocks)
     assert worst_cosine(features(model, llava), golden[f"{source.model}/{layer}"]) >= BAR
 
 

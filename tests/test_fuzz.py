@@ -25,6 +25,7 @@ from tests import layouts, llava_checkpoints
 from tests.fuzz import __main__ as fuzzer
 from tests.fuzz.mutate import mutate_json
 from tests.fuzz.targets import CLIP, LLAVA, TARGETS, Target
+from tests.processes import HANGS_AFTER
 
 COUNT = int(os.environ.get("CLIPGGUF_FUZZ", "2000"))
 SEED = int(os.environ.get("CLIPGGUF_FUZZ_SEED", "0"))
@@ -35,7 +36,9 @@ def test_every_input_ends_in_success_or_an_error(target: str, tmp_path: Path) ->
     # In a process of its own, which has a limit on memory, and may crash.
     count = math.ceil(COUNT / len(TARGETS))
     command = [sys.executable, "-m", "tests.fuzz", target, str(tmp_path), "--seed", str(SEED), "--count", str(count)]
-    result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=120 + count)
+    result = subprocess.run(
+        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=HANGS_AFTER + count
+    )
     assert result.returncode == 0, f"ended at the input in {tmp_path / target} (seed {SEED}):\n{result.stderr}"
     findings = [json.loads(line) for line in result.stdout.splitlines()]
     assert not findings, "".join(f"\nseed {f['seed']}, kept in {f['kept']}:\n{f['what']}" for f in findings[:3])

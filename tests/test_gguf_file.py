@@ -4,7 +4,6 @@ import os
 import random
 import struct
 import sys
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,14 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType
 from clipgguf import CheckpointError, convert, inspect
 from clipgguf.checkpoint.gguf_file import (
     LARGEST_ALIGNMENT,
-    LARGEST_HEADER,
     LONGEST_NAME,
-    MOST_ENTRIES,
-    MOST_VALUES,
     read_gguf,
 )
+from clipgguf.limits import LARGEST_HEADER, MOST_ENTRIES, MOST_VALUES
 from tests.checkpoints import write_model
 from tests.gguf_bytes import array, gguf, key, string, tensor, uint32
 from tests.llava_checkpoints import Llava, write_hf
-from tests.processes import peak_rss
+from tests.processes import peak_rss, taking_at_most
 
 T = GGUFValueType
 F32, Q8_0 = GGMLQuantizationType.F32, GGMLQuantizationType.Q8_0
@@ -179,10 +176,8 @@ LIES: dict[str, tuple[bytes, list[str]]] = {
 def test_lies(lie: str, tmp_path: Path) -> None:
     data, words = LIES[lie]
     path = tmp_path / "lie.gguf"
-    started = time.perf_counter()
-    with pytest.raises(CheckpointError) as caught:
+    with taking_at_most(SECONDS), pytest.raises(CheckpointError) as caught:
         read(path, data)
-    assert time.perf_counter() - started < SECONDS
     (line,) = caught.value.problems
     assert line.startswith(f"{path}: ")
     assert all(word in line.removeprefix(str(path)) for word in words), line
@@ -218,10 +213,8 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
         (Path("/dev/null"), "no regular file"),
         (tmp_path / "link.gguf", "broken symbolic link"),
     ):
-        started = time.perf_counter()
-        with pytest.raises(CheckpointError, match=words):
+        with taking_at_most(1), pytest.raises(CheckpointError, match=words):
             read_gguf(path)
-        assert time.perf_counter() - started < 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no holes on Windows unless they are asked to")
@@ -231,9 +224,8 @@ def test_only_the_header_is_read(tmp_path: Path) -> None:
     path.write_bytes(gguf([uint32("a", 1)], [tensor("x", (nbytes // 4,))]))
     os.truncate(path, path.stat().st_size + nbytes)
     tracemalloc.start()
-    started = time.perf_counter()
-    file = read_gguf(path)
-    assert time.perf_counter() - started < 1
+    with taking_at_most(1):
+        file = read_gguf(path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2**20
@@ -262,8 +254,8 @@ def test_the_worst_that_a_header_can_hold(tmp_path: Path) -> None:
     path.write_bytes(gguf([array("a", T.STRING, count, text * count)]))
     code = (
         "import sys, time; from pathlib import Path; from clipgguf.checkpoint.gguf_file import read_gguf\n"
-        "started = time.perf_counter(); read_gguf(Path(sys.argv[1])); seconds = time.perf_counter() - started\n"
-        f"assert seconds < {2 * SECONDS}, seconds"  # A machine may do other things besides.
+        "started = time.process_time(); read_gguf(Path(sys.argv[1])); seconds = time.process_time() - started\n"
+        f"assert seconds < {2 * SECONDS}, seconds"
     )
     assert peak_rss("-c", code, path) < MEBIBYTES * 2**20
 
@@ -308,14 +300,13 @@ def test_mutations(tmp_path: Path) -> None:
     for number in range(FUZZ):
         data = mutated(rng, made) if number % 2 else mutated(rng, real[:start]) + real[start:]
         path.write_bytes(data)
-        started = time.perf_counter()
-        try:
-            inspect(path)
-        except CheckpointError:
-            outcomes["refused"] += 1
-        else:
-            outcomes["read"] += 1
-        assert time.perf_counter() - started < SECONDS, (number, data[:5000])
+        outcome = "read"
+        with taking_at_most(SECONDS, (number, data[:5000])):
+            try:
+                inspect(path)
+            except CheckpointError:
+                outcome = "refused"
+        outcomes[outcome] += 1
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < MEBIBYTES * 2**20

@@ -9,7 +9,6 @@ import json
 import os
 import struct
 import sys
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from tests import layouts, llava_checkpoints
 from tests.checkpoints import TINY, edit_json, safetensors_header, write_json, write_model, write_safetensors
 from tests.conftest import Run
 from tests.llava_checkpoints import Llava
+from tests.processes import HANGS_AFTER, taking_at_most
 
 # An escape sequence that clears the screen, its one-character form, a bell, and what turns text around.
 CONTROL = "\x1b[2J\x9b2J\x07\u202e\r"
@@ -37,17 +37,15 @@ CONTROL = "\x1b[2J\x9b2J\x07\u202e\r"
 @pytest.fixture(autouse=True)
 def never_waits() -> Iterator[None]:
     """End the tests where one waits for a pipe or reads without end."""
-    faulthandler.dump_traceback_later(60, exit=True)
+    faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
 
 
 def refusal(read: Callable[[], object]) -> str:
     """Return the lines that refuse something, after making sure that they come soon and are short."""
-    started = time.perf_counter()
-    with pytest.raises(ClipGGUFError) as caught:
+    with taking_at_most(2), pytest.raises(ClipGGUFError) as caught:
         read()
-    assert time.perf_counter() - started < 2
     assert all(0 < len(line) < 2000 for line in caught.value.problems)
     return str(caught.value)
 
@@ -197,7 +195,9 @@ def test_json_that_is_nested_just_not_too_deeply(depth: int, tmp_path: Path) -> 
         refused(path.parent)
 
     for key in ("model_type", "text_config", "quantization_config"):
-        check(write_model(tmp_path / key) / "config.json", key)
+        # Of integers, so that the config is asked what quantized them.
+        model = write_model(tmp_path / key, dtype=lambda name: "U8" if name == "logit_scale" else "F32")
+        check(model / "config.json", key)
     for key in ("model_type", "vision_feature_layer", "vision_feature_select_strategy"):
         check(llava_checkpoints.write_hf(tmp_path / f"llava-{key}", Llava()) / "config.json", key)
     for key in ("image_size", "timm_model_name", "pool_type", "head_width", "width"):
@@ -264,6 +264,10 @@ NUMBERS: list[tuple[str, str, str, str]] = [
     ("config.json", "text_config.layer_norm_eps", HUGE, "a positive number"),
     ("config.json", "text_config.layer_norm_eps", "1e39", "layer_norm_eps is 1e+39"),
     ("config.json", "text_config.layer_norm_eps", "-Infinity", "layer_norm_eps is -inf"),
+    # As float32 they are zero.
+    ("config.json", "text_config.layer_norm_eps", "1e-50", "layer_norm_eps is 1e-50, should be a positive number"),
+    ("preprocessor_config.json", "image_std", "[1, 1, 1e-46]", "image_std is [1, 1, 1e-46], should be 3 positive"),
+    ("open_clip_config.json", "preprocess_cfg.std", "[1e-46, 1, 1]", "std is [1e-46, 1, 1], should be 3 positive"),
     ("config.json", "text_config.projection_dim", HUGE, "projection_dim is 1000"),
     ("preprocessor_config.json", "image_mean", f"[0, 0, {HUGE}]", "should be 3 numbers"),
     ("preprocessor_config.json", "image_mean", "[0, 0, -Infinity]", "image_mean is [0, 0, -inf]"),
@@ -443,11 +447,16 @@ def token_of_a_name(model: Path) -> list[object]:
     return [model]
 
 
+def quantized_by_a_name(model: Path) -> list[object]:
+    write_model(model, dtype=lambda name: "U8" if name == "logit_scale" else "F32")
+    return edited(quantization_config={"quant_method": CONTROL})(model)
+
+
 NAMES: dict[str, Callable[[Path], list[object]]] = {
     "tensor": named(f"x{CONTROL}"),
     "model-type": edited(model_type=CONTROL),
     "name-or-path": edited(_name_or_path=CONTROL),
-    "quantization": edited(quantization_config={"quant_method": CONTROL}),
+    "quantization": quantized_by_a_name,
     "activation": edited(vision_config={**TINY.config_json()["vision_config"], "hidden_act": CONTROL}),
     "directory": directory_of_a_name,
     "tower": prefix_of_a_tower,
@@ -617,10 +626,10 @@ def test_index_that_names_a_file_in_many_ways(tmp_path: Path) -> None:
 
 def test_shards_of_more_tensors_than_can_be(tmp_path: Path) -> None:
     model = sharded(tmp_path / "m")
-    for number in (1, 2, 3):
-        names = {f"{number}.{n:x}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for n in range(70_000)}
+    for number in (1, 2):
+        names = {f"{number}.{n:x}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for n in range(35_000)}
         (model / f"model-0000{number}-of-00003.safetensors").write_bytes(safetensors_header(names))
-    with pytest.raises(CheckpointError, match="have more than 200,000 tensors, no model has as many"):
+    with pytest.raises(CheckpointError, match="have more than 65,536 tensors, no model has as many"):
         plan_conversion(Request(model, ignore_unknown=True))
 
 

@@ -273,6 +273,22 @@ def test_variant_alone(tmp_path: Path, run: Run) -> None:
     assert "model.safetensors" in result.stderr
 
 
+@pytest.mark.parametrize("variant", ["é", "non_ema", "日本"])
+def test_variant_that_is_no_ascii_word(variant: str, tmp_path: Path, run: Run) -> None:
+    expected = convert(write_clip(tmp_path / "m", dtype="F16"), tmp_path / "x.gguf").path.read_bytes()
+    (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / f"model.{variant}.safetensors")
+    assert convert(tmp_path / "m", tmp_path / "y.gguf", variant=variant).path.read_bytes() == expected
+    if "_" not in variant:
+        result = run(tmp_path / "m", "--variant", variant, "-o", "z.gguf", encoding="utf-8")
+        assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("variant", ["", "a/b", "..", "a\0b", "a\\b", "\udce9", "fp16.x"])
+def test_variant_that_can_be_none(variant: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="variant"):
+        convert(write_clip(tmp_path / "m"), variant=variant)
+
+
 def test_variant_of_open_clip_or_a_tower(tmp_path: Path) -> None:
     expected = convert(write_clip(tmp_path / "hf" / "tiny", dtype="F16")).path
     path = convert(write_open_clip(tmp_path / "oc" / "tiny", dtype="F16", variant="fp16"), variant="fp16").path
@@ -715,13 +731,25 @@ def test_other_model_types(model_type: Any, tmp_path: Path, run: Run) -> None:
 
 
 @pytest.mark.parametrize("model_type", ["clip", "clip_vision_model"])
-@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq"])
-def test_quantized_checkpoints(method: str, model_type: str, tmp_path: Path) -> None:
-    model = write_clip(tmp_path / "m") if model_type == "clip" else write_tower(tmp_path / "m", "vision")
-    edit_json(model / "config.json", lambda c: c.update(quantization_config={"quant_method": method, "bits": 4}))
-    problem = refusal(model)
-    assert "quantized" in problem
-    assert method in problem
+@pytest.mark.parametrize(("method", "code"), [("bitsandbytes", "U8"), ("fp8", "F8_E4M3")])
+def test_quantized_checkpoints(method: str, code: str, model_type: str, tmp_path: Path) -> None:
+    def dtype(name: str) -> str:
+        return code if name.endswith("layers.0.mlp.fc1.weight") else "F16"
+
+    for directory, dtypes in ((tmp_path / "q" / "m", dtype), (tmp_path / "m", "F16")):
+        if model_type == "clip":
+            write_clip(directory, dtype=dtypes)
+        else:
+            write_tower(directory, "vision", dtype=dtypes)
+    edited = {"quantization_config": {"quant_method": method, "bits": 4}}
+    expected = convert(tmp_path / "m").path.read_bytes()
+    for directory in (tmp_path / "q" / "m", tmp_path / "m"):
+        edit_json(directory / "config.json", lambda config: config.update(edited))
+    problem = refusal(tmp_path / "q" / "m")
+    assert f"config.json: the checkpoint is quantized ({method}; '" in problem
+    assert f"layers.0.mlp.fc1.weight' is of type {code})" in problem
+    # What the config says is one thing, what there is another.
+    assert convert(tmp_path / "m").path.read_bytes() == expected
 
 
 @pytest.mark.parametrize("code", ["F8_E4M3", "F8_E5M2"])

@@ -163,11 +163,37 @@ def test_original_config_says_the_layer(tmp_path: Path) -> None:
     assert value(path, "clip.vision.feature_layer") == [2]
 
 
+@pytest.mark.parametrize("tower", ["openai/clip-vit-large-patch14-336", "me/vit"])
+def test_original_config_that_has_the_towers_own_inside(tower: str, tmp_path: Path) -> None:
+    expected = convert(
+        write_original(tmp_path / "a" / "m", LLAVA, tower="inside"),
+        vision_config=write_vision_config(tmp_path / "vision.json", LLAVA),
+    ).path
+    inside = changed(LLAVA, vision_config=LLAVA.vision_config())
+    path = convert(write_original(tmp_path / "b" / "m", inside, tower="inside", vision_tower=tower)).path
+    assert path.read_bytes() == expected.read_bytes()
+
+
 def test_keep_last_layer(tmp_path: Path) -> None:
     path = the_scripts_way(tmp_path, keep_last_layer=True)
     assert value(path, "clip.vision.block_count") == 4
     assert value(path, "clip.vision.feature_layer") == [3]
     assert "v.blk.3.ln2.bias" in [t.name for t in GGUFReader(path).tensors]
+    path = the_scripts_way(tmp_path, keep_last_layer=True, feature_layer=-3)
+    assert (value(path, "clip.vision.block_count"), value(path, "clip.vision.feature_layer")) == (3, [2])
+    assert "v.blk.3.ln2.bias" not in [t.name for t in GGUFReader(path).tensors]
+
+
+def test_no_layer_to_keep_after_the_last(tmp_path: Path) -> None:
+    model = write_hf(tmp_path / "m", LLAVA)
+    kept = convert(model, tmp_path / "kept.gguf", keep_last_layer=True, feature_layer=-1)
+    assert kept.warnings == (
+        "--keep-last-layer changes nothing: the projector takes the features of layer 4, the tower's last; readers "
+        "that leave out the last block of a file cannot run it",
+    )
+    plain = convert(model, tmp_path / "plain.gguf", feature_layer=-1)
+    assert plain.warnings == ()
+    assert kept.path.read_bytes() == plain.path.read_bytes()
 
 
 def test_llava_next_metadata_and_newline(tmp_path: Path) -> None:
@@ -311,6 +337,36 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[Path, dict[str, Any]]], list[str
         ),
         ["p.bin", "'model.mm_projector.0.weight'", "(32, 64)", "48 (vision)"],
     ),
+    **{
+        f"a projector of no {what}": (
+            lambda d, s=(hidden, embedding): (  # type: ignore[misc]
+                write_clip(d / "m", LLAVA),
+                {
+                    "llava_projector": extra_projector(
+                        d / "p.safetensors",
+                        {
+                            "model.mm_projector.0.weight": np.ones((s[0], 48), np.float32),
+                            "model.mm_projector.0.bias": np.ones(s[0], np.float32),
+                            "model.mm_projector.2.weight": np.ones(s[::-1], np.float32),
+                            "model.mm_projector.2.bias": np.ones(s[1], np.float32),
+                        },
+                    )
+                },
+            ),
+            words,
+        )
+        for what, hidden, embedding, words in (
+            ("width", 0, 32, ["p.safetensors", "mm_projector.0.weight'", "(0, 48)", "any (hidden) x 48 (vision)"]),
+            ("embedding", 32, 0, ["p.safetensors", "mm_projector.2.weight'", "(0, 32)"]),
+        )
+    },
+    "a newline of nothing": (
+        lambda d: (
+            write_clip(d / "m", LLAVA),
+            {"llava_projector": extra_projector(d / "p.safetensors", {"image_newline": np.ones(0, np.float32)})},
+        ),
+        ["p.safetensors", "'image_newline'", "(0,)"],
+    ),
     "another kind than asked for": (
         lambda d: (write_hf(d / "m", LLAVA), {"projector_type": "ldpv2"}),
         ["as 'ldpv2'", "lacks", "'peg.peg.0.weight'"],
@@ -363,7 +419,8 @@ def test_what_no_reader_can_run_is_refused(case: str, tmp_path: Path) -> None:
     model, options = make(tmp_path)
     with pytest.raises(ClipGGUFError) as caught:
         convert(model, tmp_path / "out", **options)
-    (problem,) = caught.value.problems
+    problem, *others = caught.value.problems
+    assert not others or case.startswith("a projector of no ")
     assert all(word in problem for word in words), problem
     assert not (tmp_path / "out").exists()
 
@@ -384,5 +441,5 @@ def test_command_line(tmp_path: Path, run: Run) -> None:
     assert (result.returncode, result.stdout) == (0, f"{Path('out', 'mmproj-model-f32.gguf')}\n")
     assert "the projector's matrices stay f16" in result.stderr
     path = tmp_path / "work" / "out" / "mmproj-model-f32.gguf"
-    assert (value(path, "clip.vision.block_count"), value(path, "clip.vision.feature_layer")) == (4, [2])
+    assert (value(path, "clip.vision.block_count"), value(path, "clip.vision.feature_layer")) == (3, [2])
     assert run(model, "--dry-run").returncode == 1

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, GGUFReader, LlamaFileType, quants
+from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, LlamaFileType, quants
 
-from clipgguf import convert
+from clipgguf import convert, verify
+from clipgguf.checkpoint.gguf_file import MetadataItem
 from tests.checkpoints import Clip, Text, Vision, write_model, write_safetensors
+from tests.gguf_bytes import rewritten
 from tests.gguf_forward import GGUFModel
 from tests.llama_client import answer_image, is_available, random_pixels, write_tiny_language_model
 from tests.llava_checkpoints import Llava, image, write_hf
@@ -71,17 +73,61 @@ def test_other_sources_are_quantized_as_their_float32(outtype: str, dtype: str, 
             np.testing.assert_array_equal(tensor.data.view(np.uint8).reshape(-1), expected.view(np.uint8).reshape(-1))
 
 
-@pytest.mark.parametrize("outtype", QUANTIZED)
-def test_metadata_of_quantized_files(outtype: str, tmp_path: Path) -> None:
-    path = convert(write_model(tmp_path / "m"), tmp_path, outtype=outtype).path
-    assert value(path, "general.file_type") == LlamaFileType[f"MOSTLY_{outtype.upper()}"]
-    assert value(path, "general.quantization_version") == 2
+FILE_TYPE = "general.file_type"
+# What llama.cpp and the format's specification call such a file, and clip.cpp, which takes ggml's number of the type.
+FILE_TYPES = {
+    "f32": (0, 0), "f16": (1, 1), "q4_0": (2, 2), "q4_1": (3, 3), "q8_0": (7, 8), "q5_0": (8, 6), "q5_1": (9, 7),
+    "bf16": (32, 32),
+}  # fmt: skip
 
 
-def test_metadata_of_bf16_files(tmp_path: Path) -> None:
-    path = convert(write_model(tmp_path / "m"), tmp_path, outtype="bf16").path
-    assert value(path, "general.file_type") == LlamaFileType.MOSTLY_BF16
-    assert value(path, "general.quantization_version") is None
+@pytest.mark.parametrize("outtype", FILE_TYPES)
+def test_file_type_is_what_the_readers_of_such_a_file_ask_for(outtype: str, tmp_path: Path) -> None:
+    of_llama_cpp, of_clip_cpp = FILE_TYPES[outtype]
+    assert LlamaFileType[f"{'ALL' if outtype == 'f32' else 'MOSTLY'}_{outtype.upper()}"] == of_llama_cpp
+    model = write_model(tmp_path / "m")
+    towers: tuple[dict[str, Any], ...] = ({}, {"text_only": True}, {"vision_only": True})
+    for options in towers:
+        path = convert(model, tmp_path, outtype=outtype, **options).path
+        assert value(path, FILE_TYPE) == of_clip_cpp
+    mmproj = convert(write_hf(tmp_path / "hf", LLAVA), tmp_path, outtype=outtype).path
+    assert value(mmproj, FILE_TYPE) == of_llama_cpp
+    for file in (path, mmproj):
+        assert value(file, "general.quantization_version") == (2 if outtype in QUANTIZED else None)
+
+
+@pytest.mark.parametrize("outtype", FILE_TYPES)
+def test_both_numbers_are_verified(outtype: str, tmp_path: Path) -> None:
+    # Rows that are multiples of 32, so that there are matrices of the type.
+    clip = Clip(Text(32, 64, 1, 4, vocab_size=99, max_position_embeddings=16), Vision(64, 96, 1, 4, 28, 14), 24)
+    for model in (write_model(tmp_path / "m", clip), write_hf(tmp_path / "hf", LLAVA)):
+        path = convert(model, tmp_path / "x.gguf", outtype=outtype).path
+        for number in FILE_TYPES[outtype]:
+            item = MetadataItem(FILE_TYPE, GGUFValueType.UINT32, number)
+            result = verify(rewritten(path, tmp_path / "y.gguf", metadata=[item]), model)
+            assert (result.outtype, result.problems, result.notes) == (outtype, (), ())
+        item = MetadataItem(FILE_TYPE, GGUFValueType.UINT32, 15)
+        result = verify(rewritten(path, tmp_path / "y.gguf", metadata=[item]), model)
+        assert [problem.split(" is ")[0] for problem in result.problems] == [f"metadata key '{FILE_TYPE}'"]
+
+
+def test_a_number_of_which_there_is_no_matrix(tmp_path: Path) -> None:
+    # No row of 48 or 24 is a multiple of 32: everything is f16, and the kind of the file decides.
+    clip = Clip(Text(24, 48, 1, 4, vocab_size=99, max_position_embeddings=16), Vision(24, 48, 1, 4, 28, 14), 24)
+    model = write_model(tmp_path / "m", clip)
+    for outtype in QUANTIZED:
+        assert verify(convert(model, tmp_path / "x.gguf", outtype=outtype).path, model).outtype == outtype
+
+
+def test_types_that_no_reader_of_the_file_takes(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m")
+    said = "no reader of CLIP's towers takes bf16; clip.cpp takes f32, f16, q8_0, q5_1, q5_0, q4_1, q4_0"
+    for outtype in FILE_TYPES:
+        for vision_only in (False, True):
+            notes = convert(model, tmp_path, outtype=outtype, vision_only=vision_only).notes
+            assert (said in notes) is (outtype == "bf16")
+    # llama.cpp takes all of them.
+    assert said not in convert(write_hf(tmp_path / "hf", LLAVA), tmp_path, outtype="bf16").notes
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("F32", "f16"), ("F16", "f16"), ("F64", "f16"), ("BF16", "bf16")])

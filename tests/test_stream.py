@@ -1,17 +1,20 @@
 """Chunks: views that are not contiguous, compressed storages, and how much is in memory at once."""
 
-import itertools
+import errno
+import os
 import sys
 import tracemalloc
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from clipgguf import CheckpointError, convert
+from clipgguf import CheckpointError, convert, verify
 from clipgguf.checkpoint import Checkpoint, SourceFile
-from clipgguf.checkpoint.views import blocks, gather
+from clipgguf.checkpoint.strides import BAND_NBYTES
+from clipgguf.checkpoint.views import OrderedView
 from clipgguf.conversion import plan_conversion
 from clipgguf.encode import SCRATCH_NBYTES
 from clipgguf.families import Request
@@ -51,6 +54,42 @@ def test_torch_files_give_the_same_bytes(dtype: str, outtype: str, reverse_axes:
     is_strided = Checkpoint.open(model).tensors["text_projection.weight"].strides is not None
     assert is_strided == reverse_axes
     assert convert(model, tmp_path / "out-b", outtype=outtype).path.read_bytes() == expected.path.read_bytes()
+
+
+# Matrices of 16 MiB and a little, whose transposes have a few values here and there of each row.
+WIDE = Clip(Text(32, 64, 1, 4, vocab_size=99, max_position_embeddings=16), Vision(64, 65_600, 1, 4, 28, 14), 24)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
+def test_large_transposed_matrices(compression: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ordered: list[tuple[int, ...]] = []
+    read_bands = OrderedView._read_bands
+
+    def count(self: OrderedView) -> Iterator[memoryview]:
+        ordered.append(self._view.shape)
+        return read_bands(self)
+
+    monkeypatch.setattr(OrderedView, "_read_bands", count)
+    expected = convert(write_model(tmp_path / "a" / "m", WIDE), tmp_path / "out-a", outtype="q8_0")
+    model = write_torch_model(tmp_path / "b" / "m", WIDE, "F32", reverse_axes=True)
+    repack(model / "pytorch_model.bin", compression)
+    path = convert(model, tmp_path / "out-b", outtype="q8_0").path
+    assert path.read_bytes() == expected.path.read_bytes()
+    assert ordered == [(64, 65_600)]
+    assert verify(path, model).agrees
+
+
+def test_transposing_takes_little_memory(tmp_path: Path) -> None:
+    plan = plan_conversion(Request(write_torch_model(tmp_path / "m", WIDE, "F32", reverse_axes=True)))
+    peaks = []
+    for _ in range(2):  # What numpy makes once, and keeps, is there the second time.
+        tracemalloc.start()
+        with ChunkStream(plan.tensors, 2) as stream:
+            assert sum(chunk.nbytes for chunk in stream) == plan.bytes_out
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    buffers = (2 + LOOK_AHEAD) * BUFFER_NBYTES + 2 * (SOURCE_NBYTES + SCRATCH_NBYTES)
+    assert peaks[1] < buffers + 4 * BAND_NBYTES  # Three of them, and numpy's.
 
 
 def repack(path: Path, compression: int) -> None:
@@ -108,42 +147,6 @@ def test_ranges_are_what_needs_no_encoding(tmp_path: Path) -> None:
             assert isinstance(chunk.data, SourceRange) == (is_copy and chunk.tensor.nbytes >= LEAST_RANGE)
 
 
-def test_blocks_cover_a_view_once_and_in_order() -> None:
-    for shape in ((5, 3), (7, 600, 1000), (2, 1 << 18), (3, 1 << 19), (1 << 20,)):
-        array = np.empty(shape, np.uint8)
-        offsets = np.lib.stride_tricks.as_strided(array, shape, array.strides)
-        expected = itertools.count()
-        for start, block in blocks(shape, offsets.strides, 1 << 18):
-            assert int(np.prod(block)) <= 1 << 18
-            assert start == next(expected)
-            expected = itertools.count(start + int(np.prod(block)))
-        assert next(expected) == int(np.prod(shape))
-
-
-@pytest.mark.parametrize(
-    ("shape", "strides"),
-    [
-        ((700, 900), (1, 700)),  # a transposed matrix
-        ((700, 900), (1000, 1)),  # the first columns of a wider one
-        ((700, 900), (90_000, 100)),  # every hundredth element
-        ((3, 5, 7, 11), (1, 3, 15, 105)),
-        ((300, 400), (0, 1)),  # one row, expanded
-        ((1, 1), (7, 13)),
-    ],
-)
-def test_views_are_gathered(shape: tuple[int, ...], strides: tuple[int, ...], tmp_path: Path) -> None:
-    extent = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    stored = np.random.default_rng(1).random(extent + 5, np.float32)
-    path = tmp_path / "stored"
-    path.write_bytes(stored.tobytes())
-    expected = np.lib.stride_tricks.as_strided(stored[5:], shape, [4 * s for s in strides])
-    target = np.empty(shape, np.float32)
-    file = SourceFile(path, stored.nbytes)
-    gather(file, 20, target, tuple(4 * s for s in strides), np.empty(SCRATCH_NBYTES, np.uint8))
-    file.close()
-    np.testing.assert_array_equal(target, expected)
-
-
 def test_what_sendfile_cannot_copy_is_read_and_written(tmp_path: Path) -> None:
     stored = np.random.default_rng(1).bytes(3 << 20)
     path = tmp_path / "stored"
@@ -159,6 +162,27 @@ def test_what_sendfile_cannot_copy_is_read_and_written(tmp_path: Path) -> None:
         with (tmp_path / mode).open(mode) as file, pytest.raises(CheckpointError, match="has become shorter"):
             source.copy(5, len(stored), file)
     source.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone has a file that is always full")
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EINVAL])
+def test_an_error_of_sendfile_is_that_of_the_side_that_failed(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "sendfile", fail)
+    unreadable, good = SourceFile(Path("/proc/self/mem"), 0), SourceFile(Path(__file__), 100)
+    with (tmp_path / "out").open("wb") as file:
+        with pytest.raises(CheckpointError, match=r"mem: bytes 0 to 16 cannot be read: Input/output error"):
+            unreadable.copy(0, 16, file)
+        good.copy(0, 100, file)
+    assert (tmp_path / "out").read_bytes() == Path(__file__).read_bytes()[:100]
+    with pytest.raises(OSError, match="No space left"), Path("/dev/full").open("wb") as file:
+        good.copy(0, 100, file)
+    unreadable.close()
+    good.close()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file that cannot be read though it is open")

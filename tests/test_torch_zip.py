@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 import pickle
 import random
 import shutil
@@ -18,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from clipgguf.checkpoint.deflate import InflatedStorage
-from clipgguf.checkpoint.tensors import Deflated, SourceFile, SourceTensor
+from clipgguf.checkpoint.tensors import Deflated, SourceBytes, SourceFile, SourceTensor
 from clipgguf.checkpoint.torch_zip import read_torch_file
 from clipgguf.errors import CheckpointError
 from tests.torch_bytes import (
@@ -70,7 +71,7 @@ def values(source: SourceTensor) -> NDArray[Any]:
     if not source.nbytes:
         return np.empty(source.shape, dtype)
     strides = None if source.strides is None else [stride * dtype.itemsize for stride in source.strides]
-    storage = (
+    storage: SourceBytes = (
         InflatedStorage(source.path, source.deflated)
         if source.deflated
         else SourceFile(source.path, source.offset + source.extent)
@@ -408,7 +409,7 @@ def nested(times: int) -> bytes:
 COSTLY = {
     "dicts-doubled": (doubled(14, mapping({str(index): b"N" for index in range(200)})), "500,000 entries"),
     "dicts-doubled-more": (doubled(40, mapping({"weight": WEIGHT})), "nested more than 16 deep"),
-    "tensors-doubled": (doubled(14, mapping({str(index): WEIGHT for index in range(8)})), "50,000 tensors"),
+    "tensors-doubled": (doubled(14, mapping({str(index): WEIGHT for index in range(8)})), "65,536 tensors"),
     "dict-in-itself": (b"}q\0" + text("a") + b"h\0s", "nested more than 16 deep"),
     "dicts-nested": (nested(100_000), "nested more than 16 deep"),
     "tuples-nested": (b")" + b"\x85" * 490_000, "holds a tuple"),
@@ -457,15 +458,29 @@ def repeated_entry() -> bytes:
     return archive({"data.pkl": pickled(b"}"), "data/0": b"", "data/1": b""}).replace(b"data/1", b"data/0")
 
 
+def patched_twice(local_offset: int, central_offset: int, value: int) -> bytes:
+    """Return a compressed archive in which both headers of the pickle have that value."""
+    content = patched(DEFLATED, LOCAL, local_offset, "<I", value, which=0)
+    return patched(content, CENTRAL, central_offset, "<I", value, which=0)
+
+
 ARCHIVES = {
     "encrypted": (patched(PLAIN, CENTRAL, 8, "<H", 1), "entry archive/data/0 is encrypted"),
     "multi-disk": (patched(PLAIN, CENTRAL, 34, "<H", 1), "in another part of a multi-part archive"),
     "method": (patched(PLAIN, CENTRAL, 10, "<H", 14), "is compressed by zip's method 14"),
     "stored-sizes": (patched(PLAIN, CENTRAL, 20, "<I", 15), "is stored in 15 bytes, its size is 16"),
     "methods-differ": (patched(PLAIN, LOCAL, 8, "<H", 8), "is compressed by method 8 in its header, by 0"),
-    "no-local-header": (patched(PLAIN, CENTRAL, 42, "<I", 3), "has no local header at byte 3"),
-    "local-header-outside": (patched(PLAIN, CENTRAL, 42, "<I", 10**9), "has no local header at byte 1,000,000,000"),
+    "no-local-header": (patched(PLAIN, LOCAL, 0, "<I", 0), "entry archive/data/0 has no local header at byte"),
+    "local-header-outside": (patched(PLAIN, CENTRAL, 42, "<I", 10**9), "entry archive/data/0 ends at byte 1,000,000,0"),
     "entry-outside": (patched(PLAIN, LOCAL, 28, "<H", 65535), "entry archive/data/0 ends at byte"),
+    "entries-overlap": (patched(PLAIN, CENTRAL, 42, "<I", 3), "entry archive/data.pkl ends at byte"),
+    "entry-into-the-next": (patched(PLAIN, LOCAL, 28, "<H", 20, which=0), "entry archive/data.pkl ends at byte"),
+    "entry-into-the-directory": (patched(PLAIN, LOCAL, 28, "<H", 1), "entry archive/data/0 ends at byte"),
+    "names-differ": (patched(PLAIN, LOCAL, 30, "<B", ord("A")), "entry archive/data/0 has another name in its header"),
+    "sizes-differ": (patched(PLAIN, LOCAL, 18, "<I", 15), "has the compressed size 15 in its header, 16 in the"),
+    "inflated-sizes-differ": (patched(PLAIN, LOCAL, 22, "<I", 0), "has the size 0 in its header, 16 in the directory"),
+    "crc32-differ": (patched(PLAIN, LOCAL, 14, "<I", 0), "entry archive/data/0 has the CRC-32 0 in its header"),
+    "encrypted-in-the-header": (patched(PLAIN, LOCAL, 6, "<H", 1), "is encrypted by its header"),
     "directory-of-great-size": (patched(PLAIN, END, 12, "<I", 2**31), "is a truncated or damaged zip archive"),
     "nul-in-name": (PLAIN.replace(b"data/0", b"data\0" + b"0"), "has no name inside"),
     "two-of-a-name": (repeated_entry(), "has two entries of the name archive/data/0"),
@@ -480,20 +495,47 @@ ARCHIVES = {
         "the entry compressed at byte 46 is damaged",
     ),
     "deflated-pickle-too-short": (
-        patched(DEFLATED, CENTRAL, 24, "<I", 10_000, which=0),
+        patched_twice(22, 24, 10_000),
         "bytes, it should to 10,000",
     ),
     "deflated-pickle-too-long": (
-        patched(DEFLATED, CENTRAL, 24, "<I", 10, which=0),
+        patched_twice(22, 24, 10),
         "inflates to more than the 10 bytes it should",
     ),
-    "deflated-pickle-crc": (patched(DEFLATED, CENTRAL, 16, "<I", 0, which=0), "it should be 00000000"),
+    "deflated-pickle-crc": (patched_twice(14, 16, 0), "it should be 00000000"),
 }
 
 
 @pytest.mark.parametrize(("content", "words"), ARCHIVES.values(), ids=ARCHIVES)
 def test_archives_that_are_wrong(content: bytes, words: str, saved: Callable[[bytes], Path]) -> None:
     assert words in problem(saved(content))
+
+
+def shared_block(entries: int, size: int) -> bytes:
+    """Return an archive whose directory has many entries, all of which point at one compressed block."""
+    keys = [f"{number:06}" for number in range(entries)]
+    value = mapping({key: tensor(storage(key, size // 4), 0, (size // 4,), (1,)) for key in keys})
+    random = np.random.default_rng(0).integers(0, 2, size, np.uint8)
+    content = {"data.pkl": pickled(value), f"data/{keys[0]}": random.tobytes()}
+    raw = archive(content, compression=zipfile.ZIP_DEFLATED)
+    directory, end = raw.index(CENTRAL), raw.index(END)
+    first = raw.index(CENTRAL, directory + 1)
+    records = b"".join(raw[first:end].replace(keys[0].encode(), key.encode()) for key in keys)
+    changed = bytearray(raw[:first] + records + raw[end:])
+    struct.pack_into("<HHI", changed, len(changed) - 22 + 8, entries + 1, entries + 1, first - directory + len(records))
+    return bytes(changed)
+
+
+def test_entries_that_share_one_compressed_block(saved: Callable[[bytes], Path]) -> None:
+    assert len(read_torch_file(saved(shared_block(1, 1 << 20)))) == 1
+    assert "entry archive/data/000000 ends at byte" in problem(saved(shared_block(100, 1 << 20)))
+
+
+def test_many_small_entries_that_compress_too_well_together(saved: Callable[[bytes], Path]) -> None:
+    size = 1 << 19
+    value = mapping({str(n): tensor(storage(str(n), size // 4), 0, (size // 4,), (1,)) for n in range(8)})
+    content = {"data.pkl": pickled(value), **{f"data/{n}": bytes(size) for n in range(8)}}
+    assert "its storages would inflate from" in problem(saved(archive(content, compression=zipfile.ZIP_DEFLATED)))
 
 
 LEGACY = {
@@ -514,6 +556,30 @@ LEGACY = {
 @pytest.mark.parametrize(("content", "words"), LEGACY.values(), ids=LEGACY)
 def test_legacy_files_that_are_wrong(content: bytes, words: str, saved: Callable[[bytes], Path]) -> None:
     assert words in problem(saved(content))
+
+
+OVERLAPS = {
+    "three-axes": ((190, 190, 190), (16_384, 16_384, 16_384), True),
+    "two-axes": ((1200, 1200), (4096, 4096), True),
+    "windows": ((3000, 3000), (1, 1), False),
+    "rows-of-windows": ((100, 300, 300), (400, 1, 1), False),
+    "far-apart": ((500,), (20_000,), False),
+    "transposed": ((3000, 3333), (1, 3000), False),
+}
+
+
+@pytest.mark.parametrize(("shape", "strides", "are_refused"), OVERLAPS.values(), ids=OVERLAPS)
+def test_views_that_take_a_read_for_each_element(
+    shape: tuple[int, ...], strides: tuple[int, ...], are_refused: bool, saved: Callable[[bytes], Path]
+) -> None:
+    elements = 10_000_000
+    value = mapping({"weight": tensor(storage("0", elements), 0, shape, strides)})
+    path = saved(stream(value, {"0": (elements, b"")}))
+    os.truncate(path, path.stat().st_size + 4 * elements)
+    if are_refused:
+        assert "by which elements overlap in too many ways" in problem(path)
+    else:
+        assert read_torch_file(path)[0].strides == strides
 
 
 FOREIGN = {
@@ -581,12 +647,17 @@ def deflated_weight(saved: Callable[[bytes], Path], size: int) -> tuple[SourceTe
     return source, content
 
 
+def read_byte(source: SourceBytes) -> None:
+    source.read(0, memoryview(bytearray(1)))
+
+
 def test_large_storage_is_inflated_in_bounded_memory(saved: Callable[[bytes], Path]) -> None:
     source, content = deflated_weight(saved, (8 << 20) + 3)
     assert source.deflated is not None
     tracemalloc.start()
     try:
         inflated = InflatedStorage(source.path, source.deflated)
+        read_byte(inflated)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -617,7 +688,7 @@ def test_inflating_what_the_directory_describes_wrongly(
     assert right is not None
     fields = {name: getattr(right, name) for name in ("offset", "compressed_size", "inflated_size", "crc32")}
     with pytest.raises(CheckpointError) as caught:
-        InflatedStorage(source.path, Deflated(**fields | change))
+        read_byte(InflatedStorage(source.path, Deflated(**fields | change)))
     assert words in str(caught.value)
 
 
@@ -626,7 +697,7 @@ def test_inflating_a_file_that_is_gone(saved: Callable[[bytes], Path]) -> None:
     assert source.deflated is not None
     source.path.unlink()
     with pytest.raises(CheckpointError, match="is missing"):
-        InflatedStorage(source.path, source.deflated)
+        read_byte(InflatedStorage(source.path, source.deflated))
 
 
 def test_inflating_without_a_place_for_it(saved: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -634,7 +705,7 @@ def test_inflating_without_a_place_for_it(saved: Callable[[bytes], Path], monkey
     assert source.deflated is not None
     monkeypatch.setattr("tempfile.tempdir", str(source.path.parent / "missing"))
     with pytest.raises(CheckpointError, match="cannot be inflated into"):
-        InflatedStorage(source.path, source.deflated)
+        read_byte(InflatedStorage(source.path, source.deflated))
 
 
 def test_extent_of_tensors() -> None:

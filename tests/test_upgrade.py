@@ -1,6 +1,9 @@
 """Files from before are mended: two keys more, and not a byte of a tensor less."""
 
+import os
+import stat
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from tests.checkpoints import write_model
 from tests.conftest import Run
 from tests.gguf_bytes import array, rewritten
 from tests.llava_checkpoints import VISION, VISION_24, Llava, write_clip, write_original, write_projector
+from tests.other_mmproj import OTHERS, QWEN2_VL, write_other
 
 NEW_KEYS = ("clip.projector_type", "clip.vision.feature_layer")
 
@@ -50,7 +54,7 @@ def tensors(path: Path) -> list[Any]:
 def test_upgrade_gives_what_a_conversion_gives(tmp_path: Path) -> None:
     new = mmproj(tmp_path)
     old = without(new, tmp_path / "old.gguf")
-    result = upgrade(old, tmp_path / "out")
+    result = upgrade(old, tmp_path / "out", feature_layer=3)
     assert result.path == tmp_path / "out" / "old.gguf"
     assert result.added == ("clip.projector_type = mlp", "clip.vision.feature_layer = 3")
     assert result.path.read_bytes() == new.read_bytes()
@@ -59,7 +63,7 @@ def test_upgrade_gives_what_a_conversion_gives(tmp_path: Path) -> None:
 def test_upgrade_in_place_and_once_more(tmp_path: Path) -> None:
     new = mmproj(tmp_path)
     old = without(new, tmp_path / "old.gguf")
-    assert upgrade(old).path == old
+    assert upgrade(old, feature_layer=3).path == old
     assert old.read_bytes() == new.read_bytes()
     before = old.stat()
     assert upgrade(old).added == ()
@@ -71,21 +75,23 @@ def test_upgrade_in_place_and_once_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("projector", "projector_type"), [("mlp_norm", "mlp"), ("ldp", "ldp"), ("ldpv2", "ldpv2")])
 def test_projector_kinds(projector: str, projector_type: str, tmp_path: Path) -> None:
     old = without(mmproj(tmp_path, Llava(vision=VISION_24, projector=projector)), tmp_path / "old.gguf")
-    assert upgrade(old).added[0] == f"clip.projector_type = {projector_type}"
+    assert upgrade(old, feature_layer=2).added[0] == f"clip.projector_type = {projector_type}"
 
 
 def test_only_what_is_missing_is_added(tmp_path: Path) -> None:
     new = mmproj(tmp_path)
     old = without(new, tmp_path / "old.gguf", leave_out=NEW_KEYS[1:])
-    assert upgrade(old).added == ("clip.vision.feature_layer = 3",)
+    assert upgrade(old, feature_layer=3).added == ("clip.vision.feature_layer = 3",)
     assert tensors(old) == tensors(new)
+    only_type = without(new, tmp_path / "type.gguf", leave_out=NEW_KEYS[:1])
+    assert upgrade(only_type).added == ("clip.projector_type = mlp",)
 
 
 def test_alignment_is_kept(tmp_path: Path) -> None:
     new = mmproj(tmp_path)
     old = without(new, tmp_path / "old.gguf", alignment=256)
     before = tensors(old)
-    upgrade(old)
+    upgrade(old, feature_layer=3)
     assert all(t.data_offset % 256 == 0 for t in GGUFReader(old).tensors)
     assert tensors(old) == before
 
@@ -102,14 +108,135 @@ def test_whole_tower_was_made_for_readers_that_leave_out_a_block(tmp_path: Path)
     assert upgrade(without(pruned, tmp_path / "old.gguf")).added[1] == "clip.vision.feature_layer = 11"
 
 
+def test_a_layer_that_the_file_does_not_tell(tmp_path: Path, run: Run) -> None:
+    new = mmproj(tmp_path)
+    old = without(new, tmp_path / "old.gguf", leave_out=NEW_KEYS[1:])
+    before = old.read_bytes(), old.stat()
+    result = run("upgrade", old)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"clipgguf: error: {old}: does not tell whether all of its 3 blocks are meant to run: pass --feature-layer 3 "
+        "if the script left out the tower's last block, as most do, or one less if the file has them all\n"
+    )
+    assert (old.read_bytes(), old.stat()) == before
+    assert upgrade(old, tmp_path / "two.gguf", feature_layer=2).added == ("clip.vision.feature_layer = 2",)
+    with pytest.raises(CheckpointError, match="has 3 blocks, --feature-layer is 4"):
+        upgrade(old, feature_layer=4)
+    with pytest.raises(ValueError, match="feature_layer is 0"):
+        upgrade(old, feature_layer=0)
+
+
+def test_a_layer_that_the_file_tells_is_not_changed(tmp_path: Path) -> None:
+    new = mmproj(tmp_path)
+    before = new.read_bytes()
+    assert upgrade(new, feature_layer=3).added == ()
+    with pytest.raises(CheckpointError, match=r"feature_layer is \(3,\) and is not changed, --feature-layer is 2"):
+        upgrade(new, feature_layer=2)
+    assert new.read_bytes() == before
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_other_families_are_left_alone(family: str, tmp_path: Path, run: Run) -> None:
+    path = write_other(tmp_path / "x.gguf", OTHERS[family])
+    before = path.read_bytes(), path.stat()
+    result = run("upgrade", path)
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    told = " and ".join(f"{key} is {text!r}" for key, text in OTHERS[family].types.items())
+    assert f"is no mmproj of a CLIP tower that could be upgraded: {told}, known here are" in line
+    assert (path.read_bytes(), path.stat()) == before
+
+
+def test_other_families_without_a_type_are_left_alone(tmp_path: Path) -> None:
+    # The names of Qwen2-VL's projector are LLaVA's, but its tower has a second kernel.
+    path = write_other(tmp_path / "x.gguf", QWEN2_VL, types={})
+    with pytest.raises(CheckpointError, match=r"tensors that LLaVA's files do not have, as 'v.patch_embd.weight.1'"):
+        upgrade(path, feature_layer=1)
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (MetadataItem(NEW_KEYS[0], GGUFValueType.STRING, "ldp"), "is 'ldp', but its tensors are those of 'mlp'"),
+        (MetadataItem(NEW_KEYS[0], GGUFValueType.UINT32, 7), "is 7, should be a word"),
+    ],
+)
+def test_a_type_that_cannot_be(item: MetadataItem, words: str, tmp_path: Path) -> None:
+    path = rewritten(mmproj(tmp_path), tmp_path / "x.gguf", metadata=[item])
+    with pytest.raises(CheckpointError, match=words):
+        upgrade(path)
+
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither modes nor owners")
+
+
+@POSIX
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_mode_is_kept(mode: int, tmp_path: Path) -> None:
+    old = without(mmproj(tmp_path), tmp_path / "old.gguf")
+    old.chmod(mode)
+    assert upgrade(old, feature_layer=3).added
+    assert stat.S_IMODE(old.stat().st_mode) == mode
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
+def test_owner_is_kept(tmp_path: Path) -> None:
+    old = without(mmproj(tmp_path), tmp_path / "old.gguf")
+    os.chown(old, 12_345, 23_456)
+    assert upgrade(old, feature_layer=3).added
+    assert (old.stat().st_uid, old.stat().st_gid) == (12_345, 23_456)
+
+
+@POSIX
+def test_a_symbolic_link_stays_one(tmp_path: Path, run: Run) -> None:
+    new = mmproj(tmp_path)
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    blob = without(new, tmp_path / "blobs" / "0123abcd")
+    link = tmp_path / "snapshot" / "mmproj.gguf"
+    link.symlink_to("../blobs/0123abcd")
+    result = run("upgrade", link, "--feature-layer", 3)
+    assert (result.returncode, result.stdout) == (0, f"{link}\n")
+    assert link.readlink() == Path("../blobs/0123abcd")
+    assert blob.read_bytes() == new.read_bytes()
+    assert [path.name for path in (tmp_path / "snapshot").iterdir()] == ["mmproj.gguf"]
+    # The same file by another name is upgraded in place, too.
+    without(new, blob)
+    assert upgrade(blob, link, feature_layer=3).path == link
+    assert link.is_symlink()
+    assert blob.read_bytes() == new.read_bytes()
+
+
+@POSIX
+def test_a_read_only_file_is_not_replaced(tmp_path: Path, run: Run) -> None:
+    new = mmproj(tmp_path)
+    old = without(new, tmp_path / "old.gguf")
+    old.chmod(0o444)
+    before = old.read_bytes(), old.stat()
+    result = run("upgrade", old, "--feature-layer", 3)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"clipgguf: error: {old}: is read-only, so it is not replaced; -o writes the new file elsewhere\n"
+    )
+    assert (old.read_bytes(), old.stat()) == before
+    assert upgrade(old, tmp_path / "out.gguf", feature_layer=3).path.read_bytes() == new.read_bytes()
+    # What needs nothing is not touched anyway.
+    new.chmod(0o444)
+    assert upgrade(new).added == ()
+
+
 def test_command_line(tmp_path: Path, run: Run) -> None:
     old = without(mmproj(tmp_path), tmp_path / "old.gguf")
-    result = run("upgrade", old, "-o", "new.gguf")
+    result = run("upgrade", old, "-o", "new.gguf", "--feature-layer", "3")
     assert (result.returncode, result.stdout) == (0, "new.gguf\n")
     assert result.stderr == "clipgguf: added clip.projector_type = mlp and clip.vision.feature_layer = 3\n"
     result = run("upgrade", "new.gguf")
     assert (result.returncode, result.stdout, result.stderr) == (0, "new.gguf\n", "clipgguf: nothing was needed\n")
     assert run("upgrade").returncode == 2
+    for number in ("0", "-2", "x"):
+        result = run("upgrade", old, "--feature-layer", number)
+        assert result.returncode == 2
+        assert "--feature-layer" in result.stderr
 
 
 def test_what_is_no_mmproj_is_refused(tmp_path: Path, run: Run) -> None:

@@ -115,7 +115,8 @@ def test_verify_refuses_them_too(model: Path, tmp_path: Path, run: Run) -> None:
 
 def test_every_option_of_a_request_has_a_scope_or_applies_to_everything() -> None:
     scoped = [option for scope in SCOPES for option in scope.options]
-    everywhere = ["model_dir", "text_only", "vision_only", "outtype", "ignore_unknown", "name"]
+    # No option of the command line: verify sets it.
+    everywhere = ["model_dir", "text_only", "vision_only", "outtype", "ignore_unknown", "name", "layers_stored"]
     assert sorted(scoped + everywhere) == sorted(field.name for field in dataclasses.fields(Request))
 
 

@@ -5,7 +5,6 @@ import random
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,9 @@ from clipgguf.comparison.values import COMPARABLE, PIECE, compare_values
 from clipgguf.encode import SCRATCH_NBYTES, SOURCE_DTYPES, encoder
 from tests import layouts
 from tests.checkpoints import (
-    CHUNK,
-    REAL,
     TINY,
     edit_json,
-    safetensors_header,
     to_dtype,
-    values,
     write_json,
     write_model,
 )
@@ -43,7 +38,7 @@ from tests.llava_checkpoints import (
     write_tower,
     write_vision_config,
 )
-from tests.processes import MIB, on_a_terminal, peak_rss
+from tests.processes import on_a_terminal
 
 OUTTYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 QUANTIZED = OUTTYPES[3:]
@@ -170,6 +165,15 @@ def test_another_feature_layer_is_noted(tmp_path: Path) -> None:
         result = verify(convert(model, tmp_path / str(number), **options).path, model)  # type: ignore[arg-type]
         assert result.agrees
         assert [note.split(",")[0] for note in result.notes] == ["the projector takes the features of layer 2"]
+
+
+def test_all_blocks_stored_for_an_earlier_layer(tmp_path: Path) -> None:
+    # As --keep-last-layer was before: all four blocks, and not just one more than the two that are run.
+    model = write_hf(tmp_path / "m", Llava())
+    path = convert(model, tmp_path, keep_last_layer=True).path
+    layer = MetadataItem("clip.vision.feature_layer", T.INT32, [2])
+    result = verify(rewritten(path, tmp_path / "x.gguf", metadata=[layer]), model)
+    assert (result.problems, len(result.tensors)) == ((), len(read_gguf(path).tensors))
 
 
 def test_a_layer_chosen_where_the_configuration_asks_for_several(tmp_path: Path) -> None:
@@ -669,45 +673,3 @@ def test_wrong_usage(arguments: list[str], model: Path, tmp_path: Path, run: Run
     places = {"FILE": convert(model, tmp_path).path, "MODEL": model}
     result = run("verify", *[places.get(argument, argument) for argument in arguments])
     assert (result.returncode, result.stdout) == (2, "")
-
-
-# ---- memory ----------------------------------------------------------------------------------------------------------
-
-
-def large_model(directory: Path, layers: int) -> Path:
-    """ViT-B/32 with its real widths: one chunk of values again and again, which takes less time to make."""
-    clip = REAL["vit-b-32"]
-    clip = replace(
-        clip,
-        text=replace(clip.text, num_hidden_layers=layers),
-        vision=replace(clip.vision, num_hidden_layers=layers),
-    )
-    directory.mkdir()
-    write_json(directory / "config.json", clip.config_json())
-    write_json(directory / "vocab.json", {f"tok{i}</w>": i for i in range(clip.text.vocab_size)})
-    header, offset = {}, 0
-    for name, shape in clip.shapes().items():
-        nbytes = 4 * int(np.prod(shape, dtype=np.int64))
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + nbytes]}
-        offset += nbytes
-    chunk = next(values(0, CHUNK)).tobytes()
-    with (directory / "model.safetensors").open("wb") as file:
-        file.write(safetensors_header(header))
-        for start in range(0, offset, len(chunk)):
-            file.write(chunk[: offset - start])
-    return directory
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in KiB on Linux only")
-def test_peak_memory_of_a_large_model(tmp_path: Path) -> None:
-    small, large = large_model(tmp_path / "small", 1), large_model(tmp_path / "large", 12)
-    assert (large / "model.safetensors").stat().st_size > 600e6
-
-    def peak(model: Path, outtype: str) -> int:
-        path = convert(model, tmp_path / "out.gguf", outtype=outtype).path
-        return peak_rss("-m", "clipgguf", "verify", path, model, "--all")
-
-    assert peak(large, "q8_0") <= 96 * MIB
-    of_large = peak(large, "f16")
-    assert of_large <= 64 * MIB
-    assert of_large - peak(small, "f16") <= 4 * MIB

@@ -1,12 +1,11 @@
 """Storages that a zip archive holds compressed: torch never writes them so, programs that pack an archive anew do."""
 
-import contextlib
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
-from clipgguf.checkpoint.tensors import Deflated, SourceBytes
+from clipgguf.checkpoint.tensors import Deflated, OpenFiles, SourceBytes, temporary_file
 from clipgguf.errors import CheckpointError, os_reason
 from clipgguf.regular_file import open_regular
 
@@ -15,26 +14,25 @@ INFLATE_CHUNK = 1 << 20
 
 
 class InflatedStorage(SourceBytes):
-    """A deflated storage's bytes, in a temporary file without a name that they are inflated into."""
+    """A deflated storage's bytes, in a temporary file without a name that they are inflated into when they are used."""
 
-    def __init__(self, path: Path, deflated: Deflated) -> None:
-        """Inflate a storage; takes its time, and its inflated size on disk until ``close``.
+    def __init__(self, path: Path, deflated: Deflated, open_files: OpenFiles | None = None) -> None:
+        """Take where the storage is."""
+        super().__init__(path, open_files)
+        self._deflated = deflated
+
+    def _open(self) -> IO[bytes]:
+        """Inflate the storage; takes its time, and its inflated size on disk until ``close``.
 
         Raises CheckpointError when what comes out is not what the archive's directory says, or does not fit the disk.
         """
-        with contextlib.ExitStack() as on_failure:
-            try:
-                file = on_failure.enter_context(tempfile.TemporaryFile(prefix="clipgguf-"))
-                for chunk in inflate(path, deflated):
-                    file.write(chunk)
-                file.flush()
-            except OSError as e:
-                raise CheckpointError(
-                    f"{path}: is compressed, and a storage of {deflated.inflated_size:,} bytes cannot be inflated "
-                    f"into a temporary file: {os_reason(e)}"
-                ) from e
-            on_failure.pop_all()
-        super().__init__(path, file)
+        try:
+            return temporary_file(inflate(self.path, self._deflated))
+        except OSError as e:
+            raise CheckpointError(
+                f"{self.path}: is compressed, and a storage of {self._deflated.inflated_size:,} bytes cannot be "
+                f"inflated into a temporary file: {os_reason(e)}"
+            ) from e
 
 
 def inflate(path: Path, deflated: Deflated) -> Iterator[bytes]:

@@ -21,7 +21,9 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from clipgguf.checkpoint.tensors import SourceTensor
 from clipgguf.errors import CheckpointError, os_reason
+from clipgguf.limits import LARGEST_HEADER, MOST_ENTRIES, MOST_VALUES
 from clipgguf.regular_file import open_regular
+from clipgguf.vocabulary import Vocabulary
 
 MAGIC = b"GGUF"
 # Version 1 had lengths of 32 bits; ggml does not read it any more, either.
@@ -34,15 +36,11 @@ SMALLEST_ALIGNMENT, LARGEST_ALIGNMENT = 8, 2**21
 MOST_AXES = 4
 LONGEST_NAME = 63
 LONGEST_KEY = 2**16 - 1
-# What a header may ask for, several times that of the largest language models (a vocabulary of 262,144 tokens with
-# scores, types and merges: 16 MB, 1.3 million values; some 1,000 tensors). It bounds memory: at worst, strings of two
-# characters, a value takes 13 bytes in the file and 104 in memory.
-LARGEST_HEADER = 24 * 2**20
-MOST_VALUES = 2**21
-MOST_ENTRIES = 2**16
 # The bytes that the smallest key (name, type, value) and tensor (name, number of axes, type, offset) take.
 _SMALLEST_KEY = 8 + 4 + 1
 _SMALLEST_TENSOR = 8 + 4 + 4 + 8
+# What comes before them: magic, version, and how many there are.
+_BEGINNING = 4 + 4 + 8 + 8
 
 # Value types of a fixed size, as struct's format characters.
 _FORMATS = {
@@ -106,6 +104,34 @@ def read_gguf(path: Path) -> GGUFFile:
             return _Header(file, path, os.fstat(file.fileno()).st_size).read()
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read: {os_reason(e)}") from e
+
+
+def too_much(metadata: Sequence[MetadataItem], tensors: Sequence[tuple[str, tuple[int, ...]]]) -> str | None:
+    """Return what of a header would be more than ``read_gguf`` takes, or None; the tensors are names and shapes."""
+    for count, what in ((len(tensors), "tensors"), (len(metadata), "metadata keys")):
+        if count > MOST_ENTRIES:
+            return f"{count:,} {what}, at most {MOST_ENTRIES:,} are supported"
+    values = sum(len(item.value) for item in metadata if item.is_array)
+    if values > MOST_VALUES:
+        return f"{values:,} values in its metadata's arrays, at most {MOST_VALUES:,} are supported"
+    nbytes = _BEGINNING + sum(_SMALLEST_TENSOR + len(name.encode()) + 8 * len(shape) for name, shape in tensors)
+    nbytes += sum(map(_item_nbytes, metadata))
+    if nbytes > LARGEST_HEADER:
+        return f"a header of {nbytes:,} bytes, at most {LARGEST_HEADER:,} are supported"
+    return None
+
+
+def _item_nbytes(item: MetadataItem) -> int:
+    """Return the bytes that a metadata key and its value take."""
+    head = 8 + len(item.key.encode()) + 4
+    values = item.value if item.is_array else (item.value,)
+    if item.is_array:
+        head += 4 + 8
+    code = _FORMATS.get(item.value_type)
+    if code is not None:
+        return head + len(values) * struct.calcsize(f"<{code}")
+    nbytes = values.nbytes if isinstance(values, Vocabulary) else sum(len(text.encode()) for text in values)
+    return head + 8 * len(values) + nbytes
 
 
 class _Header:

@@ -5,18 +5,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipgguf.checkpoint.strides import SMALL_READ, extent, stored_cost
 from clipgguf.checkpoint.tensors import Deflated, SourceTensor
 from clipgguf.checkpoint.torch_globals import LONGEST_NAME, Storage, StorageView, kind_of, printable
 from clipgguf.errors import CheckpointError
+from clipgguf.limits import MOST_ENTRIES
 
 # A checkpoint of a training run may hold the state dict under one of these keys, with the rest of the run beside it:
 # "state_dict" is PyTorch Lightning's and OpenCLIP's, "module" is DeepSpeed's.
 WRAPPERS = ("state_dict", "module")
 
 # A dict that refers to another many times, and that to a third, has few bytes and no end of entries, so they count.
-MOST_ENTRIES = 500_000
-MOST_TENSORS = 50_000
+MOST_ITEMS = 500_000
 DEEPEST_NESTING = 16
+# How many times the bytes of a view, and those it extends over, it may take to read it. Each is read twice at most
+# unless they overlap, as only those of small views do.
+HIGHEST_COST = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,8 @@ def source_tensors(
     for name, view in _named_views(_unwrap(state), path):
         if name in tensors:
             raise CheckpointError(f"{path}: has two tensors of the name {name!r}, with and without nested dicts")
-        if len(tensors) == MOST_TENSORS:
-            raise CheckpointError(f"{path}: has more than {MOST_TENSORS:,} tensors, no model has as many in a file")
+        if len(tensors) == MOST_ENTRIES:
+            raise CheckpointError(f"{path}: has more than {MOST_ENTRIES:,} tensors, no model has as many in a file")
         tensors[name] = _source_tensor(name, view, locate(view.storage), path, file_size)
     return list(tensors.values())
 
@@ -66,8 +70,8 @@ def _named_views(state: dict[object, object], path: Path) -> Iterator[tuple[str,
         keys, items = under_way[-1]
         for key, value in items:
             entries += 1
-            if entries > MOST_ENTRIES:
-                raise CheckpointError(f"{path}: has more than {MOST_ENTRIES:,} entries in nested dicts; refused")
+            if entries > MOST_ITEMS:
+                raise CheckpointError(f"{path}: has more than {MOST_ITEMS:,} entries in nested dicts; refused")
             if isinstance(value, StorageView):
                 yield _name((*keys, key), path), value
             elif isinstance(value, dict):
@@ -123,6 +127,7 @@ def _source_tensor(name: str, view: StorageView, stored: StorageBytes, path: Pat
                 f"bytes, the whole file has {file_size:,}"
             )
         offset += view.offset * itemsize
+        _check_cost(where, view)
     return SourceTensor(
         name=name,
         dtype=view.element.code,
@@ -133,6 +138,18 @@ def _source_tensor(name: str, view: StorageView, stored: StorageBytes, path: Pat
         strides=None if _is_contiguous(view) else view.strides,
         deflated=stored.deflated,
     )
+
+
+def _check_cost(where: str, view: StorageView) -> None:
+    """Refuse a view that takes a read for nearly each of its elements, which no view without overlaps does."""
+    itemsize = view.element.itemsize
+    strides = tuple(stride * itemsize for stride in view.strides)
+    nbytes = math.prod(view.shape) * itemsize + extent(view.shape, strides, itemsize)
+    if not _is_contiguous(view) and stored_cost(view.shape, strides, itemsize) > HIGHEST_COST * (nbytes + SMALL_READ):
+        raise CheckpointError(
+            f"{where} has shape {view.shape} and strides {view.strides}, by which elements overlap in too many ways to "
+            "be read; should be saved as contiguous"
+        )
 
 
 def _is_contiguous(view: StorageView) -> bool:

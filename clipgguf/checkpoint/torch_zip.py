@@ -12,6 +12,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from clipgguf.checkpoint.deflate import inflate
@@ -21,7 +22,7 @@ from clipgguf.checkpoint.torch_pickle import LARGEST_PICKLE, unpickle
 from clipgguf.checkpoint.torch_state import StorageBytes, source_tensors
 from clipgguf.checkpoint.torch_stream import read_stream
 from clipgguf.errors import CheckpointError, os_reason
-from clipgguf.regular_file import open_regular
+from clipgguf.regular_file import NO_MODEL_FILES, RegularFile, open_regular
 
 # An archive's directory takes about 100 bytes for a storage.
 LARGEST_DIRECTORY = 1 << 22
@@ -33,22 +34,38 @@ ZIP_MAGIC = b"PK\x03\x04"
 TAR_MAGIC = b"ustar"
 TAR_MAGIC_OFFSET = 257
 
-# What the user may have instead of a checkpoint, by the first bytes.
-FOREIGN_FILES = (
-    (b"version https://git-lfs", "is a Git LFS pointer, the file itself was not downloaded (git lfs pull does that)"),
-    (b"<", "is a web page or XML, so what was downloaded is not the checkpoint"),
-    (b"GGUF", "is a GGUF file already"),
-    (b"Rar!", "is a RAR archive, should be unpacked first"),
-    (b"\x1f\x8b", "is compressed with gzip, should be unpacked first"),
-)
+# What the user may have instead of a checkpoint, by the first bytes; regular_file knows more.
+FOREIGN_FILES = ((b"\x1f\x8b", "is compressed with gzip, should be unpacked first"),)
 
 # The general purpose bits (PKWARE's APPNOTE.TXT, 4.4.4) that make an entry unreadable: encrypted, a patch, strongly
 # encrypted, masked.
 UNREADABLE_FLAGS = 1 << 0 | 1 << 5 | 1 << 6 | 1 << 13
 
-# The fixed part of an entry's local header (APPNOTE.TXT 4.3.7): signature, compression method, lengths of the name and
-# of the extra field, between which comes what the directory says as well.
-LOCAL_HEADER = struct.Struct("<4s4xH16xHH")
+# The fixed part of an entry's local header (APPNOTE.TXT 4.3.7): signature, flags, compression method, CRC-32, the sizes
+# compressed and not, and the lengths of the name, which follows, and of the extra field after it.
+LOCAL_HEADER = struct.Struct("<4s2xHH4xIIIHH")
+# The flag by which CRC-32 and sizes come after the bytes, as torch writes them, and may be 0 in the header (4.4.4).
+SIZES_COME_LATER = 1 << 3
+# A size that is in the extra field (4.5.3).
+IN_EXTRA_FIELD = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An entry as the archive's directory describes it, and the byte where the next one, or the directory, begins."""
+
+    info: zipfile.ZipInfo
+    end: int
+
+    @property
+    def raw_name(self) -> bytes:
+        """The name as it stands in the archive."""
+        return self.info.orig_filename.encode("utf-8" if self.info.flag_bits & 1 << 11 else "cp437")
+
+    @property
+    def least_end(self) -> int:
+        """Where the entry's bytes end if there is no extra field."""
+        return self.info.header_offset + LOCAL_HEADER.size + len(self.raw_name) + self.info.compress_size
 
 
 def read_torch_file(path: Path) -> list[SourceTensor]:
@@ -60,9 +77,9 @@ def read_torch_file(path: Path) -> list[SourceTensor]:
     """
     try:
         # Unbuffered, because what is read are a few bytes here and there.
-        with open_regular(path, CheckpointError) as file:
+        with open_regular(path, CheckpointError, NO_MODEL_FILES) as file:
             size = os.fstat(file.fileno()).st_size
-            head = file.read(512) or b""
+            head = file.read(512)
             if head.startswith(ZIP_MAGIC):
                 state, locate = _read_zip(path, file, size)
             elif head.startswith(pickle.PROTO):
@@ -91,7 +108,7 @@ def _describe_foreign(head: bytes) -> str:
     )
 
 
-class _DirectoryFile(io.FileIO):
+class _DirectoryFile(RegularFile):
     """A file for zipfile to read the directory from, which allocates whatever a damaged length asks for."""
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -109,6 +126,7 @@ def _read_zip(path: Path, file: io.FileIO, size: int) -> tuple[object, Callable[
     pickled = _read_entry(path, file, size, entries[f"{root}/data.pkl"], LARGEST_PICKLE)
     state = unpickle(pickled, f"{path}: data.pkl").value
     found: dict[str, StorageBytes] = {}
+    compressed = [0, 0]
 
     def locate(storage: Storage) -> StorageBytes:
         if storage.key not in found:
@@ -118,31 +136,42 @@ def _read_zip(path: Path, file: io.FileIO, size: int) -> tuple[object, Callable[
                     f"{path}: lacks the entry data/{printable(storage.key)}, a storage that data.pkl refers to"
                 )
             found[storage.key] = _locate(path, file, size, entry)
+            if found[storage.key].deflated:
+                compressed[0] += entry.info.compress_size
+                compressed[1] += entry.info.file_size
+                _check_ratio(f"{path}: its storages", *compressed)
         return found[storage.key]
 
     return state, locate
 
 
-def _read_directory(path: Path, file: io.FileIO, size: int) -> dict[str, zipfile.ZipInfo]:
+def _read_directory(path: Path, file: io.FileIO, size: int) -> dict[str, _Entry]:
     """Return an archive's entries by name, after making sure that every one can be read."""
     try:
         with _DirectoryFile(file.fileno(), closefd=False) as directory, zipfile.ZipFile(directory) as archive:
-            infos = archive.infolist()
+            infos, directory_offset = archive.infolist(), archive.start_dir
     except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, struct.error) as e:
         # zipfile's own error, and what it lets through: a seek to nowhere, a version or feature that it does not know,
         # a name that is no UTF-8, an extra field that is too short.
         raise CheckpointError(
             f"{path}: is a truncated or damaged zip archive: {e} (the file has {size:,} bytes)"
         ) from e
-    entries: dict[str, zipfile.ZipInfo] = {}
-    for info in infos:
+    infos.sort(key=lambda info: info.header_offset)
+    ends = [*(info.header_offset for info in infos[1:]), directory_offset]
+    entries: dict[str, _Entry] = {}
+    for info, end in zip(infos, ends, strict=True):
         # Not info.filename: zipfile cuts that off at a NUL, and changes it on Windows.
-        name = info.orig_filename
+        name, entry = info.orig_filename, _Entry(info, end)
         if problem := _entry_problem(info, name):
             raise CheckpointError(f"{path}: entry {printable(name)} {problem}")
         if name in entries:
             raise CheckpointError(f"{path}: has two entries of the name {printable(name)}")
-        entries[name] = info
+        if entry.least_end > end:
+            raise CheckpointError(
+                f"{path}: entry {printable(name)} ends at byte {entry.least_end:,}, should where the next one or the "
+                f"directory begins, at byte {end:,}"
+            )
+        entries[name] = entry
     return entries
 
 
@@ -161,7 +190,7 @@ def _entry_problem(info: zipfile.ZipInfo, name: str) -> str | None:
     return None
 
 
-def _find_root(path: Path, entries: dict[str, zipfile.ZipInfo]) -> str:
+def _find_root(path: Path, entries: dict[str, _Entry]) -> str:
     """Return the name of the folder that everything is in."""
     inside = [name.split("/") for name in entries]
     if any(parts[1:] == ["constants.pkl"] or parts[1:2] == ["code"] for parts in inside):
@@ -177,53 +206,74 @@ def _find_root(path: Path, entries: dict[str, zipfile.ZipInfo]) -> str:
     return roots[0]
 
 
-def _check_byte_order(path: Path, file: io.FileIO, size: int, entry: zipfile.ZipInfo | None) -> None:
+def _check_byte_order(path: Path, file: io.FileIO, size: int, entry: _Entry | None) -> None:
     # torch writes the entry since 2.1; files of before come from little-endian machines, as torch assumes too.
     order = _read_entry(path, file, size, entry, 16) if entry else b"little"
     if order != b"little":
         raise CheckpointError(f"{path}: has the byte order {printable(order.decode('latin-1'))}, should be little")
 
 
-def _locate(path: Path, file: io.FileIO, size: int, info: zipfile.ZipInfo) -> StorageBytes:
+def _locate(path: Path, file: io.FileIO, size: int, entry: _Entry) -> StorageBytes:
     """Return where an entry's bytes lie, which only its local header says."""
+    info = entry.info
     name = info.orig_filename
     where = f"{path}: entry {printable(name)}"
     header = b""
     if 0 <= info.header_offset < size:
         file.seek(info.header_offset)
-        header = file.read(LOCAL_HEADER.size)
+        header = file.read(LOCAL_HEADER.size + len(entry.raw_name))
     if len(header) < LOCAL_HEADER.size or not header.startswith(ZIP_MAGIC):
         raise CheckpointError(f"{where} has no local header at byte {info.header_offset:,}, where it should be")
-    _, method, name_length, extra_length = LOCAL_HEADER.unpack(header)
+    _, flags, method, crc32, compressed_size, file_size, name_length, extra_length = LOCAL_HEADER.unpack_from(header)
     if method != info.compress_type:
         raise CheckpointError(
             f"{where} is compressed by method {method} in its header, by {info.compress_type} in the directory"
         )
+    if name_length != len(entry.raw_name) or header[LOCAL_HEADER.size :] != entry.raw_name:
+        raise CheckpointError(f"{where} has another name in its header than in the directory")
+    if flags & UNREADABLE_FLAGS:
+        raise CheckpointError(f"{where} is encrypted by its header, is not by the directory")
+    absent = (0,) if flags & SIZES_COME_LATER else ()
+    for what, found, *right in (
+        ("CRC-32", crc32, info.CRC, *absent),
+        ("compressed size", compressed_size, info.compress_size, IN_EXTRA_FIELD, *absent),
+        ("size", file_size, info.file_size, IN_EXTRA_FIELD, *absent),
+    ):
+        if found not in right:
+            raise CheckpointError(f"{where} has the {what} {found:,} in its header, {right[0]:,} in the directory")
     offset = info.header_offset + LOCAL_HEADER.size + name_length + extra_length
-    if offset + info.compress_size > size:
-        raise CheckpointError(f"{where} ends at byte {offset + info.compress_size:,}, the file has {size:,} bytes")
+    if offset + info.compress_size > entry.end:
+        raise CheckpointError(
+            f"{where} ends at byte {offset + info.compress_size:,}, should where the next one or the directory begins, "
+            f"at byte {entry.end:,}"
+        )
     if method == zipfile.ZIP_STORED or not info.file_size:
         return StorageBytes(name, offset, info.file_size)
-    if info.file_size > BOMB_SIZE and info.file_size > info.compress_size * BOMB_RATIO:
-        raise CheckpointError(
-            f"{where} would inflate from {info.compress_size:,} to {info.file_size:,} bytes: "
-            "looks like a zip bomb, weights do not compress like that"
-        )
+    _check_ratio(where, info.compress_size, info.file_size)
     deflated = Deflated(offset, info.compress_size, info.file_size, info.CRC)
     return StorageBytes(name, 0, info.file_size, deflated)
 
 
-def _read_entry(path: Path, file: io.FileIO, size: int, info: zipfile.ZipInfo, most: int) -> bytes:
+def _check_ratio(where: str, compressed: int, inflated: int) -> None:
+    if inflated > BOMB_SIZE and inflated > compressed * BOMB_RATIO:
+        raise CheckpointError(
+            f"{where} would inflate from {compressed:,} to {inflated:,} bytes: "
+            "looks like a zip bomb, weights do not compress like that"
+        )
+
+
+def _read_entry(path: Path, file: io.FileIO, size: int, entry: _Entry, most: int) -> bytes:
     """Return the bytes of a small entry.
 
     Those of a stored one are not held against its CRC-32: torch writes none that is right after
     ``torch.serialization.set_crc32_options(False)``.
     """
+    info = entry.info
     if info.file_size > most:
         raise CheckpointError(
             f"{path}: entry {printable(info.orig_filename)} has {info.file_size:,} bytes, should have {most:,} at most"
         )
-    stored = _locate(path, file, size, info)
+    stored = _locate(path, file, size, entry)
     if stored.deflated:
         return b"".join(inflate(path, stored.deflated))
     file.seek(stored.offset)

@@ -1,50 +1,157 @@
-"""Views of a file's elements that are not contiguous: transposed matrices, rows of wider ones."""
+"""Read views of a file's elements that are not contiguous: transposed matrices, rows of wider ones."""
 
 import math
+import threading
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgguf.checkpoint.tensors import SourceBytes
+from clipgguf.checkpoint.strides import (
+    BAND_NBYTES,
+    SPARSE,
+    Axes,
+    blocks,
+    cost,
+    extent,
+    split,
+    stored_cost,
+    stored_order,
+)
+from clipgguf.checkpoint.tensors import OpenFiles, SourceBytes, temporary_file
+from clipgguf.errors import CheckpointError, os_reason
 
-# A view with gaps is read with what lies between, unless that is so many times what is wanted.
-SPARSE = 8
-# Below that many bytes, a read costs the same whatever its size.
-SMALL_READ = 1 << 12
-
-
-def blocks(shape: tuple[int, ...], strides: tuple[int, ...], elements: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yield a strided view in row-major order as blocks of so many elements at most: offset in bytes, and shape.
-
-    A block's shape has the view's innermost axes, the outermost of them in part.
-    """
-    row = math.prod(shape[1:])
-    if row > elements:
-        for i in range(shape[0]):
-            for start, block in blocks(shape[1:], strides[1:], elements):
-                yield i * strides[0] + start, block
-        return
-    rows = elements // row
-    for i in range(0, shape[0], rows):
-        yield i * strides[0], (min(rows, shape[0] - i), *shape[1:])
+_MAKING_BANDS = threading.Lock()
 
 
-def gather(
-    file: SourceBytes, offset: int, target: NDArray[Any], strides: tuple[int, ...], span: NDArray[np.uint8]
-) -> None:
+@dataclass(frozen=True, slots=True)
+class View:
+    """Elements of a file at ``offset``, with the step along each axis in bytes."""
+
+    file: SourceBytes
+    offset: int
+    dtype: np.dtype[Any]
+    shape: Axes
+    strides: Axes
+
+    def read_block(self, start: Axes, target: NDArray[Any], span: NDArray[np.uint8]) -> None:
+        """Fill an array with the block of its shape that begins at an index, reading ranges into ``span``."""
+        with self.file.in_use():
+            gather(self.file, self.offset_of(start), target, self.strides, span)
+
+    def offset_of(self, index: Axes) -> int:
+        """Return where an element lies in the file."""
+        return self.offset + sum(i * stride for i, stride in zip(index, self.strides, strict=True))
+
+    def is_far_from_order(self, elements: int, room: int) -> bool:
+        """Return whether reading it in blocks of so many elements reads everything over and over again.
+
+        ``room`` is how many bytes can be read at once.
+        """
+        direct = cost(self.shape, self.strides, self.dtype.itemsize, elements, room)
+        return direct > SPARSE * stored_cost(self.shape, self.strides, self.dtype.itemsize)
+
+
+def gather(file: SourceBytes, offset: int, target: NDArray[Any], strides: Axes, span: NDArray[np.uint8]) -> None:
     """Fill an array from a strided view of a file, reading ranges of it into ``span``."""
-    reach = [(length - 1) * stride for length, stride in zip(target.shape, strides, strict=True)]
-    extent = target.itemsize + sum(reach)
-    if extent <= max(SMALL_READ, min(len(span), SPARSE * target.nbytes)):
-        file.read(offset, span[:extent].data)
+    parts = split(target.shape, strides, target.itemsize, len(span))
+    if parts is None:
+        nbytes = extent(target.shape, strides, target.itemsize)
+        file.read(offset, span[:nbytes].data)
         target[...] = np.ndarray(target.shape, target.dtype, span.data, strides=strides)
         return
-    axis = reach.index(max(reach))
-    length = target.shape[axis]
-    # What is dense is only too large, and is halved; of what is sparse, each part is read by itself.
-    step = -(-length // 2) if extent <= SPARSE * target.nbytes else 1
-    for start in range(0, length, step):
-        part = target[(*(slice(None),) * axis, slice(start, start + step))]
+    axis, length = parts
+    for start in range(0, target.shape[axis], length):
+        part = target[(*(slice(None),) * axis, slice(start, start + length))]
         gather(file, offset + start * strides[axis], part, strides, span)
+
+
+@dataclass(frozen=True, slots=True)
+class _Band:
+    """A block of a view, for which the axes may be in any order; its elements are row-major from ``offset`` on."""
+
+    start: Axes
+    shape: Axes
+    offset: int
+
+
+class OrderedView(SourceBytes):
+    """A view whose elements lie far apart in the file, in a temporary file where they lie closer together.
+
+    Of a large transposed matrix, a row's elements lie everywhere, and each block of a few rows would need all of the
+    file. So it is read once, as it lies there, in bands of BAND_NBYTES, and each is written as rows. A block has a run
+    of elements in each band.
+    """
+
+    def __init__(self, view: View, open_files: OpenFiles | None = None) -> None:
+        """Take a view, which is read when this is used."""
+        super().__init__(view.file.path, open_files)
+        self._view = view
+        self._order = stored_order(view.shape, view.strides)
+        self._bands = tuple(self._make_bands())
+
+    def _make_bands(self) -> Iterator[_Band]:
+        offset = 0
+        rank, itemsize = len(self._view.shape), self._view.dtype.itemsize
+        for stored_start, stored_shape in blocks(
+            tuple(self._view.shape[axis] for axis in self._order), BAND_NBYTES // itemsize
+        ):
+            start, shape = [0] * rank, [1] * rank
+            for axis, first, length in zip(self._order, stored_start, stored_shape, strict=True):
+                start[axis], shape[axis] = first, length
+            yield _Band(tuple(start), tuple(shape), offset)
+            offset += math.prod(shape) * itemsize
+
+    def _open(self) -> IO[bytes]:
+        """Read the view; raises CheckpointError when it cannot be read, or does not fit the disk."""
+        # One at a time: its memory comes on top of the threads' buffers.
+        try:
+            with _MAKING_BANDS, self._view.file.in_use():
+                return temporary_file(self._read_bands())
+        except OSError as e:
+            raise CheckpointError(
+                f"{self.path}: a tensor of shape {self._view.shape} is not contiguous, and cannot be put into order "
+                f"in a temporary file: {os_reason(e)}"
+            ) from e
+
+    def _read_bands(self) -> Iterator[memoryview]:
+        view, order = self._view, self._order
+        span = np.empty(BAND_NBYTES, np.uint8)
+        stored, ordered = (np.empty(BAND_NBYTES // view.dtype.itemsize, view.dtype) for _ in range(2))
+        strides = tuple(view.strides[axis] for axis in order)
+        # The axes in the view's order again, by their places in the stored one.
+        places = sorted(range(len(order)), key=order.__getitem__)
+        for band in self._bands:
+            shape = tuple(band.shape[axis] for axis in order)
+            part = stored[: math.prod(shape)].reshape(shape)
+            gather(view.file, view.offset_of(band.start), part, strides, span)
+            elements = ordered[: part.size]
+            np.copyto(elements.reshape(part.transpose(places).shape), part.transpose(places))
+            yield elements.view(np.uint8).data
+
+    def read_block(self, start: Axes, target: NDArray[Any], span: NDArray[np.uint8]) -> None:
+        """Fill an array as ``View.read_block`` does; it must be one of ``blocks``, and ``span`` have BAND_NBYTES."""
+        with self.in_use():
+            for band in self._bands:
+                self._read_from(band, start, target, span)
+
+    def _read_from(self, band: _Band, start: Axes, target: NDArray[Any], span: NDArray[np.uint8]) -> None:
+        """Fill what a block and a band have in common."""
+        into: list[slice] = [slice(None)] * target.ndim
+        shape = [1] * target.ndim
+        first = 0
+        for axis, length in enumerate(band.shape):
+            first *= length
+            if axis in self._order:
+                begin = max(band.start[axis], start[axis])
+                end = min(band.start[axis] + length, start[axis] + target.shape[axis])
+                if begin >= end:
+                    return
+                into[axis] = slice(begin - start[axis], end - start[axis])
+                shape[axis] = end - begin
+                first += begin - band.start[axis]
+        nbytes = math.prod(shape) * target.itemsize
+        self.read(band.offset + first * target.itemsize, span[:nbytes].data)
+        target[tuple(into)] = span[:nbytes].view(target.dtype).reshape(shape)

@@ -101,7 +101,7 @@ def convert_command(
         bool,
         typer.Option(
             "--keep-last-layer",
-            help="Store all blocks of the tower: for PowerInfer and older llama.cpp, which leave out the last one "
+            help="Store one block more than is run: for PowerInfer and older llama.cpp, which leave out the last one "
             "themselves. Today's llama.cpp runs the right ones either way.",
         ),
     ] = False,

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from clipgguf.inspection import Inspection, ProjectorSummary, TowerSummary
 
 
+# What is said of a reader that is required, by whether it reads the file.
+_REFUSALS = {False: "{} cannot read it", None: "whether {} can read it is not known here"}
+
+
 class ReaderName(str, Enum):
     """The readers of clipgguf.readers, which is too slow to import for --help; typer takes several of an Enum only."""
 
@@ -47,7 +51,7 @@ def inspect_command(
             "--require",
             metavar="READER",
             case_sensitive=False,
-            help="Exit 1 when clip.cpp, PowerInfer or llama.cpp cannot read a file; may be given several times.",
+            help="Exit 1 unless clip.cpp, PowerInfer or llama.cpp can read each file; may be given several times.",
         ),
     ] = None,
 ) -> None:
@@ -75,9 +79,9 @@ def inspect_command(
 
 
 def _unmet(inspection: "Inspection", required: Sequence[ReaderName]) -> Iterable[str]:
-    """Yield why readers that must read a file cannot."""
+    """Yield why readers that must read a file cannot, or why that is not known."""
     return (
-        f"{inspection.path}: {verdict.reader} cannot read it: {reason}"
+        f"{inspection.path}: {_REFUSALS[verdict.reads].format(verdict.reader)}: {reason}"
         for verdict in inspection.verdicts
         if verdict.reader in required
         for reason in verdict.reasons
@@ -94,7 +98,7 @@ def _show_tables(inspection: "Inspection", *, with_tensors: bool, is_next: bool)
         metadata_table(inspection.metadata),
         table(
             {"tensor": FOLD, "shape": FOLD, "type": WHOLE, "offset": RIGHT, "bytes": RIGHT},
-            [(t.name, shape_text(t.shape), t.dtype, t.offset, t.nbytes) for t in inspection.tensors],
+            ((t.name, shape_text(t.shape), t.dtype, t.offset, t.nbytes) for t in inspection.tensors),
         )
         if with_tensors
         else None,
@@ -117,7 +121,8 @@ def _verdict_rows(inspection: "Inspection") -> Iterable[tuple[str, str]]:
         if verdict.reads:
             yield verdict.reader, "yes"
         for number, reason in enumerate(verdict.reasons):
-            yield ("" if number else verdict.reader), f"no: {reason}"
+            word = "not known here" if verdict.reads is None else "no"
+            yield ("" if number else verdict.reader), f"{word}: {reason}"
 
 
 def _tower_text(tower: "TowerSummary") -> str:
@@ -133,7 +138,8 @@ def _tower_text(tower: "TowerSummary") -> str:
         ("image", tower.image_size),
         ("patch", tower.patch_size),
     ]
-    return f"{tower.family}; {', '.join(f'{what} {number:,}' for what, number in known if number is not None)}"
+    sizes = ", ".join(f"{what} {number:,}" for what, number in known if number is not None)
+    return f"{tower.family}; {sizes}" if tower.family else sizes
 
 
 def _projector_text(projector: "ProjectorSummary") -> str:

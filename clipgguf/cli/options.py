@@ -55,6 +55,8 @@ IgnoreUnknown = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, metavar="N", help="Threads that do the work. [default: the cores, at most 8]"),
+    typer.Option(
+        "--threads", min=1, metavar="N", help="Threads that do the work, at most 64. [default: the cores, at most 8]"
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables, for programs.")]

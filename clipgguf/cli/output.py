@@ -7,7 +7,7 @@ import os
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import compress
+from itertools import compress, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ NARROWEST_WIDE = 120
 # A metadata array of more values is shown by their number, and of a text with more characters only the beginning.
 LONGEST_ARRAY = 8
 LONGEST_TEXT = 200
+# More rows of a table than the largest model has tensors are only counted.
+MOST_ROWS = 2000
 # The largest float32, as the shortest decimal that rounds to it.
 _LARGEST_FLOAT32 = 3.4028235e38
 
@@ -100,15 +102,18 @@ def table(columns: Mapping[str, Mapping[str, Any]], rows: Iterable[Iterable[obje
     made = Table(box=None, pad_edge=False)
     for heading, style in compress(columns.items(), chosen):
         made.add_column(heading, **{key: value for key, value in style.items() if key != "wide"})
-    for row in rows:
+    left = iter(rows)
+    for row in islice(left, MOST_ROWS):
         cells = (f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in compress(row, chosen))
         made.add_row(*(Text(as_line(cell)) for cell in cells))
+    if more := sum(1 for _ in left):
+        made.add_row(f"and {more:,} more")
     return made
 
 
 def metadata_table(metadata: "Iterable[MetadataItem]") -> "Table":
     """Return a table of metadata, long arrays as the number of their values and long text cut off."""
-    return table({"key": FOLD, "value": FOLD}, [(item.key, _value_text(item)) for item in metadata])
+    return table({"key": FOLD, "value": FOLD}, ((_beginning(item.key), _value_text(item)) for item in metadata))
 
 
 def _value_text(item: "MetadataItem") -> str:
@@ -117,7 +122,10 @@ def _value_text(item: "MetadataItem") -> str:
     value = plain_value(item, LONGEST_ARRAY)
     if isinstance(value, list):
         value = [cut(element) if isinstance(element, str) else element for element in value]
-    text = str(value)
+    return _beginning(str(value))
+
+
+def _beginning(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}... ({len(text):,} characters)"
 
 

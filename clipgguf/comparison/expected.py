@@ -4,16 +4,19 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gguf import GGMLQuantizationType, GGUFValueType
 
 from clipgguf.contents import FEATURE_LAYER, Contents
 from clipgguf.conversion import plan_conversion
-from clipgguf.element_types import OUTTYPES
+from clipgguf.element_types import OUTTYPES, file_type
 from clipgguf.errors import CheckpointError, ConfigError
 from clipgguf.families import Request
 from clipgguf.names import TEXT, VISION
 from clipgguf.plan import Plan
+
+FILE_TYPE = "general.file_type"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,10 @@ def expected_file(contents: Contents, request: Request) -> Expected:
     Of the request, towers, outtype and layers are replaced by the file's. Raises CheckpointError or ConfigError when
     the file has nothing of CLIP, or the checkpoint cannot be converted to a file of its kind.
     """
-    outtype = _outtype(contents)
-    plan, notes = _plan(contents, replace(_with_towers(contents, request), outtype=outtype))
+    request = _with_towers(contents, request)
+    outtype = _outtype(contents, is_mmproj=bool(contents.projector_names))
+    plan, notes = _plan(contents, replace(request, outtype=outtype))
+    plan = _with_file_type(plan, contents, outtype)
     return Expected(plan, outtype, (*notes, *_type_notes(contents, plan, outtype)))
 
 
@@ -56,19 +61,39 @@ def _with_towers(contents: Contents, request: Request) -> Request:
     )
 
 
-def _outtype(contents: Contents) -> str:
-    """Return the outtype that general.file_type tells, else that of which the file has most in its matrices."""
-    file_type = contents.value("general.file_type", GGUFValueType.UINT32)
-    nbytes = Counter({"f16": 0})
-    for outtype, (matrix_type, number) in OUTTYPES.items():
-        if number == file_type:
-            return outtype
-        nbytes[outtype] += sum(
-            tensor.nbytes
-            for tensor in contents.file.tensors
-            if tensor.dtype == matrix_type.name and len(tensor.shape) == 2
-        )
-    return nbytes.most_common(1)[0][0]
+def _outtype(contents: Contents, *, is_mmproj: bool) -> str:
+    """Return the outtype that general.file_type tells, else that of which the file has most in its matrices.
+
+    Where the number means one outtype to llama.cpp and another to clip.cpp (7 and 8), the matrices decide, and without
+    any of either the kind of the file.
+    """
+    told = _told_file_type(contents)
+    # The first wins where there is nothing of any.
+    either = sorted(OUTTYPES, key=lambda outtype: told != file_type(outtype, is_mmproj=is_mmproj))
+    candidates = [outtype for outtype in either if told in _file_types(outtype)] or ["f16", *OUTTYPES]
+    nbytes = dict.fromkeys(candidates, 0)
+    names = {OUTTYPES[outtype][0].name: outtype for outtype in candidates}
+    for tensor in contents.file.tensors:
+        if len(tensor.shape) == 2 and tensor.dtype in names:
+            nbytes[names[tensor.dtype]] += tensor.nbytes
+    return max(nbytes, key=lambda outtype: nbytes[outtype])
+
+
+def _told_file_type(contents: Contents) -> Any:
+    return contents.value(FILE_TYPE, GGUFValueType.UINT32)
+
+
+def _file_types(outtype: str) -> tuple[int, int]:
+    """Return both numbers that a file of an outtype may have, whatever kind it is."""
+    return file_type(outtype, is_mmproj=False), file_type(outtype, is_mmproj=True)
+
+
+def _with_file_type(plan: Plan, contents: Contents, outtype: str) -> Plan:
+    """Return a plan that has the file's general.file_type, where it is one of the two that mean the outtype."""
+    told = _told_file_type(contents)
+    if told not in _file_types(outtype):
+        return plan
+    return replace(plan, metadata=tuple(replace(i, value=told) if i.key == FILE_TYPE else i for i in plan.metadata))
 
 
 def _plan(contents: Contents, request: Request) -> tuple[Plan, list[str]]:
@@ -101,8 +126,9 @@ def _plan(contents: Contents, request: Request) -> tuple[Plan, list[str]]:
                 f"own configuration says {run}"
             )
             run = layer
-    if (contents.blocks_told(VISION) or contents.blocks_stored(VISION)) > run:
-        plan = plan_conversion(replace(request, keep_last_layer=True))
+    stored = contents.blocks_told(VISION) or contents.blocks_stored(VISION)
+    if stored > run:
+        plan = plan_conversion(replace(request, layers_stored=stored))
     return plan, notes
 
 

@@ -8,7 +8,7 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from clipgguf.checkpoint import SourceBytes, SourceFile, SourceTensor
 from clipgguf.plan import PlannedTensor
 from clipgguf.stream import LOOK_AHEAD, ChunkStream, SourceRange
+from clipgguf.workers import Workers
 from clipgguf.writer import Progress
 
 Bytes = NDArray[np.uint8]
@@ -278,22 +279,22 @@ def compare_tensors(
         # What is contiguous comes as ranges, which are read where they are compared; for the rest one thread will do.
         ChunkStream(sources, 1, ranges=True) as stream,
         contextlib.closing(SourceFile(path, size)) as file,
-        ThreadPoolExecutor(threads, thread_name_prefix="compare") as executor,
+        Workers(threads, "compare") as workers,
     ):
         try:
-            for chunk_nbytes, name, future in _ahead(stream, stored, file, executor, threads + LOOK_AHEAD):
+            for chunk_nbytes, name, future in _ahead(stream, stored, file, workers, threads + LOOK_AHEAD):
                 results[name] = results[name].followed_by(future.result())
                 done += chunk_nbytes
                 if progress is not None:
                     progress(done, total)
         except BaseException:
-            executor.shutdown(cancel_futures=True)
+            workers.shutdown(cancel_futures=True)
             raise
     return results
 
 
 def _ahead(
-    stream: ChunkStream, stored: dict[str, SourceTensor], file: SourceBytes, executor: ThreadPoolExecutor, most: int
+    stream: ChunkStream, stored: dict[str, SourceTensor], file: SourceBytes, workers: Workers, most: int
 ) -> Iterator[tuple[int, str, "Future[Comparison]"]]:
     """Yield for each chunk its bytes, its tensor's name and its comparison, of which ``most`` are under way."""
     under_way: deque[tuple[int, str, Future[Comparison]]] = deque()
@@ -306,7 +307,7 @@ def _ahead(
         # The stream uses its buffer again.
         data = chunk.data if isinstance(chunk.data, SourceRange) else np.frombuffer(bytes(chunk.data), np.uint8)
         job = _Job(data, tensor.source.dtype, count, file, target, start)
-        under_way.append((chunk.nbytes, tensor.name, executor.submit(job.run)))
+        under_way.append((chunk.nbytes, tensor.name, workers.submit(job.run)))
         if len(under_way) == most:
             yield under_way.popleft()
     yield from under_way
@@ -325,6 +326,10 @@ class _Job:
 
     def run(self) -> Comparison:
         """Read both sides and compare them, a piece at a time."""
+        with self.data.file.in_use() if isinstance(self.data, SourceRange) else contextlib.nullcontext():
+            return self._compare()
+
+    def _compare(self) -> Comparison:
         ggml_type = GGMLQuantizationType[self.stored.dtype]
         block, block_nbytes = GGML_QUANT_SIZES[ggml_type]
         # Chunks have whole rows, or a power of two of values in a row.

@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 from clipgguf.checkpoint import Checkpoint
+from clipgguf.checkpoint.not_weights import hub_advice, other_folder
 from clipgguf.config import valid_text
-from clipgguf.errors import CheckpointError, ConfigError, os_reason
+from clipgguf.errors import CheckpointError, os_reason
 from clipgguf.families.clip import open_transformers
 from clipgguf.families.llava import is_llava, open_llava
 from clipgguf.families.model import Content, Model, Projector, Request, refuse_unused
-from clipgguf.families.open_clip import CONFIG_FILE, open_openclip
-from clipgguf.json_file import read_json_object
+from clipgguf.families.open_clip import CONFIG_FILE, is_openclip, open_openclip
+from clipgguf.json_file import is_present, read_json_object
+from clipgguf.regular_file import NO_MODEL_FILES, open_regular
 
 __all__ = ["Content", "Model", "Projector", "Request", "open_model"]
 
@@ -29,20 +31,20 @@ def open_model(request: Request) -> Model:
 
 
 def _open(request: Request) -> Model:
-    if not request.model_dir.exists():
+    model, directory = request.model_dir, request.directory
+    path = directory / "config.json"
+    if not model.exists():
         raise CheckpointError(
-            f"{request.model_dir}: is missing, should be a model's directory, with config.json and its weights"
+            f"{model}: is missing, should be a model's directory, with config.json and its weights{hub_advice(model)}"
         )
-    path = request.directory / "config.json"
+    if model.is_file():
+        # Before its directory is looked at: somebody may have given something else than weights.
+        open_regular(model, CheckpointError, NO_MODEL_FILES).close()
+    if not is_present(path) and not is_present(directory / CONFIG_FILE) and (what := other_folder(directory)):
+        raise CheckpointError(f"{directory}: {what}")
     if _is_open_clip(request):
         return open_openclip(request)
     config = read_json_object(path)
-    if quantization := config.get("quantization_config"):
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        by = method if isinstance(method, str) and method else "quantization_config"
-        raise ConfigError(
-            f"{path}: the checkpoint is quantized ({by}), supported are weights in F64, F32, F16 and BF16"
-        )
     if request.llava_projector is not None or is_llava(config):
         return open_llava(request, config)
     return open_transformers(request, config)
@@ -51,11 +53,15 @@ def _open(request: Request) -> Model:
 def _is_open_clip(request: Request) -> bool:
     """Return whether the weights that will be read are OpenCLIP's, by the name of their file or config."""
     directory = request.directory
-    if not (directory / "config.json").exists() and (directory / CONFIG_FILE).exists():
+    has_config, has_own = is_present(directory / "config.json"), is_present(directory / CONFIG_FILE)
+    if has_own and not has_config:
         return True
     if request.model_dir.is_file():
-        return request.model_dir.name.startswith("open_clip_")
-    if not (directory / "config.json").exists():
+        if request.model_dir.name.startswith("open_clip_"):
+            return True
+        # A training run calls its file anything ("epoch_3.pt"). With both configs beside it, or none, the names tell.
+        return has_own == has_config and is_openclip(request.open_checkpoint().tensors)
+    if not has_config:
         # Only to say what is missing: OpenCLIP's config, or config.json.
         return any(directory.glob("open_clip_*"))
     return Checkpoint.find(directory, request.variant).name.startswith("open_clip_")

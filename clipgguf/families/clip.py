@@ -17,7 +17,7 @@ from clipgguf.config import (
     read_image_statistics,
 )
 from clipgguf.errors import CheckpointError, ConfigError, collect, shown
-from clipgguf.families.model import Content, Model, Request, found_text
+from clipgguf.families.model import Content, Model, Request, found_text, refuse_quantized
 from clipgguf.families.towers import tower_prefix
 from clipgguf.names import NEVER_WRITTEN, SIGLIP_HEAD, TEXT, VISION, Tower
 from clipgguf.vocabulary import read_vocabulary
@@ -76,6 +76,7 @@ def open_transformers(request: Request, config: Mapping[str, Any]) -> Model:
         default = default_statistics(vision)
         statistics = read_image_statistics((directory,), request.image_mean, request.image_std, default)
     checkpoint = request.open_checkpoint()
+    refuse_quantized(config, path, checkpoint.tensors.values())
     tensors, prefixes = _canonical(checkpoint.tensors, towers, directory)
     notes: tuple[str, ...] = ()
     if layout.is_siglip:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clipgguf.checkpoint import Checkpoint, SourceTensor
+from clipgguf.checkpoint.not_weights import hub_advice
 from clipgguf.config import (
     SiglipVisionConfig,
     VisionConfig,
@@ -23,7 +24,7 @@ from clipgguf.config import (
 )
 from clipgguf.errors import CheckpointError, ConfigError, shown
 from clipgguf.families.clip import without_siglip_extras
-from clipgguf.families.model import Content, Model, Projector, Request, found_text, refuse_or_warn
+from clipgguf.families.model import Content, Model, Projector, Request, found_text, refuse_or_warn, refuse_quantized
 from clipgguf.families.projectors import is_projector_name, projector_prefix, recognise
 from clipgguf.families.towers import (
     VISION_CONFIGS,
@@ -113,6 +114,8 @@ def open_llava(request: Request, values: Mapping[str, Any]) -> Model:
     if is_llava(config.values):
         llava: _Config | None = config
         checkpoint = request.open_checkpoint(_is_wanted)
+        own = [t for name, t in checkpoint.tensors.items() if request.vision_tower is None or is_projector_name(name)]
+        refuse_quantized(config.values, config.path, own)
         unknown = _unknown_names(checkpoint)
     else:
         llava, checkpoint, unknown = None, None, []
@@ -125,6 +128,7 @@ def open_llava(request: Request, values: Mapping[str, Any]) -> Model:
     warnings = refuse_or_warn([*unknown, *source.unknown], request.ignore_unknown)
     settings = llava if llava is not None else config
     run = _layers_to_run(request, settings, vision)
+    stored, stored_warnings = _layers_to_store(request, run, vision)
     kind, tensors = recognise(
         projector_tensors,
         where=str(projector_from),
@@ -161,13 +165,13 @@ def open_llava(request: Request, values: Mapping[str, Any]) -> Model:
             projector_type=kind.projector_type,
             tensors=tensors,
             layers_run=run,
-            layers_stored=vision.num_hidden_layers if request.keep_last_layer else run,
+            layers_stored=stored,
             grid_pinpoints=pinpoints,
             patch_merge_type=_patch_merge_type(settings),
         ),
         is_llava_checkpoint=checkpoint is not None,
         ignore_unknown=request.ignore_unknown,
-        warnings=warnings + grid_warnings,
+        warnings=warnings + grid_warnings + stored_warnings,
         notes=notes,
     )
 
@@ -228,7 +232,9 @@ def _tower(request: Request, llava: _Config | None, checkpoint: Checkpoint | Non
             f"{request.directory}: has no vision tower{asked}; --vision-tower takes the directory that has it"
         )
     if not directory.is_dir():
-        raise CheckpointError(f"{directory}: is no directory, should be the vision tower's, with config.json")
+        raise CheckpointError(
+            f"{directory}: is no directory, should be the vision tower's, with config.json{hub_advice(directory)}"
+        )
     opened = request.open_checkpoint() if checkpoint is None else Checkpoint.open(directory)
     prefix = tower_prefix(opened.tensors, directory)
     if prefix is None:
@@ -236,6 +242,8 @@ def _tower(request: Request, llava: _Config | None, checkpoint: Checkpoint | Non
     vision = read_vision_config(request.vision_config or directory / "config.json")
     unknown = unknown_rest(opened.tensors, prefix)
     tensors = canonical_tower(opened.tensors, prefix)
+    path = directory / "config.json"
+    refuse_quantized(read_json_object(path) if path.exists() else {}, path, tensors.values())
     if projection := opened.tensors.get(VISION.projection):
         tensors[VISION.projection] = projection
     return _TowerSource(vision, tensors, opened, prefix, tuple(unknown))
@@ -255,11 +263,9 @@ def _inner_tower_config(request: Request, llava: _Config, tensors: Mapping[str, 
     """Return the configuration of a tower that is part of the LLaVA checkpoint."""
     if request.vision_config is not None:
         return read_vision_config(request.vision_config)
-    if not llava.is_original:
-        values = llava.values.get("vision_config")
-        if values is None:
-            return HF_DEFAULT_TOWERS[llava.values.get("model_type") == "llava_onevision"]
-        # A vision_config that is there takes CLIPVisionConfig's defaults for what it omits, not LlavaConfig's.
+    values = llava.values.get("vision_config")
+    if values is not None:
+        # It takes CLIPVisionConfig's defaults for what it omits, not LlavaConfig's.
         model_type = values.get("model_type") if isinstance(values, dict) else None
         if model_type not in (None, *VISION_CONFIGS):
             raise ConfigError(
@@ -267,6 +273,8 @@ def _inner_tower_config(request: Request, llava: _Config, tensors: Mapping[str, 
                 f"supported are {', '.join(map(repr, VISION_CONFIGS))}"
             )
         return parse_tower(VISION_CONFIGS.get(str(model_type), VisionConfig), values, f"{llava.path}: vision_config")
+    if not llava.is_original:
+        return HF_DEFAULT_TOWERS[llava.values.get("model_type") == "llava_onevision"]
     if llava.tower_name is None:
         raise ConfigError(
             f"{llava.path}: names no mm_vision_tower whose sizes could be known; --vision-config takes its config.json"
@@ -296,6 +304,24 @@ def _layers_to_run(request: Request, config: _Config, vision: VisionConfig) -> i
             f"{where} is {shown(layer)}, should be 1 to {blocks}, or -1 to {-blocks} counted from the last"
         )
     return layer if layer > 0 else blocks + 1 + layer
+
+
+def _layers_to_store(request: Request, run: int, vision: VisionConfig) -> tuple[int, tuple[str, ...]]:
+    """Return how many blocks of the tower the file has, and warnings about that.
+
+    Readers that leave out the last of the blocks that are stored want one more than shall run.
+    """
+    blocks = vision.num_hidden_layers
+    if request.layers_stored is not None:
+        return min(max(run, request.layers_stored), blocks), ()
+    if not request.keep_last_layer:
+        return run, ()
+    if run == blocks:
+        return run, (
+            f"--keep-last-layer changes nothing: the projector takes the features of layer {run}, the tower's last; "
+            "readers that leave out the last block of a file cannot run it",
+        )
+    return run + 1, ()
 
 
 def _check_strategy(config: _Config, vision: VisionConfig) -> None:

@@ -2,13 +2,14 @@
 
 import enum
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from clipgguf.checkpoint import Checkpoint, SourceTensor, Wanted
 from clipgguf.config import ImageStatistics, TextConfig, VisionConfig
-from clipgguf.errors import CheckpointError, UsageError
+from clipgguf.errors import CheckpointError, ConfigError, UsageError
 from clipgguf.names import TEXT, VISION, Tower
 
 
@@ -28,7 +29,10 @@ class Content(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Everything that a user can ask of a conversion but where the file goes; ``convert`` explains the fields."""
+    """Everything that a user can ask of a conversion but where the file goes; ``convert`` explains the fields.
+
+    ``layers_stored`` is what no user asks for: how many blocks a file has that is verified.
+    """
 
     model_dir: Path
     text_only: bool = False
@@ -41,6 +45,7 @@ class Request:
     vision_config: Path | None = None
     feature_layer: int | None = None
     keep_last_layer: bool = False
+    layers_stored: int | None = None
     projector_type: str | None = None
     variant: str | None = None
     vocab: Path | None = None
@@ -52,7 +57,7 @@ class Request:
         chosen = [name for name in ("text_only", "vision_only", "llava_projector") if getattr(self, name)]
         if len(chosen) > 1:
             raise UsageError("exclude each other", *chosen)
-        if self.variant is not None and not re.fullmatch(r"[A-Za-z0-9-]+", self.variant):
+        if self.variant is not None and not re.fullmatch(r"[\w-]+", self.variant):
             raise UsageError(f"is {self.variant!r}, should be a word such as 'fp16'", "variant")
         if self.name == "":
             raise UsageError("is empty, should be the model's name", "name")
@@ -193,6 +198,27 @@ def refuse_or_warn(unknown: Iterable[str], ignore_unknown: bool) -> tuple[str, .
     if not ignore_unknown:
         CheckpointError.raise_all(f"{line}; --ignore-unknown leaves it out" for line in lines)
     return tuple(f"{line}; it is left out" for line in lines)
+
+
+def refuse_quantized(config: Mapping[str, Any], path: Path, tensors: Iterable[SourceTensor]) -> None:
+    """Raise ConfigError when a config.json says that the checkpoint is quantized, and one of the wanted tensors is.
+
+    Often the language model alone is: its tower and its projector can be converted.
+    """
+    quantization = config.get("quantization_config")
+    if not quantization:
+        return
+    # Not before there are tensors, and only for this: it imports numpy.
+    from clipgguf.encode import SOURCE_DTYPES
+
+    tensor = next((t for t in tensors if t.dtype not in (*SOURCE_DTYPES, "I64")), None)
+    if tensor is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        by = method if isinstance(method, str) and method else "quantization_config"
+        raise ConfigError(
+            f"{path}: the checkpoint is quantized ({by}; {tensor.name!r} is of type {tensor.dtype}), supported are "
+            f"weights in {', '.join(SOURCE_DTYPES)}"
+        )
 
 
 def found_text(family: str, checkpoint: Checkpoint, prefixes: Iterable[str]) -> str:

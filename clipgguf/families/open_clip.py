@@ -66,6 +66,11 @@ _SETTINGS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
 _IGNORED = re.compile(r"(?:text\.)?attn_mask")
 
 
+def is_openclip(names: Iterable[str]) -> bool:
+    """Return whether tensors have OpenCLIP's names and not transformers'."""
+    return any(name.startswith("visual.") or _BLOCK.fullmatch(name) for name in names)
+
+
 def open_openclip(request: Request) -> Model:
     """Open an OpenCLIP directory.
 

@@ -67,11 +67,14 @@ class Kind:
         for tail, _, expected in self.rules:
             shape = tuple(axis for axis in shapes[tail] if axis != 1)
             fits = len(shape) == len(expected) and all(
-                have == (sizes.setdefault(want, have) if isinstance(want, str) else want)
+                have > 0 and have == (sizes.setdefault(want, have) if isinstance(want, str) else want)
                 for have, want in zip(shape, expected, strict=True)
             )
             if not fits:
-                yield tail, " x ".join(f"{sizes.get(a, a)} ({a})" if isinstance(a, str) else str(a) for a in expected)
+                yield (
+                    tail,
+                    " x ".join(f"{sizes.get(a, 'any')} ({a})" if isinstance(a, str) else str(a) for a in expected),
+                )
 
 
 KINDS = (
@@ -206,6 +209,8 @@ def _check_shapes(
         f"{kind.name} wants {wanted}"
         for tail, wanted in kind.misfits(shapes, vision_width)
     ]
-    if newline is not None and len(newline.shape) != 1:
-        problems.append(f"{newline.path}: tensor {newline.name!r} has shape {newline.shape}, should have one axis")
+    if newline is not None and (len(newline.shape) != 1 or not newline.shape[0]):
+        problems.append(
+            f"{newline.path}: tensor {newline.name!r} has shape {newline.shape}, should have one axis of at least 1"
+        )
     CheckpointError.raise_all(problems)

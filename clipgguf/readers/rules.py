@@ -3,16 +3,22 @@
 A function that takes a file is a rule itself; the others make one from what a reader asks for.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from gguf import GGMLQuantizationType, GGUFValueType
 
 from clipgguf.checkpoint import SourceTensor
-from clipgguf.contents import CLASS_EMBEDDING, FEATURE_LAYER, Contents
+from clipgguf.contents import CLASS_EMBEDDING, FEATURE_LAYER, PROJECTOR_TYPE, Contents
 from clipgguf.element_types import squeeze
 from clipgguf.families.llava import LDP_GRID
-from clipgguf.families.projectors import PROJECTOR_TYPES
 from clipgguf.names import TEXT, VISION, Tower, expected_tensors
+
+
+class Doubt(str):
+    """A reason why it cannot be told from the file whether a reader computes what it means."""
+
+    __slots__ = ()
+
 
 Rule = Callable[[Contents], Iterable[str]]
 # A metadata key, the type of its value, and whether it is an array.
@@ -22,6 +28,8 @@ _BOOL, _STRING = GGUFValueType.BOOL, GGUFValueType.STRING
 _UINT32, _INT32, _FLOAT32 = GGUFValueType.UINT32, GGUFValueType.INT32, GGUFValueType.FLOAT32
 # The kernels that ggml's depthwise convolution takes; it aborts on f32.
 DEPTHWISE_KERNELS = frozenset({GGMLQuantizationType.F16, GGMLQuantizationType.BF16})
+# So many missing tensors are looked for: metadata can tell of a million more than are there.
+MOST_MISSING = 1000
 
 
 def has_keys(required: Sequence[Key], optional: Sequence[Key] = (), tower: Tower | None = None) -> Rule:
@@ -129,9 +137,9 @@ def _wrong_types(
         yield f"it does not take {dtype}{where}: {_listed(names)}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str], at_least: str = "") -> str:
     """Return the first of some names, and how many more there are."""
-    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+    more = f" and {at_least}{len(names) - 1:,} more" if len(names) > 1 else ""
     return f"{names[0]!r}{more}"
 
 
@@ -188,10 +196,13 @@ def has_tower(tower: Tower, *, with_final: bool, modern: bool = False) -> Rule:
             tensor = contents.tensors.get(name)
             if tensor is None:
                 missing.append(name)
+                if len(missing) > MOST_MISSING:
+                    break
             elif not _fits(squeeze(tensor.shape), expected.shape):
                 misfits.append(f"{name!r} has shape {_shape_text(tensor.shape)}, not {_shape_text(expected.shape)}")
         if missing:
-            yield f"it lacks tensors of the tower {tower.gguf_prefix}*: {_listed(missing)}"
+            at_least = "at least " if len(missing) > MOST_MISSING else ""
+            yield f"it lacks tensors of the tower {tower.gguf_prefix}*: {_listed(missing, at_least)}"
         if misfits:
             more = f" ({len(misfits) - 1:,} more do not fit)" if len(misfits) > 1 else ""
             yield f"its tensors do not fit its metadata: {misfits[0]}{more}"
@@ -264,37 +275,91 @@ def has_projector(*kinds: str) -> Rule:
 
 def has_projector_type(contents: Contents) -> Iterator[str]:
     """Without the key llama.cpp refuses a file: https://github.com/ggml-org/llama.cpp/issues/17138."""
-    told = contents.value("clip.projector_type", _STRING) or contents.value("clip.vision.projector_type", _STRING)
-    kind = contents.projector_kind
+    told, kind = contents.projector_types, contents.projector_kind
     if not told:
-        yield f"clip.projector_type is missing{'; clipgguf upgrade adds it' if kind else ''}"
-    elif told not in PROJECTOR_TYPES:
-        yield f"clip.projector_type is {told!r}, none of LLaVA's ({', '.join(PROJECTOR_TYPES)}); others are not checked"
-    elif kind is not None and kind.projector_type != told:
-        yield f"clip.projector_type is {told!r}, but the tensors are those of {kind.projector_type!r}"
+        yield f"{PROJECTOR_TYPE} is missing{'; clipgguf upgrade adds it' if kind else ''}"
+    for key, text in told.items():
+        if kind is not None and kind.projector_type != text:
+            yield f"{key} is {text!r}, but the tensors are those of {kind.projector_type!r}"
 
 
 def runs_in_llama_cpp(contents: Contents) -> Iterator[str]:
     """Without feature_layer all blocks but the last are run: https://github.com/ggml-org/llama.cpp/issues/25817."""
     count, wanted, layers = contents.blocks_told(VISION), contents.blocks_wanted, contents.feature_layers
-    if count is None or wanted is None or not contents.projector_names:
+    if count is None or not contents.projector_names:
         return
-    if layers and wanted > count:
+    if wanted is None:
+        yield Doubt(
+            f"without {FEATURE_LAYER} it runs {count - 1:,} of the {count:,} blocks, and the file does not tell "
+            "whether the last is meant to run; clipgguf upgrade --feature-layer adds it"
+        )
+    elif layers and wanted > count:
         yield f"{FEATURE_LAYER} is {wanted:,}, with {count:,} blocks stored"
-    if not layers and wanted != count - 1:
+    elif not layers and wanted != count - 1:
         yield f"without {FEATURE_LAYER} it runs {count - 1:,} of the {wanted:,} blocks; clipgguf upgrade adds it"
 
 
-def runs_in_powerinfer(contents: Contents) -> Iterator[str]:
-    """PowerInfer runs all blocks but the last, whatever feature_layer says."""
-    count, wanted = contents.blocks_told(VISION), contents.blocks_wanted
-    if count is None or wanted is None or not contents.projector_names:
-        return
-    if len(contents.feature_layers) > 1:
-        yield f"it takes the features of one layer, {FEATURE_LAYER} has {len(contents.feature_layers)}"
-    if wanted != count - 1:
-        advice = "; --keep-last-layer stores one more" if wanted == count else ""
-        yield f"it always runs all blocks but the last, {count - 1:,} here, and {wanted:,} are meant to run{advice}"
+def runs_in_powerinfer(most: int) -> Rule:
+    """PowerInfer runs all blocks but the last of those that are stored, at most ``most``, whatever feature_layer says.
+
+    So a file for it has just one more than are meant to run.
+    """
+
+    def rule(contents: Contents) -> Iterator[str]:
+        count, wanted = contents.blocks_told(VISION), contents.blocks_wanted
+        if count is None or not contents.projector_names:
+            return
+        if wanted is None:
+            yield Doubt(
+                f"it runs {count - 1:,} of the {count:,} blocks, and the file does not tell whether the last is meant "
+                f"to run, as {FEATURE_LAYER} would"
+            )
+            return
+        if len(contents.feature_layers) > 1:
+            yield f"it takes the features of one layer, {FEATURE_LAYER} has {len(contents.feature_layers):,}"
+        if wanted != count - 1:
+            depth, advice = contents.tower_depth, ""
+            if depth is not None and wanted >= depth:
+                advice = ", all that the tower has"
+            elif wanted < most:
+                condition = ", if the tower has more" if depth is None and wanted == count else ""
+                advice = f"; --keep-last-layer stores {wanted + 1:,}{condition}"
+            yield f"it always runs all blocks but the last, {count - 1:,} here, and {wanted:,} are meant to run{advice}"
+
+    return rule
+
+
+def has_room(most: int) -> Rule:
+    """As many blocks as a reader's graph has room for; on more it aborts."""
+
+    def rule(contents: Contents) -> Iterator[str]:
+        count = contents.blocks_told(VISION)
+        if contents.projector_names and count is not None and count > most:
+            yield f"its graph has no room for {count:,} blocks, at most {most} may be stored"
+
+    return rule
+
+
+def has_scratch(mebibytes: Mapping[int, int]) -> Rule:
+    """A vision tower that runs in the memory that a reader has for so many tensors; beyond it, it dies.
+
+    What one image takes was measured: some 33 values of the width and 3 of the feed-forward for every position, and all
+    heads' attention, in float32.
+    """
+
+    def rule(contents: Contents) -> Iterator[str]:
+        vision, has = contents.vision_config(is_siglip=False), mebibytes.get(len(contents.tensors))
+        if has is None or vision is None or not _is_told(contents, VISION):
+            return
+        values = 33 * vision.hidden_size + 3 * vision.intermediate_size
+        needed = 4 * vision.positions * (values + vision.positions * vision.num_attention_heads)
+        if needed > has * 2**20:
+            yield (
+                f"an image of image_size {vision.image_size:,} takes about {needed / 2**20:,.0f} MiB, it has {has} MiB "
+                f"for files of {len(contents.tensors):,} tensors"
+            )
+
+    return rule
 
 
 def has_no_final_norm(contents: Contents) -> Iterator[str]:

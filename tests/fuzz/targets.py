@@ -94,7 +94,7 @@ def _gguf(directory: Path) -> None:
 
 
 def _upgrade(directory: Path, output: Path, chance: Chance) -> None:
-    read_gguf(upgrade(directory / "old.gguf", output / "out.gguf").path)
+    read_gguf(upgrade(directory / "old.gguf", output / "out.gguf", feature_layer=1).path)
 
 
 def _inspect(directory: Path, output: Path, chance: Chance) -> None:

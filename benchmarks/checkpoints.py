@@ -1,0 +1,77 @@
+"""The checkpoints that are converted: real sizes, random weights, made when they are missing and then kept."""
+
+import math
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from benchmarks.process import BenchmarkError, say
+from tests.checkpoints import ITEMSIZE, TINY, Shapes, write_json, write_weights
+
+LARGEST_SHARD = 5 * 10**9  # As transformers 4 saves.
+
+
+class Model(Protocol):
+    """A model as the shapes of its tensors and its JSON files, such as ``tests.checkpoints.Clip``."""
+
+    def shapes(self) -> Shapes:
+        """Return the shapes of all tensors by name."""
+
+    def files(self) -> dict[str, Any]:
+        """Return the JSON files beside the weights by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model with all its tensors of one safetensors dtype; ``small`` stands in for it with --quick."""
+
+    name: str
+    model: Model
+    dtype: str = "F32"
+    small: Model = TINY
+
+    @property
+    def directory(self) -> str:
+        """The name of its directory."""
+        return f"{self.name}-{self.dtype}"
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of its tensors."""
+        return sum(math.prod(shape) for shape in self.model.shapes().values()) * ITEMSIZE[self.dtype]
+
+    def quick(self) -> "Checkpoint":
+        """Return its small one."""
+        return replace(self, name=f"{self.name}-small", model=self.small)
+
+    def make(self, work_dir: Path) -> None:
+        """Write it in bounded memory. It appears under its name only when it is complete."""
+        path = work_dir / self.directory
+        say(f"making {path} ({self.nbytes / 1e9:.1f} GB)")
+        partial = path.with_name(f"{path.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for name, value in self.model.files().items():
+            write_json(partial / name, value)
+        write_weights(partial, self.model.shapes(), self.dtype, shards=-(-self.nbytes // LARGEST_SHARD))
+        partial.replace(path)
+
+
+def make_all(work_dir: Path, checkpoints: Iterable[Checkpoint]) -> None:
+    """Make all checkpoints that are missing, after a look whether they and the outputs have room on the disk.
+
+    Two outputs are there at a time, and none is larger than its checkpoint. Raises BenchmarkError when there is too
+    little room: at once, and not after an hour of measuring.
+    """
+    wanted = {checkpoint.directory: checkpoint for checkpoint in checkpoints}
+    missing = [checkpoint for name, checkpoint in wanted.items() if not (work_dir / name).is_dir()]
+    outputs = 2 * max((checkpoint.nbytes for checkpoint in wanted.values()), default=0)
+    needed = outputs + sum(checkpoint.nbytes for checkpoint in missing)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(work_dir).free
+    if free < needed:
+        raise BenchmarkError(f"{work_dir}: has {free / 1e9:.1f} GB free, this needs {needed / 1e9:.1f} GB")
+    for checkpoint in missing:
+        checkpoint.make(work_dir)

@@ -1,0 +1,138 @@
+"""What is measured, as a table: programs on a checkpoint, and the limits that clipgguf is held to.
+
+A row's first program is clipgguf. It and those that it is compared with run in turn, each as often as the others. A new
+row is a line or two of data here; nothing else knows which rows there are.
+
+A command is a list of words in which these stand for what is not known before; other braces are doubled:
+
+    {python}      the interpreter that runs the benchmarks
+    {torch}       the interpreter that has torch and transformers, --reference
+    {checkpoint}  the directory of the checkpoint
+    {shards}      the checkpoint's files of weights, a word for each; alone in its word
+    {out}         an empty directory, in which the program writes one file
+    {written}     the file that the row's first program wrote
+"""
+
+from dataclasses import dataclass, replace
+
+from benchmarks.checkpoints import Checkpoint
+from tests.checkpoints import REAL, Clip, Text, Vision
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What runs: a command, and what the table calls it.
+
+    Programs that write a file of the same name from the same checkpoint must write the same bytes.
+    """
+
+    label: str
+    command: tuple[str, ...]
+
+    @property
+    def copies(self) -> bool:
+        """Whether it copies the first program's file, and so does no work of its own."""
+        return "{written}" in self.command
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A program that takes part in a row, on the row's checkpoint if no other is given.
+
+    ``at_most`` is the limit: clipgguf's median time divided by this program's. None: shown for comparison only.
+    """
+
+    program: Program
+    at_most: float | None = None
+    checkpoint: Checkpoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: ``program`` on ``checkpoint``, and what it is compared with.
+
+    ``memory`` is the limit on its peak of resident memory in MiB; with ``per_gb`` each time is divided by the bytes of
+    the program's own checkpoint. ``runs`` is how often each program runs, after one run that is not counted if
+    ``warm_up``. ``pictures`` names the pictures that show the row: "memory" (over time), "time" (by size).
+    """
+
+    name: str
+    checkpoint: Checkpoint | None
+    program: Program
+    against: tuple[Entry, ...]
+    memory: int | None = 64
+    per_gb: bool = False
+    runs: int = 5
+    warm_up: bool = True
+    pictures: tuple[str, ...] = ()
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """All that take part, each with its checkpoint; the limit of the first is on its peak in bytes."""
+        first = Entry(self.program, None if self.memory is None else self.memory * MIB, self.checkpoint)
+        return (first, *(replace(entry, checkpoint=entry.checkpoint or self.checkpoint) for entry in self.against))
+
+    def quick(self) -> "Row":
+        """Return the row with small checkpoints and without limits, in which each program runs once."""
+        small = None if self.checkpoint is None else self.checkpoint.quick()
+        against = (Entry(e.program, None, e.checkpoint and e.checkpoint.quick()) for e in self.against)
+        return replace(self, checkpoint=small, against=tuple(against), memory=None, runs=1, warm_up=False)
+
+
+def clipgguf(outtype: str) -> Program:
+    """Return our conversion to an element type."""
+    options = ("--outtype", outtype, "--quiet")
+    return Program("clipgguf", ("{python}", "-m", "clipgguf", "{checkpoint}", "-o", "{out}", *options))
+
+
+def shell(label: str, *steps: str) -> Program:
+    """Return steps of the shell on $written, $out and the shards, "$@"."""
+    script = "written=$1 out=$2; shift 2; " + " && ".join(steps)
+    return Program(label, ("sh", "-c", script, "sh", "{written}", "{out}", "{shards}"))
+
+
+# Reading the checkpoint and copying the finished file is the least that any converter must do. It promises less: our
+# file is on disk when the program ends, and cp leaves its pages to the system. So it is also shown with a sync, of the
+# copy alone where sync takes a file. Where the file system shares blocks between copies (btrfs, XFS, APFS), cp may cost
+# nothing.
+CAT, CP = 'cat "$@" > /dev/null', 'cp "$written" "$out"'
+SYNC = '{{ sync -d "$out"/* 2> /dev/null || sync; }}'
+TORCH = Program("torch reference, f16", ("{torch}", "-m", "benchmarks.reference", "{checkpoint}", "{out}"))
+VERSION = Program("clipgguf --version", ("{python}", "-m", "clipgguf", "--version"))
+IMPORT_TYPER = Program("import typer", ("{python}", "-c", "import typer"))
+F16, Q8_0, Q4_0 = map(clipgguf, ("f16", "q8_0", "q4_0"))
+
+
+def cat_cp(at_most: float | None = None) -> tuple[Entry, ...]:
+    """Return cat and cp, and the same with a sync, which is shown for comparison only."""
+    return Entry(shell("cat + cp", CAT, CP), at_most), Entry(shell("cat + cp + sync", CAT, CP, SYNC))
+
+
+def towers(width: int, text_blocks: int, vision_blocks: int) -> Clip:
+    """Return a CLIP model that is hardly more than its blocks: 16 tensors and 12 * width ** 2 values in each."""
+    text = Text(width, 4 * width, text_blocks, 2, vocab_size=99, max_position_embeddings=16)
+    return Clip(text, Vision(width, 4 * width, vision_blocks, 2, image_size=28, patch_size=14), projection_dim=width)
+
+
+SIZES = ("vit-b-32", "vit-l-14-336", "vit-h-14", "vit-bigg-14")
+VIT_B, VIT_L, VIT_H, BIGG = (Checkpoint(name, REAL[name]) for name in SIZES)
+VIT_L_BF16, BIGG_F16 = replace(VIT_L, dtype="BF16"), replace(BIGG, dtype="F16")
+# No CLIP model has so many tensors, but clipgguf does not know that. Both are 0.38 GB.
+MANY_SMALL = Checkpoint("many-small-tensors", towers(112, 312, 313), small=towers(8, 3, 3))
+FEW_LARGE = Checkpoint("few-large-tensors", towers(1984, 1, 1))
+
+ROWS = (
+    Row("start-up", None, VERSION, (Entry(IMPORT_TYPER, 1.5),), memory=None, runs=20),
+    Row("ViT-B/32 f32 to f16", VIT_B, F16, (Entry(TORCH), *cat_cp()), pictures=("time",)),
+    Row("ViT-L/14-336 f32 to f16", VIT_L, F16, (Entry(TORCH, 0.20), *cat_cp(1.25)), pictures=("memory", "time")),
+    Row("ViT-L/14-336 bf16 to f16", VIT_L_BF16, F16, cat_cp(1.25)),
+    Row("ViT-L/14-336 f32 to q8_0", VIT_L, Q8_0, (Entry(TORCH, 1.0),), memory=96),
+    Row("ViT-L/14-336 f32 to q4_0", VIT_L, Q4_0, (Entry(TORCH, 1.0),), memory=96),
+    Row("ViT-H/14 f32 to f16", VIT_H, F16, (Entry(TORCH), *cat_cp()), runs=3, pictures=("time",)),
+    Row("ViT-bigG/14 f16 to f16", BIGG_F16, F16, (Entry(shell("cp", CP), 1.10), Entry(shell("cp + sync", CP, SYNC)))),
+    Row("ViT-bigG/14 f32 to f16", BIGG, F16, (Entry(TORCH, 0.35), *cat_cp()), runs=3, pictures=("time",)),
+    Row("ViT-bigG/14, time per GB", BIGG, F16, (Entry(F16, 1.3, VIT_L),), per_gb=True, runs=3),
+    Row("10,000 small tensors", MANY_SMALL, F16, (Entry(F16, 2.0, FEW_LARGE),)),
+)

@@ -1,0 +1,116 @@
+"""What a directory without weights is, and what is to be done about it: downloads and formats that people mix up."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+# Weights of other programs, which transformers saves beside ours or instead of them.
+_TRANSFORMERS_4 = "transformers 4 turns them into ours: load the model with {}=True and save it with save_pretrained"
+OTHER_FORMATS: Sequence[tuple[str, str, str]] = (
+    ("flax_model*.msgpack", "Flax", _TRANSFORMERS_4.format("from_flax")),
+    ("tf_model*.h5", "TensorFlow", _TRANSFORMERS_4.format("from_tf")),
+    ("*.onnx", "ONNX", "they should be converted from the checkpoint that they were exported from"),
+    ("onnx/*.onnx", "ONNX", "they should be converted from the checkpoint that they were exported from"),
+    ("*.gguf", "GGUF already", "`clipgguf inspect` looks into them"),
+)
+# How a file of weights is called, and what else of a training run looks like one.
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
+NO_WEIGHTS = re.compile(r"(?:training_args|optimizer|scheduler|scaler|rng_state|tokenizer).*")
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+# One of several weights of one directory, as transformers and diffusers call them.
+VARIANT = re.compile(
+    r"(?:model|pytorch_model)\."
+    r"(?:(?!\d{5}-of-)([^.]+?)(?:-\d{5}-of-\d{5})?\.(?:safetensors|bin)(?:\.index\.json)?"
+    r"|(?:safetensors|bin)\.index\.([^.]+)\.json)"
+)
+SUB_MODELS = ("text_encoder", "text_encoder_2", "image_encoder")
+MOST_NAMED = 5
+
+# A model's name on the Hugging Face hub, also as a part of its address there.
+_HUB = re.compile(r"(?:https?:/(?:www\.)?huggingface\.co/|hf\.co/)?([\w-][\w.-]*/[\w-][\w.-]*)(?:/(?:tree|blob)/.*)?")
+_FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json")
+
+
+def hub_advice(path: Path) -> str:
+    """Return how to download what a path that is not there may mean on the Hugging Face hub; empty for any other."""
+    match = _HUB.fullmatch(path.as_posix())
+    if match is None or path.suffix in _FILE_SUFFIXES or path.parent.exists():
+        return ""
+    name = match[1].rpartition("/")[2]
+    return (
+        f"; if it is a model of the Hugging Face hub, `hf download {match[1]} --local-dir {name}` gets it, and {name} "
+        "can then be converted"
+    )
+
+
+def other_folder(directory: Path) -> str | None:
+    """Return what a directory is that holds a model in another place, or none yet; None when it is not recognised."""
+    if snapshot := _snapshot(directory):
+        return f"is a model's folder in the cache of the Hugging Face hub, the model itself is in {snapshot}"
+    if (directory / "model_index.json").is_file():
+        folders = [str(directory / name) for name in SUB_MODELS if (directory / name).is_dir()]
+        what = f"each is converted by itself: {' or '.join(folders)}" if folders else "none of its models is a CLIP"
+        return f"is a diffusers pipeline of several models, {what}"
+    if unfinished := _unfinished(directory):
+        return f"is a download that is not finished ({unfinished}); the same `hf download` once more finishes it"
+    return None
+
+
+def other_weights(directory: Path) -> str | None:
+    """Return which weights a directory has instead of ours, and what to do; None when there are none."""
+    if variants := sorted(set(_variants(directory))):
+        takes = " or ".join(f"`--variant {variant}`" for variant in variants)
+        return f"has no model.safetensors, but weights of a variant; {takes} takes them"
+    for pattern, program, advice in OTHER_FORMATS:
+        if names := _names(directory, pattern):
+            return f"has weights only for {program} ({_listed(names)}); {advice}"
+    return None
+
+
+def given_files(directory: Path) -> str:
+    """Return, to end a sentence, which files of weights a directory has that would have to be given; or nothing."""
+    names = [name for pattern in WEIGHTS for name in _names(directory, pattern) if not NO_WEIGHTS.match(name)]
+    if shards := [name for name in names if SHARD.search(name)]:
+        return f"; it has shards ({_listed(shards)}), but not the index that names them"
+    return f"; it has {_listed(names)}, which can be given as the model" if names else ""
+
+
+def _snapshot(directory: Path) -> Path | None:
+    """Return the snapshot that a hub cache's folder of a model stands for, or None when it is no such folder."""
+    root = directory.parent if directory.absolute().name == "snapshots" else directory
+    snapshots = root / "snapshots"
+    if not snapshots.is_dir() or not root.absolute().name.startswith("models--"):
+        return None
+    revisions = sorted(path.name for path in snapshots.iterdir())
+    with contextlib.suppress(OSError, UnicodeDecodeError), (root / "refs" / "main").open(encoding="ascii") as file:
+        revisions = [revision] if (revision := file.read(100).strip()) in revisions else revisions
+    return snapshots / revisions[0] if revisions else None
+
+
+def _unfinished(directory: Path) -> str | None:
+    """Return the name of a file that ``hf download`` has not finished, or None without any."""
+    places = [directory, directory / ".cache" / "huggingface" / "download"]
+    if directory.absolute().parent.name == "snapshots":
+        places.append(directory.absolute().parent.parent / "blobs")
+    for place in places:
+        if names := _names(place, "*.incomplete"):
+            return names[0]
+    return None
+
+
+def _variants(directory: Path) -> Iterator[str]:
+    for name in _names(directory, "*"):
+        if match := VARIANT.fullmatch(name):
+            yield match[1] or match[2]
+
+
+def _names(directory: Path, pattern: str) -> list[str]:
+    with contextlib.suppress(OSError):  # A directory that may be searched, but not listed.
+        return sorted(path.relative_to(directory).as_posix() for path in directory.glob(pattern))
+    return []
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    return f"{', '.join(names[:MOST_NAMED])}{more}"

@@ -1,0 +1,171 @@
+"""The tensors of one file of weights, or of all shards that an index names, by the names that the model gave them."""
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from clipgguf.checkpoint.not_weights import other_folder
+from clipgguf.checkpoint.safetensors import read_safetensors_header
+from clipgguf.checkpoint.tensors import SourceBytes, SourceFile, SourceTensor
+from clipgguf.errors import CheckpointError, collect, first_few, shown
+from clipgguf.json_file import read_json_object
+from clipgguf.limits import MOST_ENTRIES
+
+Wanted = Callable[[str], bool]
+
+# What modules around a model put in front of all names: DistributedDataParallel's and torch.compile's.
+WRAPPING = ("module.", "_orig_mod.")
+# A file name in which nothing has a meaning for a system.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+# How much of two tensors is compared at a time.
+COMPARED_NBYTES = 1 << 20
+
+
+def read_file(path: Path, wanted: Wanted, wrapping: str | None = None) -> dict[str, SourceTensor]:
+    """Return the tensors of a file that are wanted, by name without ``wrapping``, or without what wraps all of them.
+
+    Raises CheckpointError when the file is missing or damaged.
+    """
+    if path.suffix == ".safetensors":
+        found = read_safetensors_header(path)
+    else:
+        # Only now: the reader of torch's formats takes as long to import as everything else in here.
+        from clipgguf.checkpoint.torch_zip import read_torch_file
+
+        found = read_torch_file(path)
+    if wrapping is None:
+        wrapping = _wrapping([tensor.name for tensor in found])
+    return {name: tensor for tensor in found if wanted(name := tensor.name.removeprefix(wrapping))}
+
+
+def read_shards(index: Path, wanted: Wanted) -> dict[str, SourceTensor]:
+    """Return the wanted tensors of all shards that an index names; a shard without any is not even opened.
+
+    Raises CheckpointError when a shard is missing or damaged, lacks a tensor that the index puts there, or has other
+    values of one than another shard; ConfigError when the index is no JSON.
+    """
+    weight_map = _weight_map(index)
+    wrapping = _wrapping(weight_map)
+    unwrapped = ((name.removeprefix(wrapping), file) for name, file in weight_map.items())
+    files = {name: file for name, file in unwrapped if wanted(name)}
+    _check_presence(index, files)
+    # As paths, among which "x" and "./x" are one.
+    paths = {name: index.parent / file for name, file in files.items()}
+    problems: list[str] = []
+    shards: dict[Path, dict[str, SourceTensor]] = {}
+    for path in dict.fromkeys(paths.values()):
+        with collect(problems):
+            shards[path] = read_file(path, wanted, wrapping)
+        if sum(map(len, shards.values())) > MOST_ENTRIES:
+            raise CheckpointError(f"{index}: its shards have more than {MOST_ENTRIES:,} tensors, no model has as many")
+    CheckpointError.raise_all(problems)
+    CheckpointError.raise_all(
+        first_few(
+            (name for name, path in paths.items() if name not in shards[path]),
+            lambda name: f"{paths[name]}: lacks tensor {name!r}, which {index.name} puts there",
+        )
+    )
+    # transformers takes what a shard has, whether or not the index names it.
+    return {**_merged(shards.values()), **{name: shards[path][name] for name, path in paths.items()}}
+
+
+def _wrapping(names: Collection[str]) -> str:
+    """Return what modules around the model have put in front of all names."""
+    prefix = ""
+    while names and (more := next((w for w in WRAPPING if all(n.startswith(prefix + w) for n in names)), None)):
+        prefix += more
+    return prefix
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Return the file of each tensor that an index names."""
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: weight_map is missing, empty or no object (tensor name to file name)")
+    CheckpointError.raise_all(
+        first_few(
+            (name for name, file in weight_map.items() if not _stays_inside(file)),
+            lambda name: (
+                f"{index}: puts tensor {name!r} into {shown(weight_map[name])}, which is no file name inside the "
+                "directory"
+            ),
+        )
+    )
+    return weight_map
+
+
+def _stays_inside(file: object) -> bool:
+    """Return whether a file name of an index, by either system's rules, cannot lead out of the directory."""
+    # Symbolic links are followed all the same: a Hugging Face cache consists of them.
+    if not isinstance(file, str) or not file or "\0" in file:
+        return False
+    if _PLAIN_NAME.fullmatch(file):
+        return True
+    return not any(path.anchor or ".." in path.parts for path in (PurePosixPath(file), PureWindowsPath(file)))
+
+
+def _check_presence(index: Path, files: Mapping[str, str]) -> None:
+    """Raise CheckpointError for shards that are not there, before any is opened."""
+    directory = os.fspath(index.parent)
+    missing = [
+        file
+        for file in dict.fromkeys(files.values())
+        if not os.path.lexists(os.path.join(directory, file))  # noqa: PTH118 - a Path for each takes ten times as long.
+    ]
+    what = other_folder(index.parent) if missing else None
+    CheckpointError.raise_all(
+        (
+            *([f"{index.parent}: {what}"] if what else []),
+            *first_few(missing, lambda file: f"{index.parent / file}: is missing, {index.name} names it"),
+        )
+    )
+
+
+def _merged(shards: Collection[Mapping[str, SourceTensor]]) -> dict[str, SourceTensor]:
+    """Return the tensors of all shards; CheckpointError when two have one of a name and it is not the same."""
+    tensors: dict[str, SourceTensor] = {}
+    twice = [
+        (other, tensor)
+        for shard in shards
+        for name, tensor in shard.items()
+        if (other := tensors.setdefault(name, tensor)) is not tensor
+    ]
+    # Which of them is meant, nothing says; with tied weights it does not matter.
+    CheckpointError.raise_all(
+        first_few(
+            (pair for pair in twice if not _is_same(*pair)),
+            lambda pair: (
+                f"{pair[0].path}: tensor {pair[0].name!r} stands in {pair[1].path}, too, with other values; it should "
+                "stand in one shard, or be the same in both"
+            ),
+        )
+    )
+    return tensors
+
+
+def _is_same(one: SourceTensor, other: SourceTensor) -> bool:
+    """Return whether two tensors have the same dtype, shape and bytes, of which few are in memory at a time."""
+    # With strides, what lies between the elements is compared, too.
+    for attribute in ("dtype", "shape", "strides"):
+        if getattr(one, attribute) != getattr(other, attribute):
+            return False
+    nbytes = one.extent
+    with contextlib.closing(_opened(one)) as file, contextlib.closing(_opened(other)) as other_file:
+        for start in range(0, nbytes, COMPARED_NBYTES):
+            buffers = [memoryview(bytearray(min(COMPARED_NBYTES, nbytes - start))) for _ in range(2)]
+            file.read(one.offset + start, buffers[0])
+            other_file.read(other.offset + start, buffers[1])
+            if buffers[0] != buffers[1]:
+                return False
+    return True
+
+
+def _opened(tensor: SourceTensor) -> SourceBytes:
+    """Return what a tensor is read from."""
+    if tensor.deflated is None:
+        return SourceFile(tensor.path, tensor.offset + tensor.extent)
+    from clipgguf.checkpoint.deflate import InflatedStorage
+
+    return InflatedStorage(tensor.path, tensor.deflated)

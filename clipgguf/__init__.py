@@ -1,4 +1,4 @@
-"""Turn CLIP and LLaVA checkpoints into GGUF files, without torch and in constant memory.
+"""Turn the image encoders of checkpoints into GGUF files, without torch and in constant memory.
 
     from clipgguf import convert
 
@@ -13,9 +13,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from clipgguf.conversion import Conversion, convert
+    from clipgguf.conversion import Conversion, convert, plan
     from clipgguf.errors import CheckpointError, ClipGGUFError, ConfigError, OutputError
     from clipgguf.inspection import Inspection, inspect
+    from clipgguf.options import Options
     from clipgguf.upgrading import Upgrade, upgrade
     from clipgguf.verification import Verification, verify
 
@@ -27,18 +28,21 @@ __all__ = [
     "ConfigError",
     "Conversion",
     "Inspection",
+    "Options",
     "OutputError",
     "Upgrade",
     "Verification",
     "__version__",
     "convert",
     "inspect",
+    "plan",
     "upgrade",
     "verify",
 ]
 
 _MODULES = {
-    "conversion": ("Conversion", "convert"),
+    "conversion": ("Conversion", "convert", "plan"),
+    "options": ("Options",),
     "errors": ("CheckpointError", "ClipGGUFError", "ConfigError", "OutputError"),
     "inspection": ("Inspection", "inspect"),
     "upgrading": ("Upgrade", "upgrade"),

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipgguf.errors import OutputError, UsageError, os_reason, why_no_file
+from clipgguf.options import PathLike
 from clipgguf.output_file import check_room
-
-PathLike = str | os.PathLike[str]
 
 # What may stand in braces in an output.
 FIELDS = ("name", "outtype")

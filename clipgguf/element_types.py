@@ -4,12 +4,14 @@ from collections.abc import Iterable, Mapping
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
+from clipgguf.options import Outtype
+
 F16 = GGMLQuantizationType.F16
 F32 = GGMLQuantizationType.F32
 BF16 = GGMLQuantizationType.BF16
 
 # The element type of a file's matrices by its name on the command line, and llama.cpp's number of such files.
-OUTTYPES: Mapping[str, tuple[GGMLQuantizationType, LlamaFileType]] = {
+OUTTYPES: Mapping[Outtype, tuple[GGMLQuantizationType, LlamaFileType]] = {
     "f32": (F32, LlamaFileType.ALL_F32),
     "f16": (F16, LlamaFileType.MOSTLY_F16),
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
@@ -31,15 +33,11 @@ CLIP_CPP_TYPES = frozenset(
         GGMLQuantizationType.Q8_0,
     }
 )
-# Chosen by the checkpoint's own element type.
-AUTO = "auto"
-
-# What the names of a LLaVA projector's tensors begin with.
-PROJECTOR_PREFIX = "mm."
-_EMBEDDINGS = ("token_embd.weight", "position_embd.weight")
+# The types whose blocks share a scale.
+QUANTIZED = frozenset(kind for kind, _ in OUTTYPES.values() if GGML_QUANT_SIZES[kind][0] > 1)
 
 
-def file_type(outtype: str, *, is_mmproj: bool) -> int:
+def file_type(outtype: Outtype, *, is_mmproj: bool) -> int:
     """Return what general.file_type says of a file of an outtype.
 
     clip.cpp takes the number for ggml's of the matrices' type, and refuses any that none of its own types has
@@ -50,16 +48,12 @@ def file_type(outtype: str, *, is_mmproj: bool) -> int:
     return int(number if is_mmproj or matrix_type not in CLIP_CPP_TYPES else matrix_type)
 
 
-def resolve_outtype(outtype: str, sources: Iterable[tuple[str, int]]) -> str:
+def resolve_outtype(outtype: Outtype, sources: Iterable[tuple[str, int]]) -> Outtype:
     """Return the outtype itself, or for "auto" the one that keeps most of the checkpoint as it is.
 
     ``sources`` are the dtypes of the matrices and how many bytes each has. bf16 stays bf16, all else becomes f16.
-    Raises ValueError for an outtype that is not known; capitals do not matter.
     """
-    outtype = outtype.lower()
-    if outtype not in (*OUTTYPES, AUTO):
-        raise ValueError(f"outtype is {outtype!r}, should be one of {', '.join((*OUTTYPES, AUTO))}")
-    if outtype != AUTO:
+    if outtype != "auto":
         return outtype
     nbytes: dict[str, int] = {}
     for dtype, size in sources:
@@ -72,31 +66,11 @@ def squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(axis for axis in shape if axis != 1)
 
 
-def ggml_type_for(name: str, shape: tuple[int, ...], outtype: GGMLQuantizationType) -> GGMLQuantizationType:
-    """Return the element type of a tensor with this GGUF name and this shape in the checkpoint.
-
-    Matrices get the file's type, but in files of other types than f32 the embeddings are f16, and so is a matrix whose
-    rows are no multiple of a quantized type's block. The patch convolution, of 4 axes, is f16 in every file, because
-    ggml's convolution takes no f32 kernel; biases, norms and the class embedding are f32 in every file. A projector's
-    matrices are f16 in f32 files too, as the torch script writes them.
-    """
-    squeezed = squeeze(shape)
-    if len(squeezed) == 4:
-        return F16
-    if name.startswith(PROJECTOR_PREFIX):
-        if len(squeezed) == 2:
-            return F16 if outtype == F32 else _fitting(squeezed, outtype)
-        # A depthwise convolution, (channels, 1, 3, 3), has 3 axes once squeezed, and llama.cpp aborts on f32 kernels.
-        return F16 if len(shape) == 4 else F32
-    if len(squeezed) == 2 and name.endswith(".weight"):
-        if name.endswith(_EMBEDDINGS):
-            return F32 if outtype == F32 else F16
-        return _fitting(squeezed, outtype)
-    return F32
-
-
-def _fitting(shape: tuple[int, ...], outtype: GGMLQuantizationType) -> GGMLQuantizationType:
-    return outtype if shape[-1] % GGML_QUANT_SIZES[outtype][0] == 0 else F16
+def ggml_type(name: str, shape: tuple[int, ...]) -> GGMLQuantizationType:
+    """Return the element type of that name, or f16 where rows of this shape are no multiple of the type's block."""
+    kind = GGMLQuantizationType[name]
+    block = GGML_QUANT_SIZES[kind][0]
+    return kind if block == 1 or (shape and shape[-1] % block == 0) else F16
 
 
 def tensor_nbytes(elements: int, ggml_type: GGMLQuantizationType) -> int:

@@ -225,6 +225,15 @@ def _widen_bf16(source: NDArray[Any], target: NDArray[Any]) -> None:
     np.left_shift(source, 16, out=target.view("<u4"), dtype=np.uint32, casting="unsafe")
 
 
+def widened(source: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    """Return values of a safetensors dtype as float32, in their shape."""
+    if dtype != "BF16":
+        return source.astype(np.float32)
+    single = np.empty(source.shape, np.float32)
+    _widen_bf16(source, single)
+    return single
+
+
 @cache
 def _bf16_to_f16_table() -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
     """Return the float16 of all 65,536 bfloat16 values, and which of them are finite but have an infinite float16."""

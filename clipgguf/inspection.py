@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipgguf.conversion import PathLike
 from clipgguf.errors import shown
+from clipgguf.options import PathLike
 
 if TYPE_CHECKING:
-    from clipgguf.checkpoint import SourceTensor
     from clipgguf.checkpoint.gguf_file import MetadataItem
-    from clipgguf.contents import Contents
-    from clipgguf.names import Tower
+    from clipgguf.clip_file import ClipFile
     from clipgguf.readers import Verdict
+    from clipgguf.tensor import View
 
 # Of what the metadata calls a projector, which is a word; nothing keeps a file from having megabytes there.
 LONGEST_TYPE = 200
@@ -61,7 +60,7 @@ class ProjectorSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class ElementType:
+class TypeSummary:
     """How much of a file is of one GGML type: tensors, values in them, and bytes."""
 
     name: str
@@ -89,9 +88,9 @@ class Inspection:
     alignment: int
     towers: "tuple[TowerSummary, ...]"
     projector: ProjectorSummary | None
-    element_types: tuple[ElementType, ...]
+    element_types: tuple[TypeSummary, ...]
     metadata: "tuple[MetadataItem, ...]"
-    tensors: "tuple[SourceTensor, ...]"
+    tensors: "tuple[View, ...]"
     verdicts: "tuple[Verdict, ...]"
 
 
@@ -101,97 +100,83 @@ def inspect(path: PathLike) -> Inspection:
     Raises CheckpointError when it is missing, truncated or no GGUF file, or when its header contradicts itself.
     """
     from clipgguf.checkpoint.gguf_file import read_gguf
-    from clipgguf.contents import Contents
-    from clipgguf.names import TEXT, VISION
+    from clipgguf.clip_file import ClipFile
     from clipgguf.readers import verdicts
 
-    file = read_gguf(Path(path))
-    contents = Contents.of(file)
+    file = ClipFile.of(read_gguf(Path(path)))
     return Inspection(
-        path=file.path,
-        found=_found(contents),
-        nbytes=file.size,
-        version=file.version,
-        alignment=file.alignment,
-        towers=tuple(_tower(contents, tower) for tower in (TEXT, VISION) if contents.has(tower)),
-        projector=_projector(contents) if contents.projector_names or contents.projector_types else None,
-        element_types=_element_types(file.tensors),
-        metadata=file.metadata,
-        tensors=file.tensors,
-        verdicts=verdicts(contents),
+        path=file.file.path,
+        found=_found(file),
+        nbytes=file.file.size,
+        version=file.file.version,
+        alignment=file.file.alignment,
+        towers=tuple(_tower(file, part) for part in ("text", "vision") if file.has(part)),
+        projector=_projector(file) if file.projector_names or file.projector_types else None,
+        element_types=_element_types(file.file.tensors),
+        metadata=file.file.metadata,
+        tensors=file.file.tensors,
+        verdicts=verdicts(file),
     )
 
 
-def _found(contents: "Contents") -> str:
-    from clipgguf.contents import ARCHITECTURE
-    from clipgguf.names import TEXT, VISION
-
-    architecture = contents.file.value(ARCHITECTURE)
-    if architecture not in (None, "clip"):
-        return f"no CLIP model ({ARCHITECTURE} is {shown(architecture)})"
-    if contents.other_family is not None:
-        told = " and ".join(f"{key} is {shown(text)}" for key, text in contents.projector_types.items())
+def _found(file: "ClipFile") -> str:
+    if file.architecture not in (None, "clip"):
+        return f"no CLIP model ({file.why_not_known})"
+    if file.module is None:
+        told = " and ".join(f"{key} is {shown(text)}" for key, text in file.projector_types.items())
         return f"mmproj of a family that is not known here ({told})"
-    family = "SigLIP" if contents.is_siglip else "CLIP"
-    if contents.projector_names:
-        kind = contents.projector_kind
-        tower = f"a {family} vision tower" if contents.has(VISION) else "no tower"
-        return f"mmproj for LLaVA: {kind.name if kind else 'unknown'} projector, {tower}"
-    if contents.has(VISION):
-        return "CLIP model of two towers" if contents.has(TEXT) else f"vision tower of {family}"
-    return "text tower of CLIP" if contents.has(TEXT) else "no CLIP model"
+    tower = "SigLIP" if file.is_siglip else "CLIP"
+    if file.is_llava:
+        has = f"a {tower} vision tower" if file.has("vision") else "no tower"
+        return f"mmproj for LLaVA: {file.kind.name if file.kind else 'unknown'} projector, {has}"
+    if file.module != "clip":
+        assert file.family is not None
+        return f"mmproj for {file.family.title}"
+    if file.has("vision"):
+        return "CLIP model of two towers" if file.has("text") else f"vision tower of {tower}"
+    return "text tower of CLIP" if file.has("text") else "no CLIP model"
 
 
-def _tower(contents: "Contents", tower: "Tower") -> TowerSummary:
-    from gguf import GGUFValueType
-
-    from clipgguf.names import VISION
-
-    def number(key: str) -> int | None:
-        value: int | None = contents.value(key, GGUFValueType.UINT32)
-        return value
-
-    is_vision = tower == VISION
-    name = "vision" if is_vision else "text"
-    family = "SigLIP" if is_vision and contents.is_siglip else "CLIP"
-    blocks = contents.blocks_told(tower)
-    tokens = contents.items.get("tokenizer.ggml.tokens")
+def _tower(file: "ClipFile", part: str) -> TowerSummary:
+    is_vision = part == "vision"
+    name = "SigLIP" if is_vision and file.is_siglip else "CLIP"
+    tokens = None if is_vision else file.value("text.tokens")
     return TowerSummary(
-        name=name,
-        family=family if contents.other_family is None else None,
-        width=number(f"clip.{name}.embedding_length"),
-        feed_forward=number(f"clip.{name}.feed_forward_length"),
-        heads=number(f"clip.{name}.attention.head_count"),
-        projection_dim=number(f"clip.{name}.projection_dim"),
-        blocks=blocks,
-        blocks_stored=contents.blocks_stored(tower),
-        blocks_run=contents.blocks_wanted if is_vision else blocks,
-        image_size=number("clip.vision.image_size") if is_vision else None,
-        patch_size=number("clip.vision.patch_size") if is_vision else None,
-        context_length=None if is_vision else number("clip.text.context_length"),
-        vocabulary=len(tokens.value) if not is_vision and tokens is not None and tokens.is_array else None,
+        name=part,
+        family=name if file.module in ("clip", "llava") else file.family.title if file.family else None,
+        width=file.value(f"{part}.width"),
+        feed_forward=file.value(f"{part}.ffn"),
+        heads=file.value(f"{part}.heads"),
+        projection_dim=file.value(f"{part}.projection"),
+        blocks=file.value(f"{part}.blocks"),
+        blocks_stored=file.blocks_stored(part),
+        blocks_run=file.blocks_wanted if is_vision else file.value("text.blocks"),
+        image_size=file.value("vision.image") if is_vision else None,
+        patch_size=file.value("vision.patch") if is_vision else None,
+        context_length=None if is_vision else file.value("text.positions"),
+        vocabulary=None if tokens is None else len(tokens),
     )
 
 
-def _projector(contents: "Contents") -> ProjectorSummary:
-    kind = contents.projector_kind
-    told = next(iter(contents.projector_types.values()), None)
-    # Every kind ends with a bias, of what it gives to the language model.
-    last = contents.tensors[kind.rules[-1][1]].shape if kind else ()
+def _projector(file: "ClipFile") -> ProjectorSummary:
+    told = next(iter(file.projector_types.values()), None)
+    # Every kind of LLaVA's ends with a bias, of what it gives to the language model.
+    last = file.tensors[file.kind.rules[-1].names[0]].shape if file.kind else ()
+    is_known = file.family is not None and not file.is_llava
     return ProjectorSummary(
-        kind=kind.name if kind else None,
+        kind=file.kind.name if file.kind else file.family.projector if is_known and file.family else None,
         projector_type=told[:LONGEST_TYPE] if told else None,
-        tensors=len(contents.projector_names),
-        embedding_length=last[-1] if last else None,
+        tensors=len(file.projector_names),
+        embedding_length=file.value("vision.projection") if is_known else last[-1] if last else None,
     )
 
 
-def _element_types(tensors: "tuple[SourceTensor, ...]") -> tuple[ElementType, ...]:
-    by_type: dict[str, list[SourceTensor]] = {}
+def _element_types(tensors: "tuple[View, ...]") -> tuple[TypeSummary, ...]:
+    by_type: dict[str, list[View]] = {}
     for tensor in tensors:
         by_type.setdefault(tensor.dtype, []).append(tensor)
     found = [
-        ElementType(
+        TypeSummary(
             name=name,
             tensors=len(of_type),
             elements=sum(math.prod(tensor.shape) for tensor in of_type),

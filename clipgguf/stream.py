@@ -19,11 +19,13 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgguf.checkpoint import SourceBytes, Sources, SourceTensor
+from clipgguf.checkpoint import SourceBytes, Sources
 from clipgguf.checkpoint.strides import blocks
-from clipgguf.checkpoint.views import OrderedView, View
+from clipgguf.checkpoint.views import OrderedBlocks, StridedBlocks
+from clipgguf.computed import ComputedBytes
 from clipgguf.encode import SCRATCH_NBYTES, Encoder, encoder
-from clipgguf.plan import PlannedTensor
+from clipgguf.planning import PlannedTensor
+from clipgguf.tensor import Computed, View
 from clipgguf.workers import Workers
 
 # The most that a chunk takes as it is read, and as it is written: large enough that a chunk's overhead vanishes, small
@@ -99,7 +101,7 @@ class _Job:
 
     tensor: PlannedTensor
     codec: Encoder
-    source: "SourceBytes | _Block"
+    source: "SourceBytes | ComputedBytes | _Block"
     nbytes: int
     start: int = 0
 
@@ -121,7 +123,7 @@ class _Job:
 class _Block:
     """A block of a view of elements that are not contiguous."""
 
-    view: View | OrderedView
+    view: StridedBlocks | OrderedBlocks
     start: tuple[int, ...]
     shape: tuple[int, ...]
 
@@ -180,7 +182,7 @@ class ChunkStream:
         chunks = 1 + sum(tensor.source.nbytes + tensor.nbytes for tensor in tensors) // BUFFER_NBYTES
         self._threads = min(threads, max(chunks, MOST_THREADS))
         self._ranges = ranges
-        self._sources = Sources([tensor.source for tensor in tensors])
+        self._sources = Sources([view for tensor in tensors for view in tensor.source.stored])
         self._workers = Workers(self._threads, "encode")
 
     def __enter__(self) -> "ChunkStream":
@@ -236,33 +238,48 @@ class ChunkStream:
             yield batch
 
     def _jobs(self) -> Iterator[_Job | Chunk]:
-        for number, tensor in enumerate(self._tensors):
-            source, file = tensor.source, self._sources.of(number)
-            codec = encoder(source.dtype, tensor.ggml_type)
-            itemsize = codec.source_dtype.itemsize
-            elements = codec.elements(SOURCE_NBYTES, BUFFER_NBYTES)
-            if source.strides is not None:
-                view = self._view(source, source.strides, file, codec, elements)
-                for index, shape in blocks(source.shape, elements) if source.nbytes else ():
-                    yield _Job(tensor, codec, _Block(view, index, shape), math.prod(shape) * itemsize)
-                continue
-            is_range = self._ranges and codec.encode is None and source.nbytes >= LEAST_RANGE
-            step = RANGE_NBYTES if is_range else elements * itemsize
-            for start in range(0, source.nbytes, step):
-                offset, nbytes = source.offset + start, min(step, source.nbytes - start)
-                if is_range:
-                    yield Chunk(tensor, SourceRange(file, offset, nbytes))
-                else:
-                    yield _Job(tensor, codec, file, nbytes, offset)
+        numbers = itertools.count()
+        for tensor in self._tensors:
+            for part in tensor.source.parts:
+                files = [self._sources.of(next(numbers)) for _ in part.stored]
+                yield from self._part_jobs(tensor, part, files)
+
+    def _part_jobs(
+        self, tensor: PlannedTensor, part: View | Computed, files: Sequence[SourceBytes]
+    ) -> Iterator[_Job | Chunk]:
+        codec = encoder(part.dtype, tensor.ggml_type)
+        itemsize = codec.source_dtype.itemsize
+        elements = codec.elements(SOURCE_NBYTES, BUFFER_NBYTES)
+        if isinstance(part, Computed):
+            computed = ComputedBytes(part, files)
+            for start in range(0, part.nbytes, elements * itemsize):
+                yield _Job(tensor, codec, computed, min(elements * itemsize, part.nbytes - start), start)
+            return
+        (file,) = files
+        if part.strides is not None:
+            view = self._view(part, part.strides, file, codec, elements)
+            for index, shape in blocks(part.shape, elements) if part.nbytes else ():
+                yield _Job(tensor, codec, _Block(view, index, shape), math.prod(shape) * itemsize)
+            return
+        is_range = self._ranges and codec.encode is None and part.nbytes >= LEAST_RANGE
+        step = RANGE_NBYTES if is_range else elements * itemsize
+        for start in range(0, part.nbytes, step):
+            offset, nbytes = part.offset + start, min(step, part.nbytes - start)
+            if is_range:
+                yield Chunk(tensor, SourceRange(file, offset, nbytes))
+            else:
+                yield _Job(tensor, codec, file, nbytes, offset)
 
     def _view(
-        self, source: SourceTensor, strides: tuple[int, ...], file: SourceBytes, codec: Encoder, elements: int
-    ) -> View | OrderedView:
+        self, source: View, strides: tuple[int, ...], file: SourceBytes, codec: Encoder, elements: int
+    ) -> StridedBlocks | OrderedBlocks:
         """Return what blocks of so many elements are read from where a tensor is not contiguous."""
         dtype = codec.source_dtype
-        view = View(file, source.offset, dtype, source.shape, tuple(stride * dtype.itemsize for stride in strides))
+        view = StridedBlocks(
+            file, source.offset, dtype, source.shape, tuple(stride * dtype.itemsize for stride in strides)
+        )
         if view.is_far_from_order(elements, SCRATCH_NBYTES):
-            return OrderedView(view, self._sources.open_files)
+            return OrderedBlocks(view, self._sources.open_files)
         return view
 
 

@@ -1,17 +1,17 @@
 """Mend mmproj files that were written before llama.cpp asked for more: new metadata, the same tensors."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipgguf.destination import PathLike, output_path
+from clipgguf.destination import output_path
 from clipgguf.errors import CheckpointError, OutputError, shown
+from clipgguf.options import PathLike
 
 if TYPE_CHECKING:
-    from clipgguf.checkpoint.gguf_file import GGUFFile, MetadataItem
-    from clipgguf.contents import Contents
+    from clipgguf.checkpoint.gguf_file import MetadataItem
+    from clipgguf.clip_file import ClipFile
     from clipgguf.writer import Progress
 
 
@@ -44,15 +44,15 @@ def upgrade(
     one cannot be written or the old one is read-only; ValueError for a ``feature_layer`` below 1.
     """
     from clipgguf.checkpoint.gguf_file import read_gguf
-    from clipgguf.contents import ARCHITECTURE
-    from clipgguf.plan import Plan, PlannedTensor
+    from clipgguf.clip_file import ARCHITECTURE, ClipFile
+    from clipgguf.planning import Plan, PlannedTensor
     from clipgguf.writer import write_plan
 
     if feature_layer is not None and feature_layer < 1:
         raise ValueError(f"feature_layer is {feature_layer}, should be the number of blocks to run, at least 1")
     source = Path(old)
     file = read_gguf(source)
-    added = _missing(file, feature_layer)
+    added = _missing(ClipFile.of(file), feature_layer)
     path = source if output is None else output_path(source.parent, output, source.name)
     in_place = output is None or (path.exists() and path.samefile(source))
     if not added and in_place:
@@ -68,7 +68,7 @@ def upgrade(
     )
     # Of a symbolic link, as the Hugging Face cache is made of, what it leads to is replaced.
     write_plan(plan, path.resolve() if in_place else path, progress=progress)
-    return Upgrade(path, tuple(f"{item.key} = {_text(item.value)}" for item in added))
+    return Upgrade(path, tuple(f"{item.key} = {item.value[0] if item.is_array else item.value}" for item in added))
 
 
 def _check_writable(path: Path) -> None:
@@ -77,74 +77,76 @@ def _check_writable(path: Path) -> None:
         raise OutputError(f"{path}: is read-only, so it is not replaced; -o writes the new file elsewhere")
 
 
-def _text(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
-
-
-def _missing(file: "GGUFFile", feature_layer: int | None) -> "list[MetadataItem]":
+def _missing(file: "ClipFile", feature_layer: int | None) -> "list[MetadataItem]":
     """Return the metadata that an mmproj file lacks; CheckpointError when it is none, or cannot tell."""
-    from gguf import GGUFValueType
+    from clipgguf.keys import KEYS
 
-    from clipgguf.checkpoint.gguf_file import MetadataItem
-    from clipgguf.contents import ARCHITECTURE, FEATURE_LAYER, PROJECTOR_TYPE, Contents
-    from clipgguf.families.projectors import KINDS
-    from clipgguf.names import VISION
-
-    def refuse(reason: str) -> CheckpointError:
-        return CheckpointError(f"{file.path}: is no mmproj of a CLIP tower that could be upgraded: {reason}")
-
-    contents = Contents.of(file)
-    if file.value(ARCHITECTURE) != "clip":
-        raise refuse(f"{ARCHITECTURE} is {shown(file.value(ARCHITECTURE))}, should be 'clip'")
-    if contents.other_family is not None:
-        raise refuse(contents.other_family)
-    kind = contents.projector_kind
-    if kind is None:
-        raise refuse(f"its tensors are none of the projectors that are known ({', '.join(k.name for k in KINDS)})")
-    told = contents.projector_types
-    if wrong := [f"{key} is {text!r}" for key, text in told.items() if text != kind.projector_type]:
-        raise refuse(f"{wrong[0]}, but its tensors are those of {kind.projector_type!r}")
-    if not told and PROJECTOR_TYPE in contents.items:
-        raise refuse(f"{PROJECTOR_TYPE} is {shown(contents.items[PROJECTOR_TYPE].value)}, should be a word")
-    # Without a type the names alone tell the family, and other families' projectors are called what LLaVA's are.
-    if not told and (names := contents.unknown_names):
-        raise refuse(f"it has tensors that LLaVA's files do not have, as {names[0]!r}")
-    count, stored = file.value("clip.vision.block_count"), contents.blocks_stored(VISION)
-    blocks = contents.blocks_told(VISION)
-    if blocks is None or blocks != stored:
-        what = f"{shown(count)} and no UINT32" if blocks is None and count is not None else shown(count)
-        raise refuse(f"clip.vision.block_count is {what}, but tensors of {stored} blocks are stored")
-    # The writer, gguf-py's, takes no empty array.
-    CheckpointError.raise_all(
-        f"{file.path}: metadata key {shown(item.key)} is an empty array, which cannot be written again"
-        for item in file.metadata
-        if item.is_array and not item.value
-    )
+    _check_kind(file)
+    assert file.kind is not None
     missing = []
-    if not told:
-        missing.append(MetadataItem(PROJECTOR_TYPE, GGUFValueType.STRING, kind.projector_type))
-    layer = _layer(contents, blocks, feature_layer)
-    if FEATURE_LAYER not in contents.items:
-        missing.append(MetadataItem(FEATURE_LAYER, GGUFValueType.INT32, [layer]))
+    if not file.projector_types:
+        missing.append(KEYS["projector"].item(file.kind.projector_type))
+    layer = _layer(file, feature_layer)
+    if layer is not None:
+        missing.append(KEYS["vision.feature_layer"].item([layer]))
     return missing
 
 
-def _layer(contents: "Contents", stored: int, feature_layer: int | None) -> int | None:
-    """Return after how many blocks the projector takes the features; None where the file says it in another way."""
-    from clipgguf.contents import FEATURE_LAYER
+def _check_kind(file: "ClipFile") -> None:
+    """Raise CheckpointError when a file is no mmproj of LLaVA's, or contradicts itself."""
+    from clipgguf.clip_file import ARCHITECTURE
+    from clipgguf.families.llava_projectors import KINDS
+    from clipgguf.keys import KEYS
 
-    path = contents.file.path
+    path = file.file.path
+
+    def refuse(reason: str) -> CheckpointError:
+        return CheckpointError(f"{path}: is no mmproj of a CLIP tower that could be upgraded: {reason}")
+
+    if file.architecture != "clip":
+        raise refuse(f"{ARCHITECTURE} is {shown(file.architecture)}, should be 'clip'")
+    if file.why_not_known is not None:
+        raise refuse(file.why_not_known)
+    if file.module not in ("clip", "llava"):
+        raise refuse(f"it is one for {file.family.title if file.family else file.module}, which lacks nothing")
+    if file.kind is None:
+        raise refuse(f"its tensors are none of the projectors that are known ({', '.join(k.name for k in KINDS)})")
+    told, key = file.projector_types, KEYS["projector"].key
+    if wrong := [f"{key} is {text!r}" for key, text in told.items() if text != file.kind.projector_type]:
+        raise refuse(f"{wrong[0]}, but its tensors are those of {file.kind.projector_type!r}")
+    if not told and key in file.items:
+        raise refuse(f"{key} is {shown(file.items[key].value)}, should be a word")
+    # Without a type the names alone tell the family, and other families' projectors are called what LLaVA's are.
+    if not told and (names := file.unknown_names):
+        raise refuse(f"it has tensors that LLaVA's files do not have, as {names[0]!r}")
+    blocks, stored = file.value("vision.blocks"), file.blocks_stored("vision")
+    if blocks is None or blocks != stored:
+        count = file.file.value(KEYS["vision.blocks"].key)
+        what = f"{shown(count)} and no UINT32" if blocks is None and count is not None else shown(count)
+        raise refuse(f"{KEYS['vision.blocks'].key} is {what}, but tensors of {stored} blocks are stored")
+    # The writer, gguf-py's, takes no empty array.
+    CheckpointError.raise_all(
+        f"{path}: metadata key {shown(item.key)} is an empty array, which cannot be written again"
+        for item in file.file.metadata
+        if item.is_array and not item.value
+    )
+
+
+def _layer(file: "ClipFile", feature_layer: int | None) -> int | None:
+    """Return after how many blocks the projector takes the features; None where the file says it in another way."""
+    from clipgguf.keys import KEYS
+
+    path, key, stored = file.file.path, KEYS["vision.feature_layer"].key, file.value("vision.blocks")
     if feature_layer is not None and feature_layer > stored:
         raise CheckpointError(f"{path}: has {stored:,} blocks, --feature-layer is {feature_layer:,}")
-    if FEATURE_LAYER in contents.items:
-        said = contents.feature_layers
-        if feature_layer is not None and said != (feature_layer,):
+    if key in file.items:
+        if feature_layer is not None and file.feature_layers != (feature_layer,):
             raise CheckpointError(
-                f"{path}: {FEATURE_LAYER} is {shown(contents.items[FEATURE_LAYER].value)} and is not changed, "
+                f"{path}: {key} is {shown(file.items[key].value)} and is not changed, "
                 f"--feature-layer is {feature_layer:,}"
             )
         return None
-    layer = feature_layer or contents.blocks_wanted
+    layer = feature_layer or file.blocks_wanted
     if layer is None:
         raise CheckpointError(
             f"{path}: does not tell whether all of its {stored:,} blocks are meant to run: pass --feature-layer "

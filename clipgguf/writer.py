@@ -3,7 +3,7 @@
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +14,7 @@ from gguf import GGUFEndian, GGUFValueType, GGUFWriter, Keys
 
 from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.output_file import replacing
-from clipgguf.plan import Plan, PlannedTensor
+from clipgguf.planning import Plan, PlannedTensor
 from clipgguf.stream import Chunk, ChunkStream, SourceRange, thread_count
 from clipgguf.workers import Workers
 
@@ -150,7 +150,7 @@ class _WriteBack:
 def _add_metadata(writer: GGUFWriter, item: MetadataItem) -> None:
     if item.key == Keys.General.ALIGNMENT:
         writer.add_custom_alignment(item.value)
-    elif isinstance(item.value, Sequence) and not isinstance(item.value, str):
+    elif item.is_array:
         writer.add_key_value(item.key, item.value, GGUFValueType.ARRAY, item.value_type)
     else:
         writer.add_key_value(item.key, item.value, item.value_type)

@@ -398,9 +398,14 @@ def _values(tensors: Stored) -> dict[str, Floats]:
 
 
 def _write_weights(directory: Path, tensors: Stored, dtype: str, shards: int, suffix: str) -> None:
+    write_weights(directory, dict(sorted(_values(tensors).items())), dtype, shards, suffix)
+
+
+def write_weights(
+    directory: Path, arrays: Mapping[str, Floats], dtype: str = "F32", shards: int = 1, suffix: str = ".safetensors"
+) -> None:
     """Write the weights of a directory: one file, or an index and shards over which the tensors are dealt out."""
     stem = "model" if suffix == ".safetensors" else "pytorch_model"
-    arrays = dict(sorted(_values(tensors).items()))
     if shards == 1:
         write_tensors(directory / f"{stem}{suffix}", arrays, dtype)
         return

@@ -99,7 +99,7 @@ GEMMA4 = Other(
         "mm.a.input_projection.weight": (TEXT_WIDTH, 48),
     },
 )
-OTHERS = {"Qwen2-VL": QWEN2_VL, "Gemma 3": GEMMA3, "Gemma 4": GEMMA4}
+OTHERS = {"Qwen2-VL": QWEN2_VL, "Gemma 4": GEMMA4}
 
 
 def write_other(path: Path, other: Other, *, types: Mapping[str, str] | None = None) -> Path:

@@ -305,11 +305,10 @@ def test_disk_that_fills_up(model: Path, tmp_path: Path, run: Run) -> None:
 
 def test_file_that_shrinks_after_planning(model: Path, tmp_path: Path) -> None:
     from clipgguf import CheckpointError
-    from clipgguf.conversion import plan_conversion
-    from clipgguf.families import Request
+    from clipgguf import plan as plan_conversion
     from clipgguf.writer import write_plan
 
-    plan = plan_conversion(Request(model))
+    plan = plan_conversion(model)
     truncate(model)
     with pytest.raises(CheckpointError, match=r"has 444,\d+ bytes, its header asks for 444,\d+"):
         write_plan(plan, tmp_path / "out" / "x.gguf")

@@ -9,13 +9,13 @@ import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
-from clipgguf import convert, encode, stream
-from clipgguf.checkpoint import SourceTensor
-from clipgguf.comparison.values import PIECE, Pair, compare_tensors
+from clipgguf import Options, convert, encode, stream
 from clipgguf.element_types import OUTTYPES, tensor_nbytes
-from clipgguf.plan import PlannedTensor
+from clipgguf.planning import PlannedTensor
 from clipgguf.stream import BUFFER_NBYTES, LEAST_RANGE, RANGE_NBYTES, SOURCE_NBYTES, ChunkStream
+from clipgguf.tensor import View
 from clipgguf.verification import verify
+from clipgguf.verification.values import PIECE, Pair, compare_tensors
 from tests.checkpoints import ITEMSIZE, Clip, Text, Vision, to_dtype, values, write_model
 
 DTYPES = ("F64", "F32", "F16", "BF16")
@@ -57,7 +57,7 @@ def as_float32(source: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     return source.astype("<f4")
 
 
-def planned(source: SourceTensor, ggml_type: GGMLQuantizationType) -> PlannedTensor:
+def planned(source: View, ggml_type: GGMLQuantizationType) -> PlannedTensor:
     elements = source.nbytes // source.itemsize
     return PlannedTensor(source, source.name, source.shape, ggml_type, tensor_nbytes(elements, ggml_type))
 
@@ -100,9 +100,7 @@ def test_chunks_are_parts_of_the_whole(
 ) -> None:
     path, array = stored[dtype]
     counts = sizes(dtype, ggml_type)
-    tensors = [
-        planned(SourceTensor(str(n), dtype, (n // ROW, ROW), path, 0, n * ITEMSIZE[dtype]), ggml_type) for n in counts
-    ]
+    tensors = [planned(View(str(n), dtype, (n // ROW, ROW), path, 0, n * ITEMSIZE[dtype]), ggml_type) for n in counts]
     largest = array[: counts[-1]]
     whole = expected(as_float32(largest, dtype), largest, dtype, ggml_type)
     for name, data in streamed(tensors, ranges=dtype == ggml_type.name).items():
@@ -122,7 +120,7 @@ def test_chunks_of_a_transposed_matrix_are_whole_blocks(
     path, array = stored[dtype]
     count = shape[0] * shape[1]
     turned = np.ascontiguousarray(array[:count].reshape(shape[::-1]).T)
-    source = SourceTensor("a", dtype, shape, path, 0, count * ITEMSIZE[dtype], strides=(1, shape[0]))
+    source = View("a", dtype, shape, path, 0, count * ITEMSIZE[dtype], strides=(1, shape[0]))
     whole = expected(as_float32(turned, dtype).reshape(-1), turned.reshape(-1), dtype, ggml_type)
     assert streamed([planned(source, ggml_type)])["a"] == whole
 
@@ -132,7 +130,7 @@ def test_ranges_about_their_largest_size(tmp_path: Path) -> None:
     raw = np.random.default_rng(1).bytes(counts[-1] * 4)
     (tmp_path / "stored").write_bytes(raw)
     tensors = [
-        planned(SourceTensor(str(n), "F32", (n // ROW, ROW), tmp_path / "stored", 0, n * 4), GGMLQuantizationType.F32)
+        planned(View(str(n), "F32", (n // ROW, ROW), tmp_path / "stored", 0, n * 4), GGMLQuantizationType.F32)
         for n in counts
     ]
     for ranges in (True, False):
@@ -148,8 +146,8 @@ def test_verifying_about_the_size_of_a_piece(step: int, tmp_path: Path) -> None:
     (tmp_path / "stored").write_bytes(quants.quantize(single.reshape(-1, ROW), GGMLQuantizationType.Q8_0).tobytes())
     shape = (count // ROW, ROW)
     pair = Pair(
-        planned(SourceTensor("a", "F32", shape, tmp_path / "source", 0, count * 4), GGMLQuantizationType.Q8_0),
-        SourceTensor("a", "Q8_0", shape, tmp_path / "stored", 0, count // 32 * 34),
+        planned(View("a", "F32", shape, tmp_path / "source", 0, count * 4), GGMLQuantizationType.Q8_0),
+        View("a", "Q8_0", shape, tmp_path / "stored", 0, count // 32 * 34),
     )
     (comparison,) = compare_tensors([pair], tmp_path / "stored", count // 32 * 34, 2, None).values()
     assert (comparison.elements, comparison.verdict) == (count, "rounded")
@@ -161,4 +159,4 @@ def test_a_matrix_as_large_as_those_of_every_clip(dtype: str, tmp_path: Path) ->
     clip = Clip(Text(32, 64, 1, 4, vocab_size=99, max_position_embeddings=16), Vision(768, 96, 1, 4, 28, 14), 24)
     model = write_model(tmp_path / "m", clip, dtype=dtype)
     for outtype in OUTTYPES:
-        assert verify(convert(model, tmp_path, outtype=outtype).path, model).agrees
+        assert verify(convert(model, tmp_path, options=Options(outtype=outtype)).path, model).agrees

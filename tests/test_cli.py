@@ -15,7 +15,7 @@ import pytest
 from gguf import GGUFReader
 
 import clipgguf
-from clipgguf import convert
+from clipgguf import Options, convert
 from clipgguf.destination import outlook
 from tests.checkpoints import REAL, TINY, edit_json, write_model, write_sparse_safetensors
 from tests.conftest import Run
@@ -56,12 +56,12 @@ def test_spellings(
 ) -> None:
     result = run(*[model if argument == "MODEL" else argument for argument in arguments], "-q")
     assert (result.returncode, result.stdout, result.stderr) == (0, f"{Path('out', name)}\n", "")
-    expected = convert(model, tmp_path / "expected", **same_as)  # type: ignore[arg-type]
+    expected = convert(model, tmp_path / "expected", options=Options(**same_as))  # type: ignore[arg-type]
     assert (tmp_path / "work/out" / name).read_bytes() == expected.path.read_bytes()
 
 
 def test_statistics_given_reach_the_file(model: Path, tmp_path: Path) -> None:
-    path = convert(model, tmp_path, image_mean=[0, 0.5, 1]).path
+    path = convert(model, tmp_path, options=Options(image_mean=[0, 0.5, 1])).path
     fields = GGUFReader(path).fields
     assert fields["clip.vision.image_mean"].contents() == [0.0, 0.5, 1.0]
     assert fields["clip.vision.image_std"].contents()[0] == pytest.approx(0.26862954)

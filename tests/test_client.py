@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipgguf import convert, upgrade
+from clipgguf import Options, convert, upgrade
+from clipgguf.options import Outtype
 from tests.llama_client import ClientResult, answer_image, is_available, random_pixels, write_tiny_language_model
 from tests.llava_checkpoints import (
     VISION_24,
@@ -51,7 +52,10 @@ def four_forms(directory: Path) -> dict[str, Path]:
         ),
         "transformers": (write_hf(directory / "hf", LLAVA), {}),
     }  # fmt: skip
-    return {name: convert(model, directory / f"{name}.gguf", **o).path for name, (model, o) in options.items()}
+    return {
+        name: convert(model, directory / f"{name}.gguf", options=Options(**o)).path
+        for name, (model, o) in options.items()
+    }
 
 
 def test_llama_cpp_answers_with_each_of_the_four_forms(language_model: Path, tmp_path: Path) -> None:
@@ -69,7 +73,7 @@ def test_llama_cpp_runs_the_layers_that_the_projector_wants(language_model: Path
     logits = {}
     for layer in (-1, -2, -3):
         for keep in (False, True):
-            path = convert(model, tmp_path / "x.gguf", feature_layer=layer, keep_last_layer=keep).path
+            path = convert(model, tmp_path / "x.gguf", options=Options(feature_layer=layer, keep_last_layer=keep)).path
             result = ask(language_model, path)
             assert result.ok, result.errors
             logits[layer, keep] = result.logits
@@ -94,11 +98,11 @@ def test_the_scripts_file_is_refused_and_works_after_upgrade(language_model: Pat
 
 @pytest.mark.parametrize("outtype", ["f16", "f32"])
 @pytest.mark.parametrize("projector", ["mlp", "mlp_norm", "ldp", "ldpv2"])
-def test_projector_kinds(projector: str, outtype: str, language_model: Path, tmp_path: Path) -> None:
+def test_projector_kinds(projector: str, outtype: Outtype, language_model: Path, tmp_path: Path) -> None:
     llava = Llava(vision=VISION_24, projector=projector)
     model = write_original(tmp_path / "m", llava)
     tower = write_tower(tmp_path / "vit", llava)
-    path = convert(model, tmp_path / "x.gguf", vision_tower=tower, outtype=outtype).path
+    path = convert(model, tmp_path / "x.gguf", options=Options(vision_tower=tower, outtype=outtype)).path
     result = ask(language_model, path, VISION_24.image_size)
     assert result.ok, result.errors
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader
 
-from clipgguf import CheckpointError, convert
-from clipgguf.conversion import plan_conversion
-from clipgguf.families import Request
+from clipgguf import CheckpointError, Options, convert
+from clipgguf import plan as plan_conversion
+from clipgguf.options import Outtype
 from tests.checkpoints import (
     TINY,
     Clip,
@@ -38,7 +38,7 @@ def sha256(path: Path) -> str:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_whole_file_is_the_torch_references(case: Any, tmp_path: Path) -> None:
     model = case.write(tmp_path)
-    result = convert(model, tmp_path / "out", **case.options)
+    result = convert(model, tmp_path / "out", options=Options(**case.options))
     assert (result.path.name, sha256(result.path)) == GOLDEN[case.name]
 
 
@@ -87,9 +87,11 @@ def to_source(clip: Clip, name: str) -> "np.ndarray[Any, np.dtype[np.float32]]":
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
 @pytest.mark.parametrize("outtype", ["f16", "f32"])
-def test_every_source_dtype(dtype: str, outtype: str, tmp_path: Path) -> None:
+def test_every_source_dtype(dtype: str, outtype: Outtype, tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", dtype=dtype)
-    tensors = {t.name: t for t in GGUFReader(convert(model, tmp_path / "out", outtype=outtype).path).tensors}
+    tensors = {
+        t.name: t for t in GGUFReader(convert(model, tmp_path / "out", options=Options(outtype=outtype)).path).tensors
+    }
     name = "text_model.encoder.layers.1.mlp.fc1.weight"
     source = to_dtype(to_source(TINY, name), dtype)
     single = (source.astype("<u4") << 16).view("<f4") if dtype == "BF16" else source.astype("<f4")
@@ -100,7 +102,7 @@ def test_every_source_dtype(dtype: str, outtype: str, tmp_path: Path) -> None:
 def test_mixed_dtypes_in_one_file(tmp_path: Path) -> None:
     codes = ["F64", "F32", "F16", "BF16"]
     model = write_model(tmp_path / "m", dtype=lambda name: codes[len(name) % 4])
-    plan = plan_conversion(Request(model))
+    plan = plan_conversion(model)
     assert {t.source.dtype for t in plan.tensors} == set(codes)
     assert len(GGUFReader(convert(model, tmp_path / "out").path).tensors) == len(plan.tensors)
 
@@ -178,7 +180,7 @@ def test_values_that_f16_cannot_hold_are_counted(tmp_path: Path) -> None:
     (warning,) = result.warnings
     assert warning.startswith("t.blk.0.ffn_down.weight: 3 of 2,048 values")
     assert "--outtype f32" in warning
-    assert convert(model, tmp_path / "out", outtype="f32").warnings == ()
+    assert convert(model, tmp_path / "out", options=Options(outtype="f32")).warnings == ()
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "BF16"])
@@ -187,7 +189,7 @@ def test_overflow_in_every_dtype_that_can(dtype: str, tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", dtype=lambda n: dtype if n == name else "F32")
     write_with_values(model, overflowing(name))
     for outtype in ("f16", "f32"):  # The convolution is f16 in both, so no other outtype would help.
-        (warning,) = convert(model, tmp_path / "out", outtype=outtype).warnings
+        (warning,) = convert(model, tmp_path / "out", options=Options(outtype=outtype)).warnings
         assert "v.patch_embd.weight: 3 of 28,224 values" in warning
         assert "--outtype" not in warning
 
@@ -234,7 +236,7 @@ def test_a_callback_that_raises_leaves_nothing_behind(model: Path, tmp_path: Pat
 
 
 def test_result_record(model: Path, tmp_path: Path) -> None:
-    result = convert(model, tmp_path / "out", vision_only=True)
+    result = convert(model, tmp_path / "out", options=Options(vision_only=True))
     assert result.path == tmp_path / "out" / "vision-model-f16.gguf"
     assert result.tensors == 1 + 1 + 1 + 2 + 3 * 16 + 2 + 1
     assert result.bytes_in > result.bytes_out > 0
@@ -243,9 +245,9 @@ def test_result_record(model: Path, tmp_path: Path) -> None:
 
 def test_arguments_that_contradict_each_other(model: Path) -> None:
     with pytest.raises(ValueError, match="exclude"):
-        convert(model, text_only=True, vision_only=True)
+        convert(model, options=Options(text_only=True, vision_only=True))
     with pytest.raises(ValueError, match="outtype is 'q9'"):
-        convert(model, outtype="q9")
+        convert(model, options=Options(outtype="q9"))  # type: ignore[arg-type]
 
 
 def test_a_bare_tower_of_the_other_kind_is_not_looked_at(model: Path, tmp_path: Path) -> None:
@@ -253,10 +255,10 @@ def test_a_bare_tower_of_the_other_kind_is_not_looked_at(model: Path, tmp_path: 
     (model / "vocab.json").unlink()
     shapes = {n: s for n, s in TINY.shapes().items() if not n.startswith("text_model.encoder.layers.1")}
     write_safetensors(model / "model.safetensors", shapes)
-    assert convert(model, tmp_path / "out", vision_only=True).tensors == 56
+    assert convert(model, tmp_path / "out", options=Options(vision_only=True)).tensors == 56
     with pytest.raises(CheckpointError, match="no file has tensor 'text_model"):
         write_json(model / "vocab.json", {f"t{i}": i for i in range(99)})
-        convert(model, tmp_path / "out", text_only=True)
+        convert(model, tmp_path / "out", options=Options(text_only=True))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no modes")

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from clipgguf import CheckpointError, OutputError, convert
+from clipgguf import CheckpointError, Options, OutputError, convert
+from clipgguf.options import Outtype
 from clipgguf.output_file import TEMPORARY_NAME, replacing
 from tests.checkpoints import Clip, Text, Vision, edit_json, write_model, write_sparse_safetensors
 from tests.processes import HANGS_AFTER, taking_at_most, uncovered
@@ -159,7 +160,7 @@ def test_leftovers_are_told_from_what_is_in_use_and_from_other_files(large: Path
     (out / ".clipgguf-notes.tmp").write_bytes(b"somebody's")
     with in_use.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        convert(large, out, text_only=True)
+        convert(large, out, options=Options(text_only=True))
     kept = {in_use.name, link.name, directory.name, ".clipgguf-notes.tmp", "text-model-f16.gguf"}
     assert {path.name for path in out.iterdir()} == kept
     assert (tmp_path / "elsewhere").exists()
@@ -242,7 +243,7 @@ def test_output_directory_that_vanishes(what: str, large: Path, tmp_path: Path) 
     moved = tmp_path / "moved"
     if what == "moved":
         assert [bool(TEMPORARY_NAME.fullmatch(path.name)) for path in moved.iterdir()] == [True]
-        assert convert(large, moved, text_only=True).path.parent == moved
+        assert convert(large, moved, options=Options(text_only=True)).path.parent == moved
         assert [path.name for path in moved.iterdir()] == ["text-model-f16.gguf"]
 
 
@@ -255,14 +256,14 @@ def truncate_half(path: Path) -> Callable[[int, int], None]:
 
 @pytest.mark.parametrize("dtype", ["F32", "F16"])
 @pytest.mark.parametrize("outtype", ["f16", "q8_0"])
-def test_source_that_becomes_shorter(dtype: str, outtype: str, tmp_path: Path) -> None:
+def test_source_that_becomes_shorter(dtype: str, outtype: Outtype, tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", LARGE, dtype=dtype)
     out = tmp_path / "out"
     out.mkdir()
     (out / f"model-{outtype}.gguf").write_bytes(OLD)
     message = r"m/model\.safetensors: bytes [\d,]+ to [\d,]+ cannot be read: the file has become shorter"
     with pytest.raises(CheckpointError, match=message):
-        convert(model, out, outtype=outtype, progress=truncate_half(model / "model.safetensors"))
+        convert(model, out, options=Options(outtype=outtype), progress=truncate_half(model / "model.safetensors"))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {f"model-{outtype}.gguf": OLD}
 
 

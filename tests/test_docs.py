@@ -32,10 +32,6 @@ GEMMA = ROOT / "clipgguf" / "families" / "gemma3.py"
 # The names under which the examples have the families that are made from fixtures.
 FAMILIES = {"gemma3": "gemma-3-4b-it", "qwen2_5_vl": "Qwen2.5-VL-7B-Instruct"}
 
-# Until families are tables and Options are public.
-has_families = pytest.mark.skipif(not hasattr(families, "MODULES"), reason="families are no tables yet")
-has_options = pytest.mark.skipif(not hasattr(clipgguf, "Options"), reason="Options are not public yet")
-
 
 def text(page: Path) -> str:
     return page.read_text(encoding="utf-8")
@@ -50,7 +46,6 @@ def test_the_reference_is_what_the_help_says() -> None:
     assert text(COMMANDS) == reference(), "python -m tests.make_commands writes it anew"
 
 
-@has_options
 def test_every_option_of_python_is_one_of_the_command_line() -> None:
     public: Any = clipgguf
     options = {f"--{field.name.replace('_', '-')}" for field in fields(public.Options)}
@@ -58,7 +53,6 @@ def test_every_option_of_python_is_one_of_the_command_line() -> None:
     assert options - named == set()
 
 
-@has_families
 def test_every_family_stands_in_the_readme_and_the_models() -> None:
     internal: Any = families
     for module in internal.MODULES:
@@ -168,7 +162,6 @@ def test_commands_print_what_is_shown(place: Path) -> None:
         assert [re.sub(r"\d+\.\d s$", "_ s", t, flags=re.MULTILINE) for t in (found, expected)]
 
 
-@has_options
 def test_python_runs(place: Path) -> None:
     found = [block for page in [README, *DOCS] for block in blocks(page, "python")]
     assert len(found) == 1
@@ -200,7 +193,6 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-@has_families
 def test_the_rooms_are_there() -> None:
     rows = re.findall(r"^\| (`.*?) \|", text(ROOT / "CONTRIBUTING.md"), re.MULTILINE)
     rooms = re.findall(r"`(.+?)`", " ".join(row for row in rows))
@@ -208,7 +200,6 @@ def test_the_rooms_are_there() -> None:
     assert [room for room in rooms if not (ROOT / "clipgguf" / room).exists()] == []
 
 
-@has_families
 def test_the_example_of_a_family_is_the_family() -> None:
     (example,) = (block for block in blocks(ROOT / "CONTRIBUTING.md", "python") if "FAMILY = " in block)
     lines = {line.split("  #")[0].strip() for line in text(GEMMA).splitlines()}

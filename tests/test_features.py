@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipgguf import convert
+from clipgguf import Options, convert
+from clipgguf.options import Outtype
 from tests.gguf_forward import GGUFModel
 from tests.llava_checkpoints import (
     FEATURE_LAYERS,
@@ -65,40 +66,42 @@ def features(model: GGUFModel, llava: Llava) -> Floats:
 def clip_and_torch_projector(directory: Path, llava: Llava, layer: int, **options: Any) -> Path:
     clip = write_clip(directory / "clip", llava)
     projector = FIXTURES / "llava.projector"
-    return convert(clip, directory, llava_projector=projector, feature_layer=layer, **options).path
+    return convert(clip, directory, options=Options(llava_projector=projector, feature_layer=layer, **options)).path
 
 
 def clip_and_safetensors_projector(directory: Path, llava: Llava, layer: int, **options: Any) -> Path:
     clip = write_clip(directory / "clip", llava, shards=3)
     projector = write_projector(directory / "projector.safetensors", llava)
-    return convert(clip, directory, llava_projector=projector, feature_layer=layer, **options).path
+    return convert(clip, directory, options=Options(llava_projector=projector, feature_layer=layer, **options)).path
 
 
 def clip_and_projector_of_checkpoint(directory: Path, llava: Llava, layer: int, **options: Any) -> Path:
     clip = write_clip(directory / "clip", llava)
     projector = write_original(directory / "llava", replace(llava, feature_layer=layer), shards=2, suffix=".bin")
-    return convert(clip, directory, llava_projector=projector, **options).path
+    return convert(clip, directory, options=Options(llava_projector=projector, **options)).path
 
 
 def hf(directory: Path, llava: Llava, layer: int, **options: Any) -> Path:
-    return convert(write_hf(directory / "hf", replace(llava, feature_layer=layer)), directory, **options).path
+    return convert(
+        write_hf(directory / "hf", replace(llava, feature_layer=layer)), directory, options=Options(**options)
+    ).path
 
 
 def hf_with_option(directory: Path, llava: Llava, layer: int, **options: Any) -> Path:
     hf = write_hf(directory / "hf", replace(llava, feature_layer=4), shards=4)
-    return convert(hf, directory, feature_layer=layer, **options).path
+    return convert(hf, directory, options=Options(feature_layer=layer, **options)).path
 
 
 def original(directory: Path, llava: Llava, layer: int, **options: Any) -> Path:
     checkpoint = write_original(directory / "original", replace(llava, feature_layer=layer), tower="inside")
     config = write_vision_config(directory / "tower.json", llava)
-    return convert(checkpoint, directory, vision_config=config, **options).path
+    return convert(checkpoint, directory, options=Options(vision_config=config, **options)).path
 
 
 def original_with_option(directory: Path, llava: Llava, layer: int, **options: Any) -> Path:
     checkpoint = write_original(directory / "original", llava, tower="inside", shards=3)
     config = write_vision_config(directory / "tower.json", llava)
-    return convert(checkpoint, directory, vision_config=config, feature_layer=layer, **options).path
+    return convert(checkpoint, directory, options=Options(vision_config=config, feature_layer=layer, **options)).path
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,9 @@ SOURCES = (
 @pytest.mark.parametrize("outtype", ["f16", "f32"])
 @pytest.mark.parametrize("layer", FEATURE_LAYERS)
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.convert.__name__)
-def test_llava_features(source: Source, layer: int, outtype: str, golden: dict[str, Floats], tmp_path: Path) -> None:
+def test_llava_features(
+    source: Source, layer: int, outtype: Outtype, golden: dict[str, Floats], tmp_path: Path
+) -> None:
     llava = source.llava
     found = features(GGUFModel.read(source.convert(tmp_path, llava, layer, outtype=outtype)), llava)
     assert worst_cosine(found, golden[f"{source.model}/{layer}"]) >= BAR
@@ -176,22 +181,24 @@ def test_llava_next_of_transformers(spelling: str, golden: dict[str, Floats], tm
 
 @pytest.mark.parametrize("outtype", ["f16", "f32"])
 @pytest.mark.parametrize("kind", ["mlp_norm", "ldp", "ldpv2"])
-def test_other_projectors(kind: str, outtype: str, golden: dict[str, Floats], tmp_path: Path) -> None:
+def test_other_projectors(kind: str, outtype: Outtype, golden: dict[str, Floats], tmp_path: Path) -> None:
     llava = FEATURE_MODELS[kind]
     tower = write_tower(tmp_path / "tower", llava, prefix="")
-    path = convert(write_original(tmp_path / "llava", llava), tmp_path, vision_tower=tower, outtype=outtype).path
+    path = convert(
+        write_original(tmp_path / "llava", llava), tmp_path, options=Options(vision_tower=tower, outtype=outtype)
+    ).path
     assert worst_cosine(features(GGUFModel.read(path), llava), golden[f"{kind}/-2"]) >= BAR
 
 
 @pytest.mark.parametrize("outtype", ["f16", "f32"])
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
-def test_clip_features(activation: str, outtype: str, golden: dict[str, Floats], tmp_path: Path) -> None:
+def test_clip_features(activation: str, outtype: Outtype, golden: dict[str, Floats], tmp_path: Path) -> None:
     llava = Llava(hidden_act=activation)
     clip = write_clip(tmp_path / "clip", llava)
     paths = (
-        convert(clip, tmp_path, outtype=outtype).path,
-        convert(clip, tmp_path, outtype=outtype, text_only=True).path,
-        convert(clip, tmp_path, outtype=outtype, vision_only=True).path,
+        convert(clip, tmp_path, options=Options(outtype=outtype)).path,
+        convert(clip, tmp_path, options=Options(outtype=outtype, text_only=True)).path,
+        convert(clip, tmp_path, options=Options(outtype=outtype, vision_only=True)).path,
     )
     both, text, vision = map(GGUFModel.read, paths)
     for model in (both, vision):

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from clipgguf.conversion import plan_conversion
+from clipgguf import Options
+from clipgguf import plan as plan_conversion
 from clipgguf.errors import ClipGGUFError
-from clipgguf.families import Request
 from tests import layouts, llava_checkpoints
 from tests.fuzz import __main__ as fuzzer
 from tests.fuzz.mutate import mutate_json
@@ -135,8 +135,8 @@ def test_any_json_ends_in_a_plan_or_an_error(name: str, tmp_path: Path) -> None:
     def check(value: object, ignore_unknown: bool) -> None:
         path.write_text(json.dumps(value), encoding="utf-8")
         with contextlib.suppress(ClipGGUFError):
-            plan_conversion(Request(model, ignore_unknown=ignore_unknown))
+            plan_conversion(model, options=Options(ignore_unknown=ignore_unknown))
 
     check()
     path.write_text(json.dumps(sound), encoding="utf-8")
-    plan_conversion(Request(model))
+    plan_conversion(model)

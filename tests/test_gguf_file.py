@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType
 
-from clipgguf import CheckpointError, convert, inspect
+from clipgguf import CheckpointError, Options, convert, inspect
 from clipgguf.checkpoint.gguf_file import (
     LARGEST_ALIGNMENT,
     LONGEST_NAME,
     read_gguf,
 )
 from clipgguf.limits import LARGEST_HEADER, MOST_ENTRIES, MOST_VALUES
+from clipgguf.options import Outtype
 from tests.checkpoints import write_model
 from tests.gguf_bytes import array, gguf, key, string, tensor, uint32
 from tests.llava_checkpoints import Llava, write_hf
@@ -38,9 +39,9 @@ def read(path: Path, data: bytes) -> Any:
 
 @pytest.mark.parametrize("outtype", ["f32", "f16", "bf16", "q8_0", "q4_1"])
 @pytest.mark.parametrize("what", ["clip", "mmproj"])
-def test_same_as_ggufs_own_reader(what: str, outtype: str, tmp_path: Path) -> None:
+def test_same_as_ggufs_own_reader(what: str, outtype: Outtype, tmp_path: Path) -> None:
     model = write_model(tmp_path / "m") if what == "clip" else write_hf(tmp_path / "m", Llava(has_newline=True))
-    path = convert(model, tmp_path / "x.gguf", outtype=outtype).path
+    path = convert(model, tmp_path / "x.gguf", options=Options(outtype=outtype)).path
     file, reader = read_gguf(path), GGUFReader(path)
     fields = [field for name, field in reader.fields.items() if not name.startswith("GGUF.")]
     assert [item.key for item in file.metadata] == [field.name for field in fields]

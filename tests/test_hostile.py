@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 from gguf import GGUFReader
 
-from clipgguf import CheckpointError, ClipGGUFError, ConfigError, convert
+from clipgguf import CheckpointError, ClipGGUFError, ConfigError, Options, convert
+from clipgguf import plan as plan_conversion
 from clipgguf.checkpoint.safetensors import LARGEST_HEADER, read_safetensors_header
-from clipgguf.conversion import plan_conversion
 from clipgguf.errors import shown
-from clipgguf.families import Request
 from clipgguf.json_file import LARGEST_JSON, MOST_VALUES, read_json_object
 from clipgguf.regular_file import open_regular
 from tests import layouts, llava_checkpoints
@@ -52,7 +51,7 @@ def refusal(read: Callable[[], object]) -> str:
 
 def refused(model_dir: Path, **options: Any) -> str:
     """Return the lines that refuse a model."""
-    return refusal(lambda: plan_conversion(Request(model_dir, **options)))
+    return refusal(lambda: plan_conversion(model_dir, options=Options(**options)))
 
 
 # safetensors.
@@ -219,7 +218,7 @@ def test_json_with_a_key_twice_and_one_value(model: Path) -> None:
     # It does not depend on the reader what this says.
     path = model / "config.json"
     path.write_text('{"model_type": "clip", ' + path.read_text().removeprefix("{"))
-    plan_conversion(Request(model))
+    plan_conversion(model)
 
 
 def test_tensor_that_the_index_puts_into_two_files(tmp_path: Path) -> None:
@@ -237,7 +236,7 @@ def test_json_of_gigabytes_is_not_read(name: str, tmp_path: Path) -> None:
     model = JSON_FILES[name](tmp_path / "m")
     os.truncate(model / name, 2**32)
     words = f"{name}: has 4,294,967,296 bytes, should have {LARGEST_JSON:,} at most"
-    assert_refused_without_reading(lambda: plan_conversion(Request(model)), words)
+    assert_refused_without_reading(lambda: plan_conversion(model), words)
 
 
 def test_json_of_the_largest_size_is_read(tmp_path: Path) -> None:
@@ -314,7 +313,7 @@ def test_feature_layers_that_are_none(value: object, tmp_path: Path) -> None:
 def test_grid_pinpoints_that_are_none(value: object, tmp_path: Path) -> None:
     model = llava_checkpoints.write_hf(tmp_path / "m", Llava(has_newline=True))
     edit_json(model / "config.json", lambda config: config.update(image_grid_pinpoints=value))
-    plan = plan_conversion(Request(model))
+    plan = plan_conversion(model)
     assert any("image_grid_pinpoints" in warning and len(warning) < 2000 for warning in plan.warnings)
     assert not [item for item in plan.metadata if item.key == "clip.vision.image_grid_pinpoints"]
 
@@ -343,7 +342,7 @@ def test_text_that_is_no_unicode_where_it_is_written(tmp_path: Path) -> None:
     tower = llava_checkpoints.write_tower(tmp_path / "tower", Llava())
     texts = {"mm_patch_merge_type": "\ud800x", "_name_or_path": "\udfff"}
     edit_json(model / "config.json", lambda config: config.update(texts))
-    fields = GGUFReader(convert(model, tmp_path / "out", vision_tower=tower).path).fields
+    fields = GGUFReader(convert(model, tmp_path / "out", options=Options(vision_tower=tower)).path).fields
     assert fields["clip.vision.mm_patch_merge_type"].contents() == "?x"
     assert fields["general.name"].contents() == "?"
 
@@ -612,7 +611,7 @@ def test_index_of_files_that_cannot_be(file: str, tmp_path: Path) -> None:
     model = sharded(tmp_path / "m")
     edit_json(model / INDEX, lambda index: index["weight_map"].update(logit_scale=file))
     with pytest.raises(ClipGGUFError, match=r"is missing|name too long|Not a directory"):
-        plan_conversion(Request(model))
+        plan_conversion(model)
 
 
 def test_index_that_names_a_file_in_many_ways(tmp_path: Path) -> None:
@@ -621,7 +620,7 @@ def test_index_that_names_a_file_in_many_ways(tmp_path: Path) -> None:
     (model / "model.safetensors").rename(model / "x.safetensors")
     weight_map = {name: "./" * number + "x.safetensors" for number, name in enumerate(TINY.shapes())}
     write_json(model / INDEX, {"weight_map": weight_map})
-    assert len(plan_conversion(Request(model)).tensors) == len(TINY.shapes()) - 1
+    assert len(plan_conversion(model).tensors) == len(TINY.shapes()) - 1
 
 
 def test_shards_of_more_tensors_than_can_be(tmp_path: Path) -> None:
@@ -630,7 +629,7 @@ def test_shards_of_more_tensors_than_can_be(tmp_path: Path) -> None:
         names = {f"{number}.{n:x}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for n in range(35_000)}
         (model / f"model-0000{number}-of-00003.safetensors").write_bytes(safetensors_header(names))
     with pytest.raises(CheckpointError, match="have more than 65,536 tensors, no model has as many"):
-        plan_conversion(Request(model, ignore_unknown=True))
+        plan_conversion(model, options=Options(ignore_unknown=True))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file that cannot be read though it is open")

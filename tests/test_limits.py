@@ -7,11 +7,10 @@ import pytest
 from gguf import GGUFValueType
 
 from clipgguf import CheckpointError, convert, inspect
+from clipgguf import plan as plan_conversion
 from clipgguf.checkpoint.gguf_file import MetadataItem, read_gguf, too_much
-from clipgguf.conversion import plan_conversion
-from clipgguf.families import Request
 from clipgguf.limits import LARGEST_HEADER, MOST_ENTRIES, MOST_VALUES
-from clipgguf.plan import Plan
+from clipgguf.planning import Plan
 from tests.checkpoints import TINY
 from tests.conftest import Run
 from tests.gguf_bytes import string, tensor
@@ -48,7 +47,7 @@ def test_header_of_the_largest_size_and_one_byte_more(model: Path, tmp_path: Pat
 
 
 def test_as_many_tensors_as_are_read(model: Path) -> None:
-    tensors = plan_conversion(Request(model)).tensors
+    tensors = plan_conversion(model).tensors
     many = (tensors * (MOST_ENTRIES // len(tensors) + 1))[:MOST_ENTRIES]
     Plan("x.gguf", (), many, (), ())
     with pytest.raises(CheckpointError, match=r"^x\.gguf: would have 65,537 tensors, at most 65,536 are supported$"):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from clipgguf import convert
+from clipgguf import Options, convert
+from clipgguf.options import Outtype
 from tests.checkpoints import REAL, write_model
 from tests.processes import MIB, peak_rss
 
@@ -32,7 +33,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("outtype", "most"), [("f16", 64), ("f32", 64), ("bf16", 64), ("q8_0", 96), ("q4_1", 96)])
-def test_peak_memory_of_a_large_model(outtype: str, most: int, large: Path, tmp_path: Path) -> None:
+def test_peak_memory_of_a_large_model(outtype: Outtype, most: int, large: Path, tmp_path: Path) -> None:
     tiny = write_model(tmp_path / "tiny")
     peaks = {
         model.name: peak_rss("-m", "clipgguf", model, "-o", tmp_path / "out", "--outtype", outtype)
@@ -42,8 +43,8 @@ def test_peak_memory_of_a_large_model(outtype: str, most: int, large: Path, tmp_
     assert peaks["vit-b-32"] - peaks["tiny"] <= 4 * MIB
 
 
-def peak_of_verify(model: Path, directory: Path, outtype: str = "f16") -> int:
-    path = convert(model, directory / "out.gguf", outtype=outtype).path
+def peak_of_verify(model: Path, directory: Path, outtype: Outtype = "f16") -> int:
+    path = convert(model, directory / "out.gguf", options=Options(outtype=outtype)).path
     return peak_rss("-m", "clipgguf", "verify", path, model, "--all")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from gguf import GGUFValueType
 
-from clipgguf import CheckpointError, convert
+from clipgguf import CheckpointError, Options, convert
 from clipgguf.errors import LONGEST_LINE, condensed
 from tests.checkpoints import edit_json, write_model
 from tests.conftest import Run
@@ -98,4 +98,4 @@ def test_warnings_and_notes_are_cut_by_the_same_rule(tmp_path: Path, run: Run) -
     assert len(warnings) == 13
     assert sum("hidden_act" in line for line in warnings[:2]) == 2
     assert warnings[-1] == "clipgguf: warning: and 89 more like these"
-    assert len(convert(model, tmp_path / "x", ignore_unknown=True).warnings) == 101
+    assert len(convert(model, tmp_path / "x", options=Options(ignore_unknown=True)).warnings) == 101

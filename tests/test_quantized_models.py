@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from clipgguf import ConfigError, convert
-from clipgguf.conversion import plan_conversion
-from clipgguf.families import Request
+from clipgguf import ConfigError, Options, convert
+from clipgguf import plan as plan_conversion
 from tests.checkpoints import edit_json, safetensors_header
 from tests.llava_checkpoints import Llava, write_clip, write_hf, write_original, write_projector, write_tower
 
@@ -17,7 +16,7 @@ from tests.llava_checkpoints import Llava, write_clip, write_hf, write_original,
 def problem(model: Path, **options: Any) -> str:
     """Return the one line that refuses a model."""
     with pytest.raises(ConfigError) as caught:
-        plan_conversion(Request(model, **options))
+        plan_conversion(model, options=Options(**options))
     (line,) = caught.value.problems
     return line
 
@@ -64,7 +63,7 @@ def test_quantized_tower_that_is_not_used(tmp_path: Path) -> None:
     expected = convert(write_hf(tmp_path / "a" / "m", llava), tmp_path / "x.gguf").path.read_bytes()
     model = quantized(write_hf(tmp_path / "b" / "m", llava), "awq", "vision_model.encoder.layers.")
     tower = write_tower(tmp_path / "tower", llava)
-    assert convert(model, tmp_path / "y.gguf", vision_tower=tower).path.read_bytes() == expected
+    assert convert(model, tmp_path / "y.gguf", options=Options(vision_tower=tower)).path.read_bytes() == expected
 
 
 @pytest.mark.parametrize("where", ["model", "elsewhere"])

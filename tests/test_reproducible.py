@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from clipgguf import convert
+from clipgguf import Options, convert
+from clipgguf.options import Outtype
 from tests.checkpoints import Clip, Text, Vision, write_model
 
 # Rows that quantize, and a token embedding of several chunks.
@@ -18,19 +19,19 @@ OUTTYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 
 
 @pytest.mark.parametrize("outtype", OUTTYPES)
-def test_threads_and_shards_make_no_difference(outtype: str, tmp_path: Path) -> None:
+def test_threads_and_shards_make_no_difference(outtype: Outtype, tmp_path: Path) -> None:
     whole = write_model(tmp_path / "whole" / "m", CLIP)
-    expected = convert(whole, tmp_path / "a", outtype=outtype, threads=1).path.read_bytes()
+    expected = convert(whole, tmp_path / "a", options=Options(outtype=outtype), threads=1).path.read_bytes()
     sharded = write_model(tmp_path / "sharded" / "m", CLIP, shards=3)
     for number, (model, threads) in enumerate([(whole, 1), (whole, 2), (whole, 7), (sharded, 1), (sharded, 3)]):
-        result = convert(model, tmp_path / f"b{number}", outtype=outtype, threads=threads)
+        result = convert(model, tmp_path / f"b{number}", options=Options(outtype=outtype), threads=threads)
         assert result.path.read_bytes() == expected
 
 
 @pytest.mark.parametrize("outtype", ["f16", "q4_0"])
-def test_the_environment_does_not_leak_into_the_file(outtype: str, tmp_path: Path) -> None:
+def test_the_environment_does_not_leak_into_the_file(outtype: Outtype, tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", CLIP)
-    expected = convert(model, tmp_path / "a", outtype=outtype).path.read_bytes()
+    expected = convert(model, tmp_path / "a", options=Options(outtype=outtype)).path.read_bytes()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     long_ago = time.time() - 1e8

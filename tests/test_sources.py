@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from clipgguf import CheckpointError, convert, verify
-from clipgguf.checkpoint import Checkpoint, SourceFile, Sources, SourceTensor
+from clipgguf.checkpoint import Checkpoint, SourceFile, Sources
 from clipgguf.checkpoint.deflate import inflate
-from clipgguf.checkpoint.tensors import MOST_OPEN, Deflated
+from clipgguf.checkpoint.tensors import MOST_OPEN
+from clipgguf.tensor import Deflated, View
 from tests import torch_bytes
 from tests.checkpoints import Clip, Text, Vision, write_model
 from tests.processes import uncovered
@@ -87,13 +88,13 @@ def test_hundreds_of_compressed_storages_under_a_limit_of_64_files(tmp_path: Pat
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> list[SourceTensor]:
+def files(tmp_path: Path) -> list[View]:
     for number in range(3 * MOST_OPEN):
         (tmp_path / f"shard-{number}").write_bytes(bytes([number] * 8))
-    return [SourceTensor(str(n), "U8", (8,), tmp_path / f"shard-{n}", 0, 8) for n in range(3 * MOST_OPEN)]
+    return [View(str(n), "U8", (8,), tmp_path / f"shard-{n}", 0, 8) for n in range(3 * MOST_OPEN)]
 
 
-def test_few_files_are_open_at_a_time(files: list[SourceTensor]) -> None:
+def test_few_files_are_open_at_a_time(files: list[View]) -> None:
     target = memoryview(bytearray(8))
     order = (*range(len(files)), 0, 1, 2, 0, 40)
     sources = Sources([files[number] for number in order])
@@ -105,7 +106,7 @@ def test_few_files_are_open_at_a_time(files: list[SourceTensor]) -> None:
     assert not open_files("shard-")
 
 
-def test_files_that_are_being_read_stay_open(files: list[SourceTensor]) -> None:
+def test_files_that_are_being_read_stay_open(files: list[View]) -> None:
     sources = Sources(files)
     with contextlib.ExitStack() as stack:
         for number in range(len(files)):
@@ -119,7 +120,7 @@ def test_files_that_are_being_read_stay_open(files: list[SourceTensor]) -> None:
     assert not open_files("shard-")
 
 
-def test_threads_that_share_files(files: list[SourceTensor]) -> None:
+def test_threads_that_share_files(files: list[View]) -> None:
     sources = Sources(files)
     shared = [sources.of(number) for number in range(len(files))]
 
@@ -154,7 +155,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize(("change", "words"), CHANGES.values(), ids=CHANGES)
 def test_a_file_that_is_opened_again_is_the_same(
-    change: Callable[[Path], object], words: str, files: list[SourceTensor]
+    change: Callable[[Path], object], words: str, files: list[View]
 ) -> None:
     source = SourceFile(files[0].path, 8)
     source.close()
@@ -164,7 +165,7 @@ def test_a_file_that_is_opened_again_is_the_same(
     assert not open_files("shard-")
 
 
-def test_a_shard_that_is_gone_leaves_nothing_open(files: list[SourceTensor]) -> None:
+def test_a_shard_that_is_gone_leaves_nothing_open(files: list[View]) -> None:
     files[-1].path.unlink()
     with pytest.raises(CheckpointError, match="is missing"):
         Sources(files)

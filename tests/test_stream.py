@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clipgguf import CheckpointError, convert, verify
+from clipgguf import CheckpointError, Options, convert, verify
+from clipgguf import plan as plan_conversion
 from clipgguf.checkpoint import Checkpoint, SourceFile
 from clipgguf.checkpoint.strides import BAND_NBYTES
-from clipgguf.checkpoint.views import OrderedView
-from clipgguf.conversion import plan_conversion
+from clipgguf.checkpoint.views import OrderedBlocks
 from clipgguf.encode import SCRATCH_NBYTES
-from clipgguf.families import Request
+from clipgguf.options import Outtype
 from clipgguf.stream import BUFFER_NBYTES, LEAST_RANGE, LOOK_AHEAD, SOURCE_NBYTES, ChunkStream, SourceRange
 from tests import torch_bytes
 from tests.checkpoints import Clip, Text, Vision, to_dtype, values, write_model
@@ -48,12 +48,17 @@ def write_torch_model(directory: Path, clip: Clip, dtype: str, *, reverse_axes: 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 @pytest.mark.parametrize("outtype", ["f16", "f32"])
 @pytest.mark.parametrize("reverse_axes", [False, True], ids=["contiguous", "transposed"])
-def test_torch_files_give_the_same_bytes(dtype: str, outtype: str, reverse_axes: bool, tmp_path: Path) -> None:
-    expected = convert(write_model(tmp_path / "a" / "m", CLIP, dtype=dtype), tmp_path / "out-a", outtype=outtype)
+def test_torch_files_give_the_same_bytes(dtype: str, outtype: Outtype, reverse_axes: bool, tmp_path: Path) -> None:
+    expected = convert(
+        write_model(tmp_path / "a" / "m", CLIP, dtype=dtype), tmp_path / "out-a", options=Options(outtype=outtype)
+    )
     model = write_torch_model(tmp_path / "b" / "m", CLIP, dtype, reverse_axes=reverse_axes)
     is_strided = Checkpoint.open(model).tensors["text_projection.weight"].strides is not None
     assert is_strided == reverse_axes
-    assert convert(model, tmp_path / "out-b", outtype=outtype).path.read_bytes() == expected.path.read_bytes()
+    assert (
+        convert(model, tmp_path / "out-b", options=Options(outtype=outtype)).path.read_bytes()
+        == expected.path.read_bytes()
+    )
 
 
 # Matrices of 16 MiB and a little, whose transposes have a few values here and there of each row.
@@ -63,24 +68,24 @@ WIDE = Clip(Text(32, 64, 1, 4, vocab_size=99, max_position_embeddings=16), Visio
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
 def test_large_transposed_matrices(compression: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ordered: list[tuple[int, ...]] = []
-    read_bands = OrderedView._read_bands
+    read_bands = OrderedBlocks._read_bands
 
-    def count(self: OrderedView) -> Iterator[memoryview]:
+    def count(self: OrderedBlocks) -> Iterator[memoryview]:
         ordered.append(self._view.shape)
         return read_bands(self)
 
-    monkeypatch.setattr(OrderedView, "_read_bands", count)
-    expected = convert(write_model(tmp_path / "a" / "m", WIDE), tmp_path / "out-a", outtype="q8_0")
+    monkeypatch.setattr(OrderedBlocks, "_read_bands", count)
+    expected = convert(write_model(tmp_path / "a" / "m", WIDE), tmp_path / "out-a", options=Options(outtype="q8_0"))
     model = write_torch_model(tmp_path / "b" / "m", WIDE, "F32", reverse_axes=True)
     repack(model / "pytorch_model.bin", compression)
-    path = convert(model, tmp_path / "out-b", outtype="q8_0").path
+    path = convert(model, tmp_path / "out-b", options=Options(outtype="q8_0")).path
     assert path.read_bytes() == expected.path.read_bytes()
     assert ordered == [(64, 65_600)]
     assert verify(path, model).agrees
 
 
 def test_transposing_takes_little_memory(tmp_path: Path) -> None:
-    plan = plan_conversion(Request(write_torch_model(tmp_path / "m", WIDE, "F32", reverse_axes=True)))
+    plan = plan_conversion(write_torch_model(tmp_path / "m", WIDE, "F32", reverse_axes=True))
     peaks = []
     for _ in range(2):  # What numpy makes once, and keeps, is there the second time.
         tracemalloc.start()
@@ -122,8 +127,8 @@ def test_damage_in_a_compressed_storage_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize("outtype", ["f16", "f32", "q8_0"])
-def test_buffers_are_bounded_by_design(threads: int, outtype: str, tmp_path: Path) -> None:
-    plan = plan_conversion(Request(write_model(tmp_path / "m", CLIP), outtype=outtype))
+def test_buffers_are_bounded_by_design(threads: int, outtype: Outtype, tmp_path: Path) -> None:
+    plan = plan_conversion(write_model(tmp_path / "m", CLIP), options=Options(outtype=outtype))
     with ChunkStream(plan.tensors, threads) as stream:  # What gguf and numpy make once, and keep.
         assert sum(chunk.nbytes for chunk in stream) == plan.bytes_out
     tracemalloc.start()
@@ -140,7 +145,7 @@ def test_buffers_are_bounded_by_design(threads: int, outtype: str, tmp_path: Pat
 
 
 def test_ranges_are_what_needs_no_encoding(tmp_path: Path) -> None:
-    plan = plan_conversion(Request(write_model(tmp_path / "m", CLIP, dtype="F16")))
+    plan = plan_conversion(write_model(tmp_path / "m", CLIP, dtype="F16"))
     with ChunkStream(plan.tensors, 2, ranges=True) as stream:
         for chunk in stream:
             is_copy = chunk.tensor.ggml_type.name == chunk.tensor.source.dtype

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from clipgguf import convert, verify
-from clipgguf.conversion import plan_conversion
-from clipgguf.families import Request
+from clipgguf import plan as plan_conversion
 from clipgguf.stream import MOST_ASKED_FOR, MOST_THREADS, ChunkStream, thread_count
 from clipgguf.workers import Workers
 from clipgguf.writer import write_plan
@@ -75,7 +74,7 @@ def test_errors_of_what_no_thread_could_do(most: int, only: Callable[[int], None
 
 
 def test_a_sources_error_with_and_without_threads(only: Callable[[int], None], model: Path, tmp_path: Path) -> None:
-    plan = plan_conversion(Request(model))
+    plan = plan_conversion(model)
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     for most in (4, 0):
@@ -86,7 +85,7 @@ def test_a_sources_error_with_and_without_threads(only: Callable[[int], None], m
 
 
 def test_threads_that_find_nothing_to_do_are_not_made(model: Path) -> None:
-    plan = plan_conversion(Request(model))
+    plan = plan_conversion(model)
     with ChunkStream(plan.tensors, 64) as stream:
         assert sum(chunk.nbytes for chunk in stream) == plan.bytes_out
         assert stream._threads == MOST_THREADS

@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from clipgguf.checkpoint import SourceBytes, SourceFile
 from clipgguf.checkpoint.deflate import InflatedStorage
-from clipgguf.checkpoint.tensors import Deflated, SourceBytes, SourceFile, SourceTensor
 from clipgguf.checkpoint.torch_zip import read_torch_file
 from clipgguf.errors import CheckpointError
+from clipgguf.tensor import Deflated, View
 from tests.torch_bytes import (
     archive,
     call,
@@ -65,7 +66,7 @@ FOUR = {"0": np.arange(4, dtype="<f4").tobytes()}
 WEIGHT = tensor(storage("0", 4), 0, (4,), (1,))
 
 
-def values(source: SourceTensor) -> NDArray[Any]:
+def values(source: View) -> NDArray[Any]:
     """Return a tensor's elements by what its record says, and nothing else."""
     dtype = np.dtype(NUMPY_DTYPES[source.dtype])
     if not source.nbytes:
@@ -133,7 +134,7 @@ def test_tensors_have_the_values_that_torch_saved(path: Path) -> None:
         assert source.strides is None or values(source).tobytes() != read_range(source)
 
 
-def read_range(source: SourceTensor) -> bytes:
+def read_range(source: View) -> bytes:
     if source.deflated:
         return b""
     return source.path.read_bytes()[source.offset : source.offset + source.nbytes]
@@ -639,7 +640,7 @@ def test_changed_bytes_give_tensors_inside_the_file_or_an_error(name: str, saved
 # Inflating.
 
 
-def deflated_weight(saved: Callable[[bytes], Path], size: int) -> tuple[SourceTensor, bytes]:
+def deflated_weight(saved: Callable[[bytes], Path], size: int) -> tuple[View, bytes]:
     content = np.random.default_rng(0).integers(0, 16, size, np.uint8).tobytes()
     value = mapping({"weight": tensor(storage("0", size, "ByteStorage"), 0, (size,), (1,))})
     entries = {"data.pkl": pickled(value), "data/0": content}
@@ -709,12 +710,12 @@ def test_inflating_without_a_place_for_it(saved: Callable[[bytes], Path], monkey
 
 
 def test_extent_of_tensors() -> None:
-    record = SourceTensor("a", "F16", (3, 2), Path("a"), 0, 12)
+    record = View("a", "F16", (3, 2), Path("a"), 0, 12)
     assert record.extent == 12
-    strided = SourceTensor("a", "F16", (3, 2), Path("a"), 0, 12, strides=(4, 1))
+    strided = View("a", "F16", (3, 2), Path("a"), 0, 12, strides=(4, 1))
     assert strided.extent == (2 * 4 + 1 + 1) * 2
     assert strided.extent // 2 >= math.prod(strided.shape)
-    assert SourceTensor("a", "F16", (3, 2), Path("a"), 0, 12, strides=(0, 0)).extent == 2
+    assert View("a", "F16", (3, 2), Path("a"), 0, 12, strides=(0, 0)).extent == 2
 
 
 def test_fixture_directory_is_not_written_to(tmp_path: Path) -> None:

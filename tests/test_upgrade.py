@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from gguf import GGUFReader, GGUFValueType, GGUFWriter
 
-from clipgguf import CheckpointError, convert, upgrade
+from clipgguf import CheckpointError, Options, convert, upgrade
 from clipgguf.checkpoint.gguf_file import MetadataItem, read_gguf
 from tests.checkpoints import write_model
 from tests.conftest import Run
@@ -24,7 +24,9 @@ NEW_KEYS = ("clip.projector_type", "clip.vision.feature_layer")
 def mmproj(directory: Path, llava: Llava | None = None) -> Path:
     llava = llava or Llava()
     model = write_original(directory / "m", llava)
-    return convert(model, directory / "new.gguf", vision_tower=write_clip(directory / "clip", llava)).path
+    return convert(
+        model, directory / "new.gguf", options=Options(vision_tower=write_clip(directory / "clip", llava))
+    ).path
 
 
 def without(path: Path, to: Path, *, leave_out: tuple[str, ...] = NEW_KEYS, alignment: int | None = None) -> Path:
@@ -102,9 +104,9 @@ def test_whole_tower_was_made_for_readers_that_leave_out_a_block(tmp_path: Path)
     llava = Llava(vision=vision)
     clip = write_clip(tmp_path / "clip", llava)
     projector = write_projector(tmp_path / "p.bin", llava)
-    whole = convert(clip, tmp_path / "w.gguf", llava_projector=projector, keep_last_layer=True).path
+    whole = convert(clip, tmp_path / "w.gguf", options=Options(llava_projector=projector, keep_last_layer=True)).path
     assert upgrade(without(whole, tmp_path / "old.gguf")).added[1] == "clip.vision.feature_layer = 11"
-    pruned = convert(clip, tmp_path / "p.gguf", llava_projector=projector).path
+    pruned = convert(clip, tmp_path / "p.gguf", options=Options(llava_projector=projector)).path
     assert upgrade(without(pruned, tmp_path / "old.gguf")).added[1] == "clip.vision.feature_layer = 11"
 
 
@@ -143,7 +145,7 @@ def test_other_families_are_left_alone(family: str, tmp_path: Path, run: Run) ->
     assert (result.returncode, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
     told = " and ".join(f"{key} is {text!r}" for key, text in OTHERS[family].types.items())
-    assert f"is no mmproj of a CLIP tower that could be upgraded: {told}, known here are" in line
+    assert f"is no mmproj of a CLIP tower that could be upgraded: {told}, of which no family is known here" in line
     assert (path.read_bytes(), path.stat()) == before
 
 

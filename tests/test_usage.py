@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 from gguf import GGUFReader
 
-from clipgguf import convert, inspect, verify
-from clipgguf.families import Request
-from clipgguf.families.model import SCOPES
+from clipgguf import Options, convert, inspect, verify
 from tests import layouts
 from tests.checkpoints import write_model
 from tests.conftest import Run
@@ -77,7 +75,7 @@ def test_options_that_do_not_apply_are_refused(
 ) -> None:
     model, others = write(tmp_path)
     with pytest.raises(ValueError, match=words) as caught:
-        convert(model, tmp_path / "out", **others, **options)
+        convert(model, tmp_path / "out", options=Options(**others, **options))
     assert list(options)[-1] in str(caught.value)
     assert str(model) in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -99,25 +97,25 @@ def test_and_so_they_are_on_the_command_line(number: int, tmp_path: Path, run: R
 def test_several_that_do_not_apply_are_told_together(model: Path, run: Run) -> None:
     result = run(model, "--keep-last-layer", "--projector-type", "LDP")
     assert result.returncode == 2
-    assert "Error: --keep-last-layer and --projector-type are for mmproj files" in result.stderr
+    assert "Error: --keep-last-layer and --projector-type are for LLaVA's mmproj files" in result.stderr
 
 
 def test_verify_refuses_them_too(model: Path, tmp_path: Path, run: Run) -> None:
-    path = convert(model, tmp_path, vision_only=True).path
+    path = convert(model, tmp_path, options=Options(vision_only=True)).path
     with pytest.raises(ValueError, match="vocab is for files with a text tower"):
-        verify(path, model, vocab=NOWHERE)
+        verify(path, model, options=Options(vocab=NOWHERE))
     with pytest.raises(ValueError, match="vision_tower is for LLaVA checkpoints"):
-        verify(path, model, vision_tower=NOWHERE)
+        verify(path, model, options=Options(vision_tower=NOWHERE))
     result = run("verify", path, model, "--projector-type", "mlp")
     assert (result.returncode, result.stdout) == (2, "")
-    assert "--projector-type is for mmproj files" in result.stderr
+    assert "--projector-type is for LLaVA's mmproj files" in result.stderr
 
 
-def test_every_option_of_a_request_has_a_scope_or_applies_to_everything() -> None:
-    scoped = [option for scope in SCOPES for option in scope.options]
-    # No option of the command line: verify sets it.
-    everywhere = ["model_dir", "text_only", "vision_only", "outtype", "ignore_unknown", "name", "layers_stored"]
-    assert sorted(scoped + everywhere) == sorted(field.name for field in dataclasses.fields(Request))
+def test_every_option_says_what_it_is_and_what_it_is_for() -> None:
+    metadata = {field.name: field.metadata for field in dataclasses.fields(Options)}
+    assert all(about["text"].endswith((".", "]")) for about in metadata.values())
+    everywhere = {"name", "text_only", "vision_only", "outtype", "ignore_unknown"}
+    assert {name for name, about in metadata.items() if not about["only_for"]} == everywhere
 
 
 @pytest.mark.parametrize(
@@ -230,13 +228,13 @@ def general_name(path: Path) -> object:
     ],
 )
 def test_name(name: str, file: str, model: Path, tmp_path: Path) -> None:
-    result = convert(model, os.fspath(tmp_path / "out" / "{name}-{outtype}.gguf"), name=name)
+    result = convert(model, os.fspath(tmp_path / "out" / "{name}-{outtype}.gguf"), options=Options(name=name))
     assert result.path == tmp_path / "out" / file
     assert general_name(result.path) == name
 
 
 def test_the_name_alone_differs(model: Path, tmp_path: Path) -> None:
-    named, plain = (convert(model, tmp_path / f"{n}.gguf", name=n).path for n in ("other", None))
+    named, plain = (convert(model, tmp_path / f"{n}.gguf", options=Options(name=n)).path for n in ("other", None))
     items, others = ({item.key: item.value for item in inspect(path).metadata} for path in (named, plain))
     assert items == {**others, "general.name": "other"}
     result = verify(named, model)
@@ -254,7 +252,7 @@ def test_many_models_into_one_directory(tmp_path: Path, run: Run) -> None:
 
 def test_auto_is_resolved_in_the_files_name(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", dtype="BF16")
-    result = convert(model, os.fspath(tmp_path / "{outtype}.gguf"), outtype="AUTO")
+    result = convert(model, os.fspath(tmp_path / "{outtype}.gguf"), options=Options(outtype="AUTO"))  # type: ignore[arg-type]
     assert (result.path.name, result.outtype) == ("bf16.gguf", "bf16")
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFValueType, quants
 
-from clipgguf import CheckpointError, ConfigError, Verification, convert, verify
+from clipgguf import CheckpointError, ConfigError, Options, Verification, convert, verify
 from clipgguf.checkpoint.gguf_file import MetadataItem, read_gguf
-from clipgguf.comparison.values import COMPARABLE, PIECE, compare_values
 from clipgguf.encode import SCRATCH_NBYTES, SOURCE_DTYPES, encoder
+from clipgguf.options import Outtype
+from clipgguf.verification.values import COMPARABLE, PIECE, compare_values
 from tests import layouts
 from tests.checkpoints import (
     TINY,
@@ -66,9 +67,9 @@ def changed(path: Path, offset: int, data: bytes) -> Path:
 
 @pytest.mark.parametrize("outtype", OUTTYPES)
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F64"])
-def test_a_conversion_agrees(outtype: str, dtype: str, tmp_path: Path) -> None:
+def test_a_conversion_agrees(outtype: Outtype, dtype: str, tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", dtype=dtype)
-    result = verify(convert(model, tmp_path, outtype=outtype).path, model)
+    result = verify(convert(model, tmp_path, options=Options(outtype=outtype)).path, model)
     assert result.agrees
     assert (result.problems, result.notes, result.outtype) == ((), (), outtype)
     found = {tensor.ggml_type: set[str]() for tensor in result.tensors}
@@ -152,7 +153,7 @@ CASES: dict[str, Callable[[Path], Case]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_every_layout_agrees(case: str, tmp_path: Path) -> None:
     model, options, shared = CASES[case](tmp_path)
-    result = verify(convert(model, tmp_path / "out", **options).path, model, **shared)
+    result = verify(convert(model, tmp_path / "out", options=Options(**options)).path, model, options=Options(**shared))
     assert (result.problems, result.notes) == ((), ())
     assert [warning.rsplit("; ", 1)[1] for warning in result.warnings] == ["it is left out"] * (
         case == "unknown tensors"
@@ -162,7 +163,7 @@ def test_every_layout_agrees(case: str, tmp_path: Path) -> None:
 def test_another_feature_layer_is_noted(tmp_path: Path) -> None:
     model = write_hf(tmp_path / "m", Llava())
     for number, options in enumerate(({"feature_layer": 2}, {"feature_layer": 2, "keep_last_layer": True})):
-        result = verify(convert(model, tmp_path / str(number), **options).path, model)  # type: ignore[arg-type]
+        result = verify(convert(model, tmp_path / str(number), options=Options(**options)).path, model)  # type: ignore[arg-type]
         assert result.agrees
         assert [note.split(",")[0] for note in result.notes] == ["the projector takes the features of layer 2"]
 
@@ -170,7 +171,7 @@ def test_another_feature_layer_is_noted(tmp_path: Path) -> None:
 def test_all_blocks_stored_for_an_earlier_layer(tmp_path: Path) -> None:
     # As --keep-last-layer was before: all four blocks, and not just one more than the two that are run.
     model = write_hf(tmp_path / "m", Llava())
-    path = convert(model, tmp_path, keep_last_layer=True).path
+    path = convert(model, tmp_path, options=Options(keep_last_layer=True)).path
     layer = MetadataItem("clip.vision.feature_layer", T.INT32, [2])
     result = verify(rewritten(path, tmp_path / "x.gguf", metadata=[layer]), model)
     assert (result.problems, len(result.tensors)) == ((), len(read_gguf(path).tensors))
@@ -178,7 +179,7 @@ def test_all_blocks_stored_for_an_earlier_layer(tmp_path: Path) -> None:
 
 def test_a_layer_chosen_where_the_configuration_asks_for_several(tmp_path: Path) -> None:
     model = write_hf(tmp_path / "m", Llava(feature_layer=[-2, -3]))
-    path = convert(model, tmp_path, feature_layer=-2).path
+    path = convert(model, tmp_path, options=Options(feature_layer=-2)).path
     assert verify(path, model).agrees
     with pytest.raises(ConfigError, match="several layers"):
         verify(rewritten(path, tmp_path / "x.gguf", without=["clip.vision.feature_layer"]), model)
@@ -199,8 +200,8 @@ def test_results_do_not_depend_on_threads(threads: int, model: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("outtype", OUTTYPES)
-def test_one_flipped_bit_anywhere(outtype: str, model: Path, tmp_path: Path) -> None:
-    path = convert(model, tmp_path, outtype=outtype).path
+def test_one_flipped_bit_anywhere(outtype: Outtype, model: Path, tmp_path: Path) -> None:
+    path = convert(model, tmp_path, options=Options(outtype=outtype)).path
     content, tensors = path.read_bytes(), read_gguf(path).tensors
     chosen = random.Random(outtype)
     by_type = {tensor.dtype: [t for t in tensors if t.dtype == tensor.dtype] for tensor in tensors}
@@ -221,7 +222,7 @@ def test_one_flipped_bit_anywhere(outtype: str, model: Path, tmp_path: Path) -> 
 
 
 def test_the_lowest_bit_of_a_scale_and_of_a_level(model: Path, tmp_path: Path) -> None:
-    path = convert(model, tmp_path, outtype="q4_0").path
+    path = convert(model, tmp_path, options=Options(outtype="q4_0")).path
     content = path.read_bytes()
     tensor = next(tensor for tensor in read_gguf(path).tensors if tensor.dtype == "Q4_0")
     for byte in (0, 2, 18, 18 * 7 + 17):
@@ -253,16 +254,18 @@ K, Q = "v.blk.1.attn_k", "v.blk.1.attn_q"
     ],
     ids=["matrices", "norms", "q and k"],
 )  # fmt: skip
-def test_exchanged_tensors(renamed: dict[str, str], wrong: set[str], outtype: str, model: Path, tmp_path: Path) -> None:
-    path = convert(model, tmp_path, outtype=outtype).path
+def test_exchanged_tensors(
+    renamed: dict[str, str], wrong: set[str], outtype: Outtype, model: Path, tmp_path: Path
+) -> None:
+    path = convert(model, tmp_path, options=Options(outtype=outtype)).path
     assert verify(rewritten(path, tmp_path / "same.gguf"), model).agrees
     result = verify(rewritten(path, tmp_path / "x.gguf", renamed=renamed), model)
     assert bad(result) == dict.fromkeys(wrong, "differs")
 
 
 @pytest.mark.parametrize("outtype", OUTTYPES)
-def test_a_transposed_square_matrix(outtype: str, model: Path, tmp_path: Path) -> None:
-    path = convert(model, tmp_path, outtype=outtype).path
+def test_a_transposed_square_matrix(outtype: Outtype, model: Path, tmp_path: Path) -> None:
+    path = convert(model, tmp_path, options=Options(outtype=outtype)).path
     tensor = next(tensor for tensor in read_gguf(path).tensors if tensor.name == "t.blk.1.attn_out.weight")
     assert tensor.shape == (32, 32)
     ggml_type = GGMLQuantizationType[tensor.dtype]
@@ -310,8 +313,8 @@ def test_blocks_of_an_mmproj(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("outtype", OUTTYPES)
-def test_a_sibling_that_was_tuned_a_little_further(outtype: str, model: Path, tmp_path: Path) -> None:
-    path = convert(model, tmp_path, outtype=outtype).path
+def test_a_sibling_that_was_tuned_a_little_further(outtype: Outtype, model: Path, tmp_path: Path) -> None:
+    path = convert(model, tmp_path, options=Options(outtype=outtype)).path
     weights = model / "model.safetensors"
     content = bytearray(weights.read_bytes())
     header_length = int.from_bytes(content[:8], "little")
@@ -416,7 +419,9 @@ def test_a_file_type_that_is_not_ours(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m")
     for outtype in ("f32", "q5_0"):
         item = MetadataItem("general.file_type", T.UINT32, 15)
-        path = rewritten(convert(model, tmp_path, outtype=outtype).path, tmp_path / "x.gguf", metadata=[item])
+        path = rewritten(
+            convert(model, tmp_path, options=Options(outtype=outtype)).path, tmp_path / "x.gguf", metadata=[item]
+        )
         result = verify(path, model)
         # Most bytes of the tiny model's matrices are f16 in the quantized file, whose types are then noted.
         assert result.outtype == ("f32" if outtype == "f32" else "f16")
@@ -435,10 +440,10 @@ def test_a_type_to_which_nothing_rounds(model: Path, tmp_path: Path) -> None:
 
 def test_a_projector_that_was_not_given(tmp_path: Path) -> None:
     model, options, _ = _clip_and_projector(tmp_path)
-    path = convert(model, tmp_path, **options).path
+    path = convert(model, tmp_path, options=Options(**options)).path
     with pytest.raises(CheckpointError, match=r"has a LLaVA projector, .* has none; --llava-projector takes it"):
         verify(path, model)
-    result = verify(convert(model, tmp_path, vision_only=True).path, model, **options)
+    result = verify(convert(model, tmp_path, options=Options(vision_only=True)).path, model, options=Options(**options))
     assert {tensor.verdict for tensor in result.tensors if tensor.name.startswith("mm.")} == {"missing"}
 
 
@@ -558,7 +563,7 @@ METADATA_KEYS = ["key", "what", "expected", "found", "index"]
 
 
 def test_the_command(model: Path, tmp_path: Path, run: Run) -> None:
-    path = convert(model, tmp_path, outtype="q8_0").path
+    path = convert(model, tmp_path, options=Options(outtype="q8_0")).path
     result = run("verify", path, model)
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
@@ -616,7 +621,7 @@ def test_many_faults_are_told_in_part(model: Path, tmp_path: Path, run: Run) -> 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
 @pytest.mark.parametrize(("columns", "headings"), [(80, 6), (200, 9)])
 def test_tables_fit_the_terminal(columns: int, headings: int, model: Path, tmp_path: Path) -> None:
-    path = convert(model, tmp_path, outtype="q8_0").path
+    path = convert(model, tmp_path, options=Options(outtype="q8_0")).path
     tensors = [t for t in read_gguf(path).tensors if t.name.endswith("blk.1.attn_out.weight")]
     for tensor in tensors:
         changed(path, tensor.offset, b"\1\2\3").rename(path)
@@ -628,7 +633,7 @@ def test_tables_fit_the_terminal(columns: int, headings: int, model: Path, tmp_p
 
 
 def test_json(model: Path, tmp_path: Path, run: Run) -> None:
-    path = convert(model, tmp_path, outtype="q4_0").path
+    path = convert(model, tmp_path, options=Options(outtype="q4_0")).path
     names = [tensor.name for tensor in read_gguf(path).tensors]
     path = rewritten(
         path,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from clipgguf.checkpoint import SourceFile
 from clipgguf.checkpoint.strides import BAND_NBYTES, blocks, cost, extent
-from clipgguf.checkpoint.views import OrderedView, View
+from clipgguf.checkpoint.views import OrderedBlocks, StridedBlocks
 from clipgguf.encode import SCRATCH_NBYTES
 from clipgguf.errors import CheckpointError
 
@@ -37,17 +37,17 @@ VIEWS = {
 }
 
 
-def make(tmp_path: Path, shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[View, Floats]:
+def make(tmp_path: Path, shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[StridedBlocks, Floats]:
     """Return a view of a file in which every value is another, and the values that it should have."""
     stored = np.arange(extent(shape, strides, 1) + 5, dtype="<f4")
     path = tmp_path / "stored"
     stored.tofile(path)
     expected = np.lib.stride_tricks.as_strided(stored[5:], shape, [4 * s for s in strides])
-    view = View(SourceFile(path, stored.nbytes), 20, stored.dtype, shape, tuple(4 * s for s in strides))
+    view = StridedBlocks(SourceFile(path, stored.nbytes), 20, stored.dtype, shape, tuple(4 * s for s in strides))
     return view, expected
 
 
-def check(view: View | OrderedView, expected: Floats, elements: int) -> None:
+def check(view: StridedBlocks | OrderedBlocks, expected: Floats, elements: int) -> None:
     span = np.empty(SCRATCH_NBYTES, np.uint8)
     for start, shape in blocks(expected.shape, elements):
         target = np.full(shape, -1, "<f4")
@@ -61,7 +61,7 @@ def check(view: View | OrderedView, expected: Floats, elements: int) -> None:
 def test_views_are_read(shape: tuple[int, ...], strides: tuple[int, ...], elements: int, tmp_path: Path) -> None:
     view, expected = make(tmp_path, shape, strides)
     check(view, expected, elements)
-    ordered = OrderedView(view)
+    ordered = OrderedBlocks(view)
     check(ordered, expected, elements)
     ordered.close()
     view.file.close()
@@ -110,9 +110,9 @@ def test_reads_are_few(shape: tuple[int, ...], strides: tuple[int, ...], calls: 
     path.touch()
     size = extent(shape, strides, 1) * 4
     os.truncate(path, size)
-    view = View(SourceFile(path, size), 0, np.dtype("<f4"), shape, tuple(4 * s for s in strides))
+    view = StridedBlocks(SourceFile(path, size), 0, np.dtype("<f4"), shape, tuple(4 * s for s in strides))
     far = view.is_far_from_order(ELEMENTS, SCRATCH_NBYTES)
-    reader = OrderedView(view) if far else view
+    reader = OrderedBlocks(view) if far else view
     span, target = np.empty(SCRATCH_NBYTES, np.uint8), np.empty(ELEMENTS, "<f4")
     for start, block in blocks(shape, ELEMENTS):
         reader.read_block(start, target[: int(np.prod(block))].reshape(block), span)
@@ -120,11 +120,11 @@ def test_reads_are_few(shape: tuple[int, ...], strides: tuple[int, ...], calls: 
     assert sum(calls) <= 17 * size
     assert len(calls) <= size / 4096 + 4 * (nbytes / BAND_NBYTES) ** 2
     view.file.close()
-    if isinstance(reader, OrderedView):
+    if isinstance(reader, OrderedBlocks):
         reader.close()
 
 
-def read_first(view: OrderedView) -> None:
+def read_first(view: OrderedBlocks) -> None:
     view.read_block((0, 0), np.empty((1, 1301), "<f4"), np.empty(SCRATCH_NBYTES, np.uint8))
 
 
@@ -133,7 +133,7 @@ def test_a_view_without_a_place_for_it(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     words = r"stored: a tensor of shape \(1500, 1301\) is not contiguous, and cannot be put into order in a temporary"
     with pytest.raises(CheckpointError, match=words):
-        read_first(OrderedView(view))
+        read_first(OrderedBlocks(view))
     view.file.close()
 
 
@@ -141,7 +141,7 @@ def test_a_view_whose_file_becomes_shorter(tmp_path: Path) -> None:
     view, _ = make(tmp_path, *VIEWS["transposed-large"])
     os.truncate(tmp_path / "stored", 1 << 20)
     with pytest.raises(CheckpointError, match=r"stored: .* the file has become shorter"):
-        read_first(OrderedView(view))
+        read_first(OrderedBlocks(view))
     view.file.close()
 
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from clipgguf.checkpoint.tensors import Deflated, OpenFiles, SourceBytes, temporary_file
+from clipgguf.checkpoint.tensors import OpenFiles, SourceBytes, temporary_file
 from clipgguf.errors import CheckpointError, os_reason
 from clipgguf.regular_file import open_regular
+from clipgguf.tensor import Deflated
 
 # How many bytes are inflated at once; about twice this is in memory.
 INFLATE_CHUNK = 1 << 20

@@ -17,12 +17,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
-from clipgguf.checkpoint.tensors import SourceTensor
 from clipgguf.errors import CheckpointError, os_reason
 from clipgguf.limits import LARGEST_HEADER, MOST_ENTRIES, MOST_VALUES
 from clipgguf.regular_file import open_regular
+from clipgguf.tensor import View
 from clipgguf.vocabulary import Vocabulary
 
 MAGIC = b"GGUF"
@@ -71,6 +72,21 @@ class MetadataItem:
         """Whether the value is a sequence of values."""
         return isinstance(self.value, Sequence) and not isinstance(self.value, str)
 
+    @property
+    def type_name(self) -> str:
+        """The type as messages call it: UINT32, ARRAY of FLOAT32."""
+        return f"ARRAY of {self.value_type.name}" if self.is_array else self.value_type.name
+
+    def plain(self, most: int | None = None) -> Any:
+        """Return the value as people write it, of an array a list of at most ``most`` values.
+
+        A FLOAT32 becomes the shortest decimal that is it: 0.5, 1e-05 or 0.48145466, and not 0.48145467042922974.
+        """
+        values = list(self.value[:most]) if self.is_array else [self.value]
+        if self.value_type == GGUFValueType.FLOAT32:
+            values = [float(str(np.float32(value))) for value in values]
+        return values if self.is_array else values[0]
+
 
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
@@ -81,7 +97,7 @@ class GGUFFile:
 
     path: Path
     metadata: tuple[MetadataItem, ...]
-    tensors: tuple[SourceTensor, ...]
+    tensors: tuple[View, ...]
     version: int
     alignment: int
     size: int
@@ -172,7 +188,7 @@ class _Header:
             infos[name] = self._tensor_info(name)
         start = -(-self._position // alignment) * alignment
         tensors = tuple(
-            SourceTensor(name, ggml_type.name, shape, self._path, start + offset, _nbytes(shape, ggml_type))
+            View(name, ggml_type.name, shape, self._path, start + offset, _nbytes(shape, ggml_type))
             for name, (ggml_type, shape, offset) in infos.items()
         )
         CheckpointError.raise_all(f"{self._path}: {problem}" for problem in self._misplaced(tensors, start, alignment))
@@ -321,7 +337,7 @@ class _Header:
             raise self._error(f"{what} has rows of {row:,} values, should be a multiple of {ggml_type.name}'s {block}")
         return ggml_type, shape, self._number("Q", f"the offset of {what}")
 
-    def _misplaced(self, tensors: tuple[SourceTensor, ...], start: int, alignment: int) -> Iterator[str]:
+    def _misplaced(self, tensors: tuple[View, ...], start: int, alignment: int) -> Iterator[str]:
         """Yield what is wrong with where tensors are; ``start`` is where their bytes begin."""
         for tensor in tensors:
             if (offset := tensor.offset - start) % alignment:

@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 
 from safetensors import SafetensorError, safe_open
 
-from clipgguf.checkpoint.tensors import SourceTensor
 from clipgguf.errors import CheckpointError, os_reason, shown
 from clipgguf.json_file import DuplicateKeyError, unique_object
 from clipgguf.regular_file import NO_MODEL_FILES, RegularFile, open_regular
+from clipgguf.tensor import View
 
 # A tensor takes some 120 bytes of a header, so this is enough for 70,000. The package allows 100 MB, for which Python
 # would need gigabytes.
@@ -40,7 +40,7 @@ _BITS = {
 }
 
 
-def read_safetensors_header(path: Path) -> list[SourceTensor]:
+def read_safetensors_header(path: Path) -> list[View]:
     """Return what a safetensors file says that it holds, in the order of its header; reads no tensor's bytes.
 
     Raises CheckpointError when the file is missing, truncated or no safetensors file.
@@ -96,13 +96,13 @@ def _is_judged_by_the_package(path: Path, file: RegularFile) -> bool:
         raise
 
 
-def _record(path: Path, start: int, name: str, info: Any) -> SourceTensor:
+def _record(path: Path, start: int, name: str, info: Any) -> View:
     """Return the record of an entry of the header, which ends at ``start``."""
     # The package also takes a list of the three values, and an object with the dtype for its key.
     if not isinstance(info, dict) or not isinstance(info["dtype"], str):
         raise _wrong_entry(name, info)
     begin, end = info["data_offsets"]
-    return SourceTensor(
+    return View(
         name=name,
         dtype=info["dtype"],
         shape=tuple(info["shape"]),

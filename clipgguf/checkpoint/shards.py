@@ -8,10 +8,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from clipgguf.checkpoint.not_weights import other_folder
 from clipgguf.checkpoint.safetensors import read_safetensors_header
-from clipgguf.checkpoint.tensors import SourceBytes, SourceFile, SourceTensor
+from clipgguf.checkpoint.tensors import SourceBytes, SourceFile
 from clipgguf.errors import CheckpointError, collect, first_few, shown
 from clipgguf.json_file import read_json_object
 from clipgguf.limits import MOST_ENTRIES
+from clipgguf.tensor import View
 
 Wanted = Callable[[str], bool]
 
@@ -23,7 +24,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 COMPARED_NBYTES = 1 << 20
 
 
-def read_file(path: Path, wanted: Wanted, wrapping: str | None = None) -> dict[str, SourceTensor]:
+def read_file(path: Path, wanted: Wanted, wrapping: str | None = None) -> dict[str, View]:
     """Return the tensors of a file that are wanted, by name without ``wrapping``, or without what wraps all of them.
 
     Raises CheckpointError when the file is missing or damaged.
@@ -40,7 +41,7 @@ def read_file(path: Path, wanted: Wanted, wrapping: str | None = None) -> dict[s
     return {name: tensor for tensor in found if wanted(name := tensor.name.removeprefix(wrapping))}
 
 
-def read_shards(index: Path, wanted: Wanted) -> dict[str, SourceTensor]:
+def read_shards(index: Path, wanted: Wanted) -> dict[str, View]:
     """Return the wanted tensors of all shards that an index names; a shard without any is not even opened.
 
     Raises CheckpointError when a shard is missing or damaged, lacks a tensor that the index puts there, or has other
@@ -54,7 +55,7 @@ def read_shards(index: Path, wanted: Wanted) -> dict[str, SourceTensor]:
     # As paths, among which "x" and "./x" are one.
     paths = {name: index.parent / file for name, file in files.items()}
     problems: list[str] = []
-    shards: dict[Path, dict[str, SourceTensor]] = {}
+    shards: dict[Path, dict[str, View]] = {}
     for path in dict.fromkeys(paths.values()):
         with collect(problems):
             shards[path] = read_file(path, wanted, wrapping)
@@ -123,9 +124,9 @@ def _check_presence(index: Path, files: Mapping[str, str]) -> None:
     )
 
 
-def _merged(shards: Collection[Mapping[str, SourceTensor]]) -> dict[str, SourceTensor]:
+def _merged(shards: Collection[Mapping[str, View]]) -> dict[str, View]:
     """Return the tensors of all shards; CheckpointError when two have one of a name and it is not the same."""
-    tensors: dict[str, SourceTensor] = {}
+    tensors: dict[str, View] = {}
     twice = [
         (other, tensor)
         for shard in shards
@@ -145,7 +146,7 @@ def _merged(shards: Collection[Mapping[str, SourceTensor]]) -> dict[str, SourceT
     return tensors
 
 
-def _is_same(one: SourceTensor, other: SourceTensor) -> bool:
+def _is_same(one: View, other: View) -> bool:
     """Return whether two tensors have the same dtype, shape and bytes, of which few are in memory at a time."""
     # With strides, what lies between the elements is compared, too.
     for attribute in ("dtype", "shape", "strides"):
@@ -162,7 +163,7 @@ def _is_same(one: SourceTensor, other: SourceTensor) -> bool:
     return True
 
 
-def _opened(tensor: SourceTensor) -> SourceBytes:
+def _opened(tensor: View) -> SourceBytes:
     """Return what a tensor is read from."""
     if tensor.deflated is None:
         return SourceFile(tensor.path, tensor.offset + tensor.extent)

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipgguf.checkpoint.tensors import Deflated, OpenFiles, SourceBytes, SourceFile, SourceTensor
+from clipgguf.checkpoint.tensors import OpenFiles, SourceBytes, SourceFile
+from clipgguf.tensor import Deflated, View
 
 
 class Sources:
     """The files of tensors whose turns come in order."""
 
-    def __init__(self, tensors: Sequence[SourceTensor]) -> None:
+    def __init__(self, tensors: Sequence[View]) -> None:
         """Look at every file once. Raises CheckpointError when one is gone or has become shorter."""
         self._tensors = tensors
         self.open_files = OpenFiles()

@@ -1,16 +1,14 @@
-"""Where a checkpoint's tensors are: a record for each, and their bytes by reading the ranges that are in use."""
+"""The files that a checkpoint's tensors are read from: ranges of bytes, at any offset and from any thread."""
 
 import contextlib
 import io
 import itertools
-import math
 import os
 import sys
 import tempfile
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, cast
 
@@ -22,60 +20,6 @@ COPY_NBYTES = 1 << 20
 # How many files are open at a time, besides those that are being read. A model may have a hundred shards and a thousand
 # compressed storages; some systems give a process 256 descriptors.
 MOST_OPEN = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Deflated:
-    """A storage that a zip archive holds compressed: the byte range in the file, and what must come out of it."""
-
-    offset: int
-    compressed_size: int
-    inflated_size: int
-    crc32: int
-
-
-@dataclass(frozen=True, slots=True)
-class SourceTensor:
-    """One tensor of a checkpoint as its header describes it, little-endian.
-
-    ``dtype`` is safetensors' code ("F32", "BF16", ...); ``nbytes`` is what the elements take when they are contiguous.
-    ``offset`` is where the first element lies in the file, or in the inflated storage where ``deflated`` names one.
-    The elements are contiguous and row-major unless ``strides`` gives, in elements, the step along each axis.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    path: Path
-    offset: int
-    nbytes: int
-    strides: tuple[int, ...] | None = None
-    deflated: Deflated | None = None
-
-    @property
-    def itemsize(self) -> int:
-        """The bytes of one element."""
-        return self.nbytes // max(1, math.prod(self.shape))
-
-    def rows(self, start: int, stop: int) -> "SourceTensor":
-        """Return some rows of a tensor, as a view of the same bytes."""
-        step = self.strides[0] if self.strides is not None else math.prod(self.shape[1:])
-        shape = (stop - start, *self.shape[1:])
-        offset = self.offset + start * step * self.itemsize
-        return replace(self, shape=shape, offset=offset, nbytes=math.prod(shape) * self.itemsize)
-
-    def transposed(self) -> "SourceTensor":
-        """Return a tensor with its axes in reverse order, as a view of the same bytes."""
-        strides = self.strides or tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
-        return replace(self, shape=self.shape[::-1], strides=strides[::-1])
-
-    @property
-    def extent(self) -> int:
-        """The bytes from ``offset`` to the last element's end: ``nbytes``, but for gaps and shared elements."""
-        if self.strides is None or not self.nbytes:
-            return self.nbytes
-        last = sum((length - 1) * stride for length, stride in zip(self.shape, self.strides, strict=True))
-        return (last + 1) * self.itemsize
 
 
 class OpenFiles:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipgguf.checkpoint.strides import SMALL_READ, extent, stored_cost
-from clipgguf.checkpoint.tensors import Deflated, SourceTensor
 from clipgguf.checkpoint.torch_globals import LONGEST_NAME, Storage, StorageView, kind_of, printable
 from clipgguf.errors import CheckpointError
 from clipgguf.limits import MOST_ENTRIES
+from clipgguf.tensor import Deflated, View
 
 # A checkpoint of a training run may hold the state dict under one of these keys, with the rest of the run beside it:
 # "state_dict" is PyTorch Lightning's and OpenCLIP's, "module" is DeepSpeed's.
@@ -33,9 +33,7 @@ class StorageBytes:
     deflated: Deflated | None = None
 
 
-def source_tensors(
-    state: object, locate: Callable[[Storage], StorageBytes], path: Path, file_size: int
-) -> list[SourceTensor]:
+def source_tensors(state: object, locate: Callable[[Storage], StorageBytes], path: Path, file_size: int) -> list[View]:
     """Return the tensors of a state dict, those of nested dicts under names joined with dots.
 
     What is neither a tensor nor a dict is left out: numbers, strings, lists. ``locate`` finds a storage's bytes.
@@ -44,7 +42,7 @@ def source_tensors(
     """
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds {kind_of(state)}, should hold a state dict: tensors by their names")
-    tensors: dict[str, SourceTensor] = {}
+    tensors: dict[str, View] = {}
     for name, view in _named_views(_unwrap(state), path):
         if name in tensors:
             raise CheckpointError(f"{path}: has two tensors of the name {name!r}, with and without nested dicts")
@@ -97,7 +95,7 @@ def _name(keys: tuple[object, ...], path: Path) -> str:
     return ".".join(parts)
 
 
-def _source_tensor(name: str, view: StorageView, stored: StorageBytes, path: Path, file_size: int) -> SourceTensor:
+def _source_tensor(name: str, view: StorageView, stored: StorageBytes, path: Path, file_size: int) -> View:
     where = f"{path}: tensor {name!r}"
     storage, itemsize = view.storage, view.element.itemsize
     if storage.nbytes > stored.nbytes:
@@ -128,7 +126,7 @@ def _source_tensor(name: str, view: StorageView, stored: StorageBytes, path: Pat
             )
         offset += view.offset * itemsize
         _check_cost(where, view)
-    return SourceTensor(
+    return View(
         name=name,
         dtype=view.element.code,
         shape=view.shape,

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipgguf.checkpoint.deflate import inflate
-from clipgguf.checkpoint.tensors import Deflated, SourceTensor
 from clipgguf.checkpoint.torch_globals import Storage, printable
 from clipgguf.checkpoint.torch_pickle import LARGEST_PICKLE, unpickle
 from clipgguf.checkpoint.torch_state import StorageBytes, source_tensors
 from clipgguf.checkpoint.torch_stream import read_stream
 from clipgguf.errors import CheckpointError, os_reason
 from clipgguf.regular_file import NO_MODEL_FILES, RegularFile, open_regular
+from clipgguf.tensor import Deflated, View
 
 # An archive's directory takes about 100 bytes for a storage.
 LARGEST_DIRECTORY = 1 << 22
@@ -68,7 +68,7 @@ class _Entry:
         return self.info.header_offset + LOCAL_HEADER.size + len(self.raw_name) + self.info.compress_size
 
 
-def read_torch_file(path: Path) -> list[SourceTensor]:
+def read_torch_file(path: Path) -> list[View]:
     """Return the tensors of a state dict that torch.save wrote, in the dict's order; reads no tensor's bytes.
 
     The dict may be nested, its tensors' names are then joined with dots, or be wrapped as in torch_state.WRAPPERS.

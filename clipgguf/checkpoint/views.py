@@ -27,7 +27,7 @@ _MAKING_BANDS = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class StridedBlocks:
     """Elements of a file at ``offset``, with the step along each axis in bytes."""
 
     file: SourceBytes
@@ -77,7 +77,7 @@ class _Band:
     offset: int
 
 
-class OrderedView(SourceBytes):
+class OrderedBlocks(SourceBytes):
     """A view whose elements lie far apart in the file, in a temporary file where they lie closer together.
 
     Of a large transposed matrix, a row's elements lie everywhere, and each block of a few rows would need all of the
@@ -85,7 +85,7 @@ class OrderedView(SourceBytes):
     of elements in each band.
     """
 
-    def __init__(self, view: View, open_files: OpenFiles | None = None) -> None:
+    def __init__(self, view: StridedBlocks, open_files: OpenFiles | None = None) -> None:
         """Take a view, which is read when this is used."""
         super().__init__(view.file.path, open_files)
         self._view = view
@@ -132,7 +132,7 @@ class OrderedView(SourceBytes):
             yield elements.view(np.uint8).data
 
     def read_block(self, start: Axes, target: NDArray[Any], span: NDArray[np.uint8]) -> None:
-        """Fill an array as ``View.read_block`` does; it must be one of ``blocks``, and ``span`` have BAND_NBYTES."""
+        """Fill an array as StridedBlocks does; it must be one of ``blocks``, and ``span`` have BAND_NBYTES."""
         with self.in_use():
             for band in self._bands:
                 self._read_from(band, start, target, span)

@@ -112,7 +112,7 @@ def _clipgguf(
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Turn checkpoints of CLIP, OpenCLIP, SigLIP and LLaVA into GGUF files.
+    """Turn checkpoints of CLIP, OpenCLIP, SigLIP, LLaVA, Gemma 3 and Qwen2.5-VL into GGUF files.
 
     Without a command, clipgguf converts: "clipgguf MODEL_DIR" is short for "clipgguf convert MODEL_DIR", with the
     options that "clipgguf convert --help" lists. A directory that is called like a command is reached as ./NAME.

@@ -12,9 +12,9 @@ from clipgguf.cli.output import (
     FOLD,
     RIGHT,
     WHOLE,
+    axes_text,
     metadata_object,
     metadata_table,
-    shape_text,
     show,
     show_json,
     size,
@@ -98,7 +98,7 @@ def _show_tables(inspection: "Inspection", *, with_tensors: bool, is_next: bool)
         metadata_table(inspection.metadata),
         table(
             {"tensor": FOLD, "shape": FOLD, "type": WHOLE, "offset": RIGHT, "bytes": RIGHT},
-            ((t.name, shape_text(t.shape), t.dtype, t.offset, t.nbytes) for t in inspection.tensors),
+            ((t.name, axes_text(t.shape), t.dtype, t.offset, t.nbytes) for t in inspection.tensors),
         )
         if with_tensors
         else None,

@@ -1,58 +1,19 @@
-"""Arguments and options that several commands share, each with its text, and what typer does not check of them."""
+"""Arguments and options that several commands share; those of a conversion are the fields of ``Options``."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
+
+from clipgguf.options import Options, Outtype, ProjectorType
 
 MODEL_DIR = typer.Argument(
     metavar="MODEL_DIR", help="Directory of the model (config.json and its weights), or a file of weights in it."
 )
-
-ImageMean = Annotated[
-    tuple[float, float, float] | None,
-    typer.Option("--image-mean", metavar="R G B", help="Mean of the pixels, for pixels from 0 to 1."),
-]
-ImageStd = Annotated[
-    tuple[float, float, float] | None,
-    typer.Option("--image-std", metavar="R G B", help="Standard deviation of the pixels."),
-]
-LlavaProjector = Annotated[
-    Path | None,
-    typer.Option(
-        "--llava-projector",
-        metavar="PATH",
-        help="The projector that makes an mmproj file of the CLIP model: llava.projector, mm_projector.bin, a "
-        "safetensors file, or a LLaVA checkpoint's directory.",
-    ),
-]
-VisionTower = Annotated[
-    Path | None,
-    typer.Option("--vision-tower", metavar="DIR", help="The vision tower of a LLaVA checkpoint that has none."),
-]
-VisionConfig = Annotated[
-    Path | None,
-    typer.Option("--vision-config", metavar="FILE", help="The vision tower's config.json where none is beside it."),
-]
-ProjectorType = Annotated[
-    Literal["mlp", "ldp", "ldpv2"] | None,
-    typer.Option(
-        "--projector-type", case_sensitive=False, help="The projector's kind. [default: told from its tensors]"
-    ),
-]
-Variant = Annotated[
-    str | None,
-    typer.Option("--variant", metavar="NAME", help="Which of several weights: fp16 for model.fp16.safetensors."),
-]
-Vocab = Annotated[
-    Path | None,
-    typer.Option(
-        "--vocab", metavar="PATH", help="vocab.json or tokenizer.json, or their directory, if not beside the model."
-    ),
-]
-IgnoreUnknown = Annotated[
-    bool, typer.Option("--ignore-unknown", help="Leave out tensors that no rule knows, with a warning.")
-]
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -60,3 +21,55 @@ Threads = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables, for programs.")]
+
+# What the command line takes the fields for, and calls their values; all others are switches.
+_TYPES: dict[str, tuple[Any, str | None]] = {
+    "name": (str | None, "NAME"),
+    "outtype": (Outtype | None, None),
+    "image_mean": (tuple[float, float, float] | None, "R G B"),
+    "image_std": (tuple[float, float, float] | None, "R G B"),
+    "llava_projector": (Path | None, "PATH"),
+    "vision_tower": (Path | None, "DIR"),
+    "vision_config": (Path | None, "FILE"),
+    "feature_layer": (int | None, "N"),
+    "projector_type": (ProjectorType | None, None),
+    "variant": (str | None, "NAME"),
+    "vocab": (Path | None, "PATH"),
+}
+
+
+def takes_options(*, verifies: bool = False) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that gives a command the options of a conversion, in place of its parameter ``options``.
+
+    ``verifies`` leaves out those that a GGUF file tells by itself.
+    """
+    taken = {
+        option.name: _parameter(option) for option in fields(Options) if not (verifies and option.metadata["told"])
+    }
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**arguments: Any) -> None:
+            given = {name: value for name in taken if (value := arguments.pop(name)) is not None}
+            command(options=given, **arguments)
+
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in inspect.signature(command).parameters.items():
+            own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+            parameters += list(taken.values()) if name == "options" else own
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # Typer looks there.
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def _parameter(option: "Field[Any]") -> inspect.Parameter:
+    """Return a field as a command's parameter."""
+    kind, metavar = _TYPES.get(option.name, (bool, None))
+    flag = f"--{option.name.replace('_', '-')}"
+    shown = typer.Option(flag, metavar=metavar, case_sensitive=False, help=option.metadata["text"])
+    default = False if kind is bool else None
+    return inspect.Parameter(
+        option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, shown]
+    )

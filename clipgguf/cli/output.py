@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import compress, islice
@@ -34,8 +33,6 @@ LONGEST_ARRAY = 8
 LONGEST_TEXT = 200
 # More rows of a table than the largest model has tensors are only counted.
 MOST_ROWS = 2000
-# The largest float32, as the shortest decimal that rounds to it.
-_LARGEST_FLOAT32 = 3.4028235e38
 
 
 def size(nbytes: int) -> str:
@@ -119,7 +116,7 @@ def metadata_table(metadata: "Iterable[MetadataItem]") -> "Table":
 def _value_text(item: "MetadataItem") -> str:
     if item.is_array and len(item.value) > LONGEST_ARRAY:
         return f"{len(item.value):,} values"
-    value = plain_value(item, LONGEST_ARRAY)
+    value = item.plain(LONGEST_ARRAY)
     if isinstance(value, list):
         value = [cut(element) if isinstance(element, str) else element for element in value]
     return _beginning(str(value))
@@ -129,28 +126,7 @@ def _beginning(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}... ({len(text):,} characters)"
 
 
-def plain_value(item: "MetadataItem", most: int) -> Any:
-    """Return a metadata value as people write it, of an array a list of at most ``most`` values.
-
-    A FLOAT32 becomes the shortest decimal that is it: 0.5, 1e-05 or 0.48145466, and not 0.48145467042922974.
-    """
-    values = list(item.value[:most]) if item.is_array else [item.value]
-    if item.value_type.name == "FLOAT32":
-        values = list(map(_shortest_float32, values))
-    return values if item.is_array else values[0]
-
-
-def _shortest_float32(value: float) -> float:
-    if not math.isfinite(value):
-        return value
-    # Nine digits tell any two float32 apart.
-    candidates = (float(f"{value:.{digits}g}") for digits in range(1, 10))
-    packed = struct.pack("<f", value)
-    (value,) = struct.unpack("<f", packed)
-    return next((c for c in candidates if abs(c) <= _LARGEST_FLOAT32 and struct.pack("<f", c) == packed), value)
-
-
-def shape_text(shape: tuple[int, ...]) -> str:
+def axes_text(shape: tuple[int, ...]) -> str:
     """Return a row-major shape as people write it: 768 x 3072."""
     return " x ".join(map(str, shape))
 
@@ -181,7 +157,7 @@ def metadata_object(metadata: "Iterable[MetadataItem]") -> dict[str, Any]:
 
 
 def _metadata_value(item: "MetadataItem") -> dict[str, Any]:
-    value = plain_value(item, LONGEST_ARRAY)
+    value = item.plain(LONGEST_ARRAY)
     if not item.is_array:
         return {"type": item.value_type.name, "value": value}
     length = len(item.value)

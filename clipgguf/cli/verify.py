@@ -8,56 +8,37 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipgguf.cli.options import (
-    MODEL_DIR,
-    AsJson,
-    IgnoreUnknown,
-    ImageMean,
-    ImageStd,
-    LlavaProjector,
-    ProjectorType,
-    Threads,
-    Variant,
-    VisionConfig,
-    VisionTower,
-    Vocab,
-)
+from clipgguf.cli.options import MODEL_DIR, AsJson, Threads, takes_options
 from clipgguf.cli.output import (
     FOLD,
     RIGHT,
     WHOLE,
     WIDE,
     WIDE_RIGHT,
+    axes_text,
     messages,
     progress_bar,
-    shape_text,
     show,
     show_json,
     show_messages,
     table,
 )
+from clipgguf.options import Options
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from clipgguf.verification import TensorCheck, Verdict, Verification
+    from clipgguf.verification import Finding, TensorCheck, Verification
 
 # How many tensors the table has without --all.
 MOST_ROWS = 20
 
 
+@takes_options(verifies=True)
 def verify_command(
     file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="The GGUF file.")],
     model_dir: Annotated[Path, MODEL_DIR],
-    llava_projector: LlavaProjector = None,
-    vision_tower: VisionTower = None,
-    vision_config: VisionConfig = None,
-    projector_type: ProjectorType = None,
-    image_mean: ImageMean = None,
-    image_std: ImageStd = None,
-    variant: Variant = None,
-    vocab: Vocab = None,
-    ignore_unknown: IgnoreUnknown = False,
+    options: Any = None,
     show_all: Annotated[
         bool, typer.Option("--all", help=f"Show every tensor, and not only the {MOST_ROWS} worst of what is wrong.")
     ] = False,
@@ -72,23 +53,10 @@ def verify_command(
     Exits 1 unless the file is what a conversion would write now. Towers, element types and layers are taken from the
     file; of the conversion's other options, give those that it had.
     """
-    from clipgguf.families import Request
-    from clipgguf.verification import run_verification
+    from clipgguf.verification import verify
 
-    request = Request(
-        model_dir=model_dir,
-        image_mean=image_mean,
-        image_std=image_std,
-        llava_projector=llava_projector,
-        vision_tower=vision_tower,
-        vision_config=vision_config,
-        projector_type=projector_type,
-        variant=variant,
-        vocab=vocab,
-        ignore_unknown=ignore_unknown,
-    )
     with progress_bar(quiet) as progress:
-        result = run_verification(file, request, threads=threads, progress=progress)
+        result = verify(file, model_dir, Options(**options), threads=threads, progress=progress)
     show_messages(result.warnings, () if quiet or as_json else result.notes)
     if as_json:
         show_json(_json_object(result))
@@ -147,7 +115,7 @@ def _row(tensor: "TensorCheck") -> tuple[object, ...]:
     shape = tensor.shape if tensor.shape is not None else tensor.expected_shape
     return (
         tensor.name,
-        shape_text(shape or ()),
+        axes_text(shape or ()),
         tensor.source_dtype or "",
         tensor.ggml_type or "",
         tensor.verdict,
@@ -164,12 +132,12 @@ def _row(tensor: "TensorCheck") -> tuple[object, ...]:
     )
 
 
-def _counts(tensors: "Sequence[TensorCheck]") -> "dict[Verdict, int]":
+def _counts(tensors: "Sequence[TensorCheck]") -> "dict[Finding, int]":
     """Return how many tensors have each verdict, the worst verdict first."""
-    from clipgguf.verification import VERDICTS
+    from clipgguf.verification import FINDINGS
 
     counts = Counter(tensor.verdict for tensor in tensors)
-    return {verdict: counts[verdict] for verdict in VERDICTS}
+    return {verdict: counts[verdict] for verdict in FINDINGS}
 
 
 def _counts_text(tensors: "Sequence[TensorCheck]") -> str:

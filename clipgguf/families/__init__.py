@@ -1,67 +1,116 @@
-"""Which family a checkpoint belongs to, and its tensors under CLIP's canonical (Hugging Face) names."""
+"""Which family a checkpoint belongs to: one module each, imported when it is met."""
 
-from dataclasses import replace
+import importlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from clipgguf.checkpoint import Checkpoint
 from clipgguf.checkpoint.not_weights import hub_advice, other_folder
-from clipgguf.config import valid_text
-from clipgguf.errors import CheckpointError, os_reason
-from clipgguf.families.clip import open_transformers
-from clipgguf.families.llava import is_llava, open_llava
-from clipgguf.families.model import Content, Model, Projector, Request, refuse_unused
-from clipgguf.families.open_clip import CONFIG_FILE, is_openclip, open_openclip
+from clipgguf.errors import CheckpointError, ConfigError, os_reason, shown
+from clipgguf.inputs import Config, Inputs, Told
 from clipgguf.json_file import is_present, read_json_object
+from clipgguf.model import Model, open_family
+from clipgguf.options import Options
 from clipgguf.regular_file import NO_MODEL_FILES, open_regular
 
-__all__ = ["Content", "Model", "Projector", "Request", "open_model"]
+# The module of each family: the model_types of config.json that it is met by, and what its files call the projector
+# (clip.projector_type). A module has the table FAMILY, or where there is more to do than to read tables, a function
+# open_model.
+MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "clip": (("clip", "clip_text_model", "clip_vision_model", "siglip", "siglip_vision_model"), ()),
+    "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
+    "gemma3": (("gemma3",), ("gemma3",)),
+    "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
+}
+MODEL_TYPES = {model_type: module for module, (model_types, _) in MODULES.items() for model_type in model_types}
+PROJECTORS = {projector: module for module, (_, projectors) in MODULES.items() for projector in projectors}
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 
 
-def open_model(request: Request) -> Model:
-    """Open the checkpoint of a request: read its JSON files and headers, and find out what it is.
+def open_model(model: Path, options: Options, told: Told | None = None) -> Model:
+    """Open a checkpoint: read its JSON files and headers, and find out what it is.
 
-    Raises ConfigError or CheckpointError when it is nothing that can be converted as requested, UsageError when the
-    request has options that do not apply to it.
+    ``model`` is its directory, or a file of weights in it; ``told`` is what a GGUF file tells that is verified. Raises
+    ConfigError or CheckpointError when it is nothing that can be converted as requested, UsageError when there are
+    options that do not apply to it.
     """
     try:
-        model = _open(request)
+        opened = _open(model, options, told)
     except OSError as e:  # A directory that may not be searched, a name that is too long.
-        raise CheckpointError(f"{e.filename or request.model_dir}: cannot be read: {os_reason(e)}") from e
-    refuse_unused(request, model)
-    return model if request.name is None else replace(model, name=valid_text(request.name))
+        raise CheckpointError(f"{e.filename or model}: cannot be read: {os_reason(e)}") from e
+    description = opened.family.description or f"image encoder of {opened.family.title}"
+    uses = opened.uses | ({"variant"} if model.is_dir() else set())
+    options.refuse_unused(uses, f"{model} gives {'an' if description[0] in 'aeiou' else 'a'} {description}")
+    return opened
 
 
-def _open(request: Request) -> Model:
-    model, directory = request.model_dir, request.directory
-    path = directory / "config.json"
+def _open(model: Path, options: Options, told: Told | None) -> Model:
     if not model.exists():
         raise CheckpointError(
             f"{model}: is missing, should be a model's directory, with config.json and its weights{hub_advice(model)}"
         )
+    directory = model if model.is_dir() else model.parent
     if model.is_file():
         # Before its directory is looked at: somebody may have given something else than weights.
         open_regular(model, CheckpointError, NO_MODEL_FILES).close()
-    if not is_present(path) and not is_present(directory / CONFIG_FILE) and (what := other_folder(directory)):
+    path, own = directory / "config.json", directory / OPEN_CLIP_CONFIG
+    if not is_present(path) and not is_present(own) and (what := other_folder(directory)):
         raise CheckpointError(f"{directory}: {what}")
-    if _is_open_clip(request):
-        return open_openclip(request)
-    config = read_json_object(path)
-    if request.llava_projector is not None or is_llava(config):
-        return open_llava(request, config)
-    return open_transformers(request, config)
+    if _is_open_clip(model, directory, options):
+        path, module = own, "open_clip"
+        if not path.exists():
+            raise ConfigError(
+                f"{path}: is missing; OpenCLIP's weights alone do not tell the activation and the number of attention "
+                "heads"
+            )
+        values = read_json_object(path)
+    else:
+        values = read_json_object(path)
+        module = "llava" if options.llava_projector is not None else _known_module(values, path)
+    family = importlib.import_module(f"clipgguf.families.{module}")
+    inputs = Inputs(model, Config(path, values), options, told=told)
+    opened: Model = family.open_model(inputs) if hasattr(family, "open_model") else open_family(family.FAMILY, inputs)
+    return opened
 
 
-def _is_open_clip(request: Request) -> bool:
+def module_of(config: Mapping[str, Any]) -> str | None:
+    """Return the module of the family that a config.json describes; None when it is none that we know."""
+    model_type = config.get("model_type")
+    # The original LLaVA's model_type is often that of its language model.
+    if any(key in config for key in ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")):
+        return "llava"
+    if model_type is None and any(key in config for key in ("text_config", "vision_config")):
+        return "clip"
+    return MODEL_TYPES.get(model_type) if isinstance(model_type, str) else None
+
+
+def _known_module(config: Mapping[str, Any], path: Path) -> str:
+    module = module_of(config)
+    if module is None:
+        model_type = config.get("model_type")
+        is_what = "has no model_type" if model_type is None else f"is of model_type {shown(model_type)}"
+        raise ConfigError(
+            f"{path}: {is_what}, supported are {', '.join(map(repr, MODEL_TYPES))}, LLaVA's and OpenCLIP's"
+        )
+    return module
+
+
+def _is_open_clip(model: Path, directory: Path, options: Options) -> bool:
     """Return whether the weights that will be read are OpenCLIP's, by the name of their file or config."""
-    directory = request.directory
-    has_config, has_own = is_present(directory / "config.json"), is_present(directory / CONFIG_FILE)
+    has_config, has_own = is_present(directory / "config.json"), is_present(directory / OPEN_CLIP_CONFIG)
     if has_own and not has_config:
         return True
-    if request.model_dir.is_file():
-        if request.model_dir.name.startswith("open_clip_"):
+    if model.is_file():
+        if model.name.startswith("open_clip_"):
             return True
         # A training run calls its file anything ("epoch_3.pt"). With both configs beside it, or none, the names tell.
-        return has_own == has_config and is_openclip(request.open_checkpoint().tensors)
+        return has_own == has_config and _has_open_clip_names(Checkpoint.open_file(model).tensors)
     if not has_config:
         # Only to say what is missing: OpenCLIP's config, or config.json.
         return any(directory.glob("open_clip_*"))
-    return Checkpoint.find(directory, request.variant).name.startswith("open_clip_")
+    return Checkpoint.find(directory, options.variant).name.startswith("open_clip_")
+
+
+def _has_open_clip_names(names: Iterable[str]) -> bool:
+    return any(name.startswith(("visual.", "transformer.resblocks.", "text.transformer.resblocks.")) for name in names)

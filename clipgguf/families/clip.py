@@ -1,26 +1,176 @@
-"""CLIP and SigLIP as transformers 4 and 5 save them: CLIPModel, its towers alone, and SigLIP's vision tower."""
+"""CLIP and SigLIP as transformers 4 and 5 save them: CLIPModel, its towers alone, and SigLIP's vision tower.
+
+The defaults are those of transformers 5.23, ``configuration_clip.py`` and ``configuration_siglip.py``; transformers 4
+writes only the fields that differ from them.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from clipgguf.checkpoint import SourceTensor
-from clipgguf.config import (
-    SiglipVisionConfig,
-    TextConfig,
-    VisionConfig,
-    default_statistics,
-    model_name,
-    parse_flat_config,
-    parse_sub_config,
-    read_image_statistics,
+from clipgguf.config import CLIP_STATISTICS, SIGLIP_STATISTICS
+from clipgguf.errors import CheckpointError, ConfigError, shown
+from clipgguf.families.bases import SCRIPT, statistics
+from clipgguf.families.tower_tables import (
+    CLIP_EMBEDDINGS,
+    POST_NORM,
+    SCRIPT_BLOCK,
+    SIGLIP_EMBEDDINGS,
+    SIGLIP_HEAD,
+    TOWER,
 )
-from clipgguf.errors import CheckpointError, ConfigError, collect, shown
-from clipgguf.families.model import Content, Model, Request, found_text, refuse_quantized
-from clipgguf.families.towers import tower_prefix
-from clipgguf.names import NEVER_WRITTEN, SIGLIP_HEAD, TEXT, VISION, Tower
-from clipgguf.vocabulary import read_vocabulary
+from clipgguf.family import Family, Prefix, Rule, Section, Value, norm
+from clipgguf.inputs import Config, Inputs
+from clipgguf.model import Model, open_family
+from clipgguf.vocabulary import Vocabulary, read_vocabulary
+
+TEXT, VISION = "text", "vision"
+
+# The activations that a file can tell its readers of, by the bool ``clip.use_gelu``. llama.cpp's own GELU is the tanh
+# approximation that SigLIP was trained with.
+KNOWN_ACTIVATIONS = {"gelu": True, "gelu_pytorch_tanh": True, "quick_gelu": False}
+
+
+def activation(values: Mapping[str, Any]) -> bool:
+    """Return the one flag for the whole file: the vision tower's activation, and without one the text tower's."""
+    return KNOWN_ACTIVATIONS.get(values.get("vision.act") or values["text.act"], False)
+
+
+def vocabulary(inputs: Inputs) -> Vocabulary:
+    """Return the text tower's tokens in the order of their ids."""
+    given = inputs.options.vocab
+    tokens = read_vocabulary(inputs.directory, None if given is None else Path(given))
+    rows = inputs.config.get("text_config.vocab_size", 49408)
+    if len(tokens) != rows:
+        inputs.warnings.append(f"the vocabulary has {len(tokens)} tokens, the token embedding {rows} rows")
+    return tokens
+
+
+TEXT_VALUES = (
+    Value("text.positions", "text_config.max_position_embeddings", 77),
+    Value("text.width", "text_config.hidden_size", 512),
+    Value("text.ffn", "text_config.intermediate_size", 2048),
+    # CLIPModel makes its projections from the top level's; a tower's own comes first, because so it was always written.
+    Value("text.projection", "text_config.projection_dim|projection_dim", 512, told_by_tensor=True),
+    Value("text.heads", "text_config.num_attention_heads", 8),
+    Value("text.epsilon", "text_config.layer_norm_eps", 1e-5),
+    Value("text.blocks", "text_config.num_hidden_layers", 12),
+    Value("text.vocab", "text_config.vocab_size", 49408),
+    Value("text.act", "text_config.hidden_act", "quick_gelu"),
+)
+
+
+def vision_values(*, patch: int, epsilon: float, act: str, class_token: bool) -> tuple[Value, ...]:
+    """Return the values of a vision tower, with the defaults in which CLIP and SigLIP differ; pixels."""
+    return (
+        Value("vision.image", "vision_config.image_size", 224),
+        Value("vision.patch", "vision_config.patch_size", patch),
+        Value("vision.width", "vision_config.hidden_size", 768),
+        Value("vision.ffn", "vision_config.intermediate_size", 3072),
+        Value("vision.projection", "vision_config.projection_dim|projection_dim", 512, told_by_tensor=True),
+        Value("vision.heads", "vision_config.num_attention_heads", 12),
+        Value("vision.epsilon", "vision_config.layer_norm_eps", epsilon),
+        Value("vision.blocks", "vision_config.num_hidden_layers", 12),
+        Value("vision.channels", "vision_config.num_channels", 3),
+        Value("vision.act", "vision_config.hidden_act", act),
+        # One for each patch, and one for the class token.
+        Value("vision.positions", of=lambda v: (v["vision.image"] // v["vision.patch"]) ** 2 + class_token),
+    )
+
+
+CLIP_VISION_VALUES = vision_values(patch=32, epsilon=1e-5, act="quick_gelu", class_token=True)
+SIGLIP_VISION_VALUES = vision_values(patch=16, epsilon=1e-6, act="gelu_pytorch_tanh", class_token=False)
+
+TEXT_TOWER = Prefix("embeddings.token_embedding.weight", "text_model.")
+TEXT_SECTIONS = (
+    Section(
+        TEXT_TOWER,
+        "t.",
+        (
+            Rule("embeddings.token_embedding.weight", "token_embd.weight", "vocab width"),
+            Rule("embeddings.position_embedding.weight", "position_embd.weight", "positions width"),
+        ),
+        part=TEXT,
+    ),
+    Section(TEXT_TOWER + "encoder.layers.{}.", "t.blk.{}.", SCRIPT_BLOCK, times="blocks", part=TEXT),
+    Section(TEXT_TOWER, "t.", norm("final_layer_norm", "post_ln"), part=TEXT),
+)
+
+
+def vision_sections(embeddings: tuple[Rule, ...]) -> tuple[Section, ...]:
+    """Return the sections of a whole vision tower."""
+    return (
+        Section(TOWER, "v.", embeddings),
+        Section(TOWER + "encoder.layers.{}.", "v.blk.{}.", SCRIPT_BLOCK, times="blocks"),
+        Section(TOWER, "v.", POST_NORM),
+    )
+
+
+def _projections(towers: tuple[str, ...], *, optional: bool) -> tuple[Section, ...]:
+    """Return the towers' projections into one space, as sections of their own after the towers."""
+    names = {VISION: "visual_projection.weight", TEXT: "text_projection.weight"}
+    return tuple(
+        Section("", "", (Rule(name, name, "projection width", optional=optional),), part=tower)
+        for tower, name in names.items()
+        if tower in towers
+    )
+
+
+# What goes into a file, by its towers: general.description, and the prefix of the file's name.
+CONTENTS = {
+    (TEXT, VISION): ("two-tower CLIP model", ""),
+    (TEXT,): ("text-only CLIP model", "text-"),
+    (VISION,): ("vision-only CLIP model", "vision-"),
+}
+# What a checkpoint may hold and a file never does: the temperature of the contrastive loss, and old integer buffers.
+NEVER_WRITTEN = (r"logit_scale$", r"(.*\.)?embeddings\.position_ids$")
+# The tensors of a tower that was not asked for.
+OTHER_TOWER = {
+    TEXT: (r"(.*\.)?text_model\.", r"(text\.)?text_projection"),
+    VISION: (r"(.*\.)?vision_model\.", r"visual_projection"),
+}
+
+
+def clip_family(
+    title: str,
+    towers: tuple[str, ...],
+    *,
+    stored: tuple[str, ...] = (),
+    projection_optional: bool = False,
+    is_siglip: bool = False,
+) -> Family:
+    """Return the family of CLIP models of which these towers go into the file.
+
+    ``stored`` are those that the checkpoint has, whose configuration must be right, too.
+    """
+    description, file_prefix = CONTENTS[towers]
+    embeddings, default = (SIGLIP_EMBEDDINGS, SIGLIP_STATISTICS) if is_siglip else (CLIP_EMBEDDINGS, CLIP_STATISTICS)
+    sections = (TEXT_SECTIONS if TEXT in towers else ()) + (vision_sections(embeddings) if VISION in towers else ())
+    left_out = [pattern for tower in (TEXT, VISION) if tower not in towers for pattern in OTHER_TOWER[tower]]
+    return Family(
+        title=title,
+        base=SCRIPT,
+        description=description,
+        file_prefix=file_prefix,
+        values=(
+            *(TEXT_VALUES if TEXT in (*towers, *stored) else ()),
+            *((SIGLIP_VISION_VALUES if is_siglip else CLIP_VISION_VALUES) if VISION in (*towers, *stored) else ()),
+            *(Value(f"has_{tower}", default=tower in towers) for tower in (TEXT, VISION)),
+            Value("has_llava", default=False),
+            *((Value("text.tokens", vocabulary),) if TEXT in towers else ()),
+            *(statistics(default) if VISION in towers else ()),
+            Value("gelu", of=activation),
+        ),
+        sections=sections + (() if is_siglip else _projections(towers, optional=projection_optional)),
+        left_out=tuple(left_out),
+        ignored=(*NEVER_WRITTEN, *((r"logit_bias$",) if is_siglip else ())),
+        noted=((SIGLIP_HEAD, HEAD_NOTE),) if is_siglip else (),
+        shared=frozenset({"projection"}),
+    )
+
+
+HEAD_NOTE = "vision_model.head.* is left out ({count} tensors): no reader of GGUF files runs SigLIP's attention pooling"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +178,7 @@ class _Layout:
     """What a model_type is: the towers that its checkpoints have, and whether config.json is a tower's own, flat."""
 
     name: str
-    towers: tuple[Tower, ...]
+    towers: tuple[str, ...]
     is_flat: bool = False
     is_siglip: bool = False
 
@@ -41,132 +191,96 @@ LAYOUTS: Mapping[str, _Layout] = {
     "siglip_vision_model": _Layout("SigLIP (SiglipVisionModel)", (VISION,), is_flat=True, is_siglip=True),
 }
 # A tower that was saved with the config.json of the whole model tells by its class.
-_SINGLE_TOWERS: Mapping[str, Tower] = {
+_SINGLE_TOWERS: Mapping[str, str] = {
     "CLIPTextModel": TEXT,
     "CLIPTextModelWithProjection": TEXT,
     "CLIPVisionModel": VISION,
     "CLIPVisionModelWithProjection": VISION,
 }
-SUPPORTED = f"supported are {', '.join(map(repr, LAYOUTS))}, LLaVA's and OpenCLIP's"
 
 
-def open_transformers(request: Request, config: Mapping[str, Any]) -> Model:
+def open_model(inputs: Inputs) -> Model:
     """Open a directory of CLIP's or SigLIP's whose config.json is already read.
 
     Raises ConfigError or CheckpointError when it is none, or lacks a part of what was asked for.
     """
-    directory = request.directory
-    path = directory / "config.json"
-    layout, towers = _layout(config, path)
-    content = _content(request, layout, towers, path)
-    problems: list[str] = []
-    text: TextConfig | None = None
-    vision: VisionConfig | None = None
-    vision_class = SiglipVisionConfig if layout.is_siglip else VisionConfig
-    parse = parse_flat_config if layout.is_flat else parse_sub_config
-    with collect(problems):
-        text = parse(TextConfig, config, "text", path) if TEXT in towers else None
-    with collect(problems):
-        vision = parse(vision_class, config, "vision", path) if VISION in towers else None
-    ConfigError.raise_all(problems)
-    # Before the headers, whose validation imports numpy: what parsing a vocabulary needs is then free again.
-    vocabulary = read_vocabulary(directory, request.vocab) if TEXT in content.towers else None
-    statistics = None
-    if vision is not None and VISION in content.towers:
-        default = default_statistics(vision)
-        statistics = read_image_statistics((directory,), request.image_mean, request.image_std, default)
-    checkpoint = request.open_checkpoint()
-    refuse_quantized(config, path, checkpoint.tensors.values())
-    tensors, prefixes = _canonical(checkpoint.tensors, towers, directory)
-    notes: tuple[str, ...] = ()
-    if layout.is_siglip:
-        tensors, notes = without_siglip_extras(tensors)
-    single = towers[0] if len(towers) == 1 else None
-    return Model(
-        directory=directory,
-        found=found_text(layout.name, checkpoint, prefixes),
-        name=model_name(config, directory),
-        content=content,
-        text=text,
-        vision=vision,
-        tensors=tensors,
-        vocabulary=vocabulary,
-        statistics=statistics,
-        has_projection=single is None or single.projection in tensors,
-        ignore_unknown=request.ignore_unknown,
-        notes=notes,
+    layout = _layout(inputs.config)
+    inputs.config = standard_config(inputs.config, layout.towers[0] if layout.is_flat else None)
+    family = clip_family(
+        layout.name,
+        _content(inputs, layout),
+        stored=layout.towers,
+        projection_optional=len(layout.towers) == 1,
+        is_siglip=layout.is_siglip,
     )
+    model = open_family(family, inputs)
+    return replace(model, warnings=model.warnings + activation_warnings(model.values, family.parts, inputs.config.path))
 
 
-def _layout(config: Mapping[str, Any], path: Path) -> tuple[_Layout, tuple[Tower, ...]]:
-    """Return what config.json describes, and which towers the checkpoint has."""
-    model_type = config.get("model_type")
-    if model_type is None and any(key in config for key in ("text_config", "vision_config")):
-        model_type = "clip"
-    layout = LAYOUTS.get(model_type) if isinstance(model_type, str) else None
-    if layout is None:
-        is_what = "has no model_type" if model_type is None else f"is of model_type {shown(model_type)}"
-        raise ConfigError(f"{path}: {is_what}, {SUPPORTED}")
-    architectures = config.get("architectures")
+def _layout(config: Config) -> _Layout:
+    """Return what config.json describes."""
+    model_type = config.values.get("model_type", "clip")
+    layout = LAYOUTS[model_type]
+    architectures = config.values.get("architectures")
     if model_type == "clip" and isinstance(architectures, list) and len(architectures) == 1:
         name = architectures[0]
         tower = _SINGLE_TOWERS.get(name) if isinstance(name, str) else None
         if tower is not None:
-            return _Layout(name, (tower,)), (tower,)
-    return layout, layout.towers
+            return _Layout(name, (tower,))
+    return layout
 
 
-def _content(request: Request, layout: _Layout, towers: tuple[Tower, ...], path: Path) -> Content:
-    """Return what goes into the file: what was asked for, else everything that is there."""
-    if layout.is_siglip and not layout.is_flat and not request.vision_only:
+def standard_config(config: Config, flat: str | None = None) -> Config:
+    """Return a config.json with the towers' parts where the tables look for them.
+
+    ``flat`` is the tower that the whole file describes. A non-null ``*_config_dict`` wins completely: CLIPConfig writes
+    the class's defaults overlaid with it over every field of ``*_config``, so that even an empty one resets all.
+    """
+    if flat is not None:
+        return Config(config.path, {f"{flat}_config": config.values, **config.values}, {f"{flat}_config": ""})
+    given = [key for key in ("text_config", "vision_config") if config.values.get(f"{key}_dict") is not None]
+    values = {**config.values, **{key: config.values[f"{key}_dict"] for key in given}}
+    return Config(config.path, values, {key: f"{key}_dict" for key in given})
+
+
+def _content(inputs: Inputs, layout: _Layout) -> tuple[str, ...]:
+    """Return the towers that go into the file: those that were asked for, else all that are there."""
+    options = inputs.options
+    if layout.is_siglip and not layout.is_flat and not options.vision_only:
         raise ConfigError(
-            f"{path}: is a SigLIP model of two towers, which no reader of GGUF files can run (clip.cpp knows neither "
-            "its text tower nor its attention pooling); --vision-only converts the vision tower"
+            f"{inputs.config.path}: is a SigLIP model of two towers, which no reader of GGUF files can run (clip.cpp "
+            "knows neither its text tower nor its attention pooling); --vision-only converts the vision tower"
         )
     for asked, option, tower, kind in (
-        (request.text_only, "--text-only", TEXT, "vision"),
-        (request.vision_only, "--vision-only", VISION, "text"),
+        (options.text_only, "--text-only", TEXT, "vision"),
+        (options.vision_only, "--vision-only", VISION, "text"),
     ):
-        if asked and tower not in towers:
+        if asked and tower not in layout.towers:
             raise CheckpointError(
-                f"{path.parent}: has only a {kind} tower ({layout.name}); {option} asks for the one that is not there"
+                f"{inputs.directory}: has only a {kind} tower ({layout.name}); {option} asks for the one that is not "
+                "there"
             )
-    return request.content(towers)
+    return towers_asked_for(inputs, layout.towers)
 
 
-def _canonical(
-    tensors: Mapping[str, SourceTensor], towers: tuple[Tower, ...], directory: Path
-) -> tuple[dict[str, SourceTensor], list[str]]:
-    """Return the tensors under canonical names, and the prefixes that the towers had.
-
-    A tower alone may have another prefix than "vision_model." or "text_model.", or none (as transformers 5 saves it).
-    """
-    canonical = dict(tensors)
-    prefixes = []
-    for tower in towers:
-        prefix = tower_prefix(tensors, directory, tower)
-        prefixes.append(tower.canonical_prefix if prefix is None else prefix)
-        if prefix is None or prefix == tower.canonical_prefix:
-            continue
-        beside = {tower.projection, *NEVER_WRITTEN, "logit_bias"}
-        canonical = {
-            tower.canonical_prefix + name.removeprefix(prefix)
-            if name.startswith(prefix) and name not in beside
-            else name: t
-            for name, t in canonical.items()
-        }
-    return canonical, prefixes
+def towers_asked_for(inputs: Inputs, towers: tuple[str, ...]) -> tuple[str, ...]:
+    """Return which of a checkpoint's towers go into the file."""
+    only = {TEXT: inputs.options.text_only, VISION: inputs.options.vision_only}
+    return tuple(tower for tower in towers if only[tower]) or towers
 
 
-def without_siglip_extras(
-    tensors: Mapping[str, SourceTensor],
-) -> tuple[dict[str, SourceTensor], tuple[str, ...]]:
-    """Return SigLIP's tensors without those that no reader can run, and a note that says so."""
-    kept = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if not (name.startswith(SIGLIP_HEAD) or TEXT.owns(name) or name in ("logit_scale", "logit_bias"))
-    }
-    head = sum(name.startswith(SIGLIP_HEAD) for name in tensors)
-    note = f"{SIGLIP_HEAD}* is left out ({head} tensors): no reader of GGUF files runs SigLIP's attention pooling"
-    return kept, (note,) if head else ()
+def activation_warnings(values: Mapping[str, Any], parts: tuple[str, ...], path: object) -> tuple[str, ...]:
+    """Return warnings about activations that the one flag of a file cannot tell of."""
+    vision = values.get("vision.act") or values["text.act"]
+    text = values["text.act"] if TEXT in parts else vision
+    unknown = [
+        f"{path}: readers of the file do not know hidden_act {shown(act)}; they will compute quick_gelu"
+        for act in dict.fromkeys((text, vision))
+        if act not in KNOWN_ACTIVATIONS
+    ]
+    if text != vision:
+        unknown.append(
+            f"{path}: the text tower's hidden_act is {shown(text)}, the vision tower's {shown(vision)}; "
+            "the file has one flag for both and tells the vision tower's"
+        )
+    return tuple(unknown)

@@ -1,206 +1,182 @@
 """LLaVA: a vision tower and a projector, from wherever they are, as the image encoder that llama.cpp calls an mmproj.
 
-There are two layouts of whole checkpoints. The original one (LLaVA 1.5 and 1.6, BakLLaVA, Yi-VL, MobileVLM, ...) has a
-flat config.json that only names the tower (``mm_vision_tower``), which may lie elsewhere; transformers' own (llava-hf)
-has ``vision_config`` inside. Either is told by its tensors' names, and only the tower's and projector's are looked at.
+There are two layouts of whole checkpoints: the original one (LLaVA 1.5 and 1.6, BakLLaVA, Yi-VL, MobileVLM, ...), and
+transformers' own (llava-hf). Either is told by its tensors' names, and only the tower's and projector's are looked at.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from clipgguf.checkpoint import Checkpoint, SourceTensor
-from clipgguf.checkpoint.not_weights import hub_advice
-from clipgguf.config import (
-    SiglipVisionConfig,
-    VisionConfig,
-    default_statistics,
-    model_name,
-    parse_tower,
-    read_image_statistics,
-    valid_text,
+from clipgguf.checkpoint import Checkpoint
+from clipgguf.config import CLIP_STATISTICS, SIGLIP_STATISTICS
+from clipgguf.errors import CheckpointError, ConfigError
+from clipgguf.families import module_of
+from clipgguf.families.bases import SCRIPT, statistics
+from clipgguf.families.clip import (
+    CLIP_VISION_VALUES,
+    HEAD_NOTE,
+    NEVER_WRITTEN,
+    SIGLIP_VISION_VALUES,
+    activation,
+    activation_warnings,
 )
-from clipgguf.errors import CheckpointError, ConfigError, shown
-from clipgguf.families.clip import without_siglip_extras
-from clipgguf.families.model import Content, Model, Projector, Request, found_text, refuse_or_warn, refuse_quantized
-from clipgguf.families.projectors import is_projector_name, projector_prefix, recognise
-from clipgguf.families.towers import (
-    VISION_CONFIGS,
-    canonical_tower,
-    known_tower,
-    read_vision_config,
-    tower_prefix,
-    unknown_rest,
+from clipgguf.families.llava_projectors import (
+    NEWLINE,
+    Kind,
+    by_tail,
+    is_projector_name,
+    projector_prefix,
+    recognise,
 )
+from clipgguf.families.llava_settings import Settings, check_strategy, settings_values
+from clipgguf.families.llava_tower import find_tower, tower_prefix
+from clipgguf.families.tower_tables import (
+    CLIP_EMBEDDINGS,
+    SCRIPT_BLOCK,
+    SIGLIP_EMBEDDINGS,
+    SIGLIP_HEAD,
+    TOWER,
+)
+from clipgguf.family import Family, Rule, Section, Value
+from clipgguf.inputs import Config, Inputs, read_values
 from clipgguf.json_file import read_json_object
-from clipgguf.names import VISION
-
-# LlavaConfig's own default and LlavaOnevisionConfig's, which apply only where a config has no vision_config at all.
-HF_DEFAULT_TOWERS = (VisionConfig(1024, 4096, 24, 16, 336, 14), SiglipVisionConfig(1152, 4304, 26, 16, 384, 14))
-
-# LlavaNextConfig's image_grid_pinpoints, (height, width).
-HF_DEFAULT_PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
-
-# The layer whose features the projector takes, as an index into the list of all hidden states (0: the embeddings).
-DEFAULT_FEATURE_LAYER = -2
-ONEVISION_FEATURE_LAYER = -1
-
-# model_types of transformers' classes that are a vision tower, a projector and a language model.
-HF_MODEL_TYPES = frozenset({"llava", "llava_next", "llava_onevision", "vipllava"})
+from clipgguf.matching import refuse_quantized
+from clipgguf.model import Model, matched_model
+from clipgguf.tensor import View
 
 # Names in the language models that LLaVA was built on (Llama, Mistral, Qwen, Phi, StableLM, GPT-NeoX, MPT).
 _LANGUAGE_MODEL = re.compile(
     r"(?:model\.|language_model\.|transformer\.|gpt_neox\.)*"
-    r"(?:layers|h|blocks|embed_tokens|embed_in|embed_out|wte|norm|norm_f|final_layernorm|final_layer_norm|ln_f|lm_head)\..*"
+    r"(?:layers|h|blocks|embed_tokens|embed_in|embed_out|wte|norm|norm_f|final_layernorm|final_layer_norm|ln_f|lm_head)\."
+)
+# The parts of CLIP that an image encoder goes without.
+CLIP_REST = (*NEVER_WRITTEN, r"(.*\.)?text_model\.", r"text_projection\.weight$", r"logit_bias$")
+LLAVA_USES = frozenset(
+    {"llava_projector", "feature_layer", "keep_last_layer", "projector_type", "vision_config"},
 )
 # MobileVLM's LDP downsamples a fixed grid in llama.cpp (``build_llava`` in tools/mtmd/models/llava.cpp).
 LDP_GRID = 24
 
 
-@dataclass(frozen=True, slots=True)
-class _Config:
-    """A LLaVA checkpoint's config.json, in either layout."""
+def llava_family(kind: Kind, *, is_siglip: bool, block: tuple[Rule, ...] = SCRIPT_BLOCK) -> Family:
+    """Return the family of mmproj files with a kind of projector and of tower.
 
-    path: Path
-    values: Mapping[str, Any]
-
-    @property
-    def is_original(self) -> bool:
-        """Whether it is the original LLaVA code's and not transformers'."""
-        return any(key.startswith("mm_") for key in self.values)
-
-    @property
-    def tower_name(self) -> str | None:
-        """The vision tower that an original config asks for."""
-        name = self.values.get("mm_vision_tower") or self.values.get("vision_tower")
-        return name if isinstance(name, str) else None
-
-
-@dataclass(frozen=True, slots=True)
-class _TowerSource:
-    """A vision tower: its configuration, its tensors by canonical name, where they are from, and lines about others."""
-
-    config: VisionConfig
-    tensors: dict[str, SourceTensor]
-    checkpoint: Checkpoint
-    prefix: str
-    unknown: tuple[str, ...] = ()
-
-
-def is_llava(config: Mapping[str, Any]) -> bool:
-    """Return whether a config.json is a LLaVA checkpoint's, in either layout."""
-    return _is_hf(config) or any(key in config for key in ("mm_vision_tower", "mm_projector_type", "mm_hidden_size"))
-
-
-def _is_hf(config: Mapping[str, Any]) -> bool:
-    """Return whether a config.json is of a class of transformers', as far as its model_type tells."""
-    model_type = config.get("model_type")
-    return isinstance(model_type, str) and model_type in HF_MODEL_TYPES
+    The values that depend on LLaVA's settings have no source yet. The final norm and CLIP's projection are
+    known, and not written.
+    """
+    embeddings, default = (SIGLIP_EMBEDDINGS, SIGLIP_STATISTICS) if is_siglip else (CLIP_EMBEDDINGS, CLIP_STATISTICS)
+    tower_values = SIGLIP_VISION_VALUES if is_siglip else CLIP_VISION_VALUES
+    return Family(
+        title=f"LLaVA ({kind.name} projector, {'SigLIP' if is_siglip else 'CLIP'} tower)",
+        projector=kind.projector_type,
+        base=SCRIPT,
+        description="image encoder for LLaVA",
+        values=(
+            Value("has_text", default=False),
+            Value("has_vision", default=True),
+            Value("has_llava", default=True),
+            # The tower's own blocks are its layers; block_count are those that the file has.
+            *(replace(v, name="vision.layers") if v.name == "vision.blocks" else v for v in tower_values),
+            Value("vision.blocks"),
+            Value("vision.feature_layer"),
+            # What the projector takes: of one layer, but for VIP-LLaVA's, which no reader runs.
+            Value("vision.features", of=lambda values: values["vision.width"]),
+            *statistics(default),
+            Value("gelu", of=activation),
+        ),
+        sections=(
+            Section("mm.", "", (*kind.rules, NEWLINE)),
+            Section(TOWER, "v.", embeddings),
+            Section(TOWER + "encoder.layers.{}.", "v.blk.{}.", block, times="layers", stored="blocks"),
+            Section("", "", (Rule("visual_projection.weight", (), "projection width", optional=True),)),
+        ),
+        ignored=(*CLIP_REST, r"(.*\.)?post_layernorm\."),
+        noted=((SIGLIP_HEAD, HEAD_NOTE),) if is_siglip else (),
+    )
 
 
-def open_llava(request: Request, values: Mapping[str, Any]) -> Model:
+def open_model(inputs: Inputs) -> Model:
     """Open what becomes an mmproj file: a LLaVA checkpoint, or a CLIP directory with a projector from elsewhere.
 
-    ``values`` is the directory's config.json.
     Raises ConfigError or CheckpointError when a part is missing, or is of a kind that no reader can run.
     """
-    directory = request.directory
-    if request.text_only or request.vision_only:
-        which = "--text-only" if request.text_only else "--vision-only"
+    options, directory = inputs.options, inputs.directory
+    if options.text_only or options.vision_only:
+        which = "--text-only" if options.text_only else "--vision-only"
         raise ConfigError(f"{directory}: is a LLaVA checkpoint, which gives an mmproj file; {which} is for CLIP models")
-    config = _Config(directory / "config.json", values)
-    if is_llava(config.values):
-        llava: _Config | None = config
-        checkpoint = request.open_checkpoint(_is_wanted)
-        own = [t for name, t in checkpoint.tensors.items() if request.vision_tower is None or is_projector_name(name)]
-        refuse_quantized(config.values, config.path, own)
-        unknown = _unknown_names(checkpoint)
-    else:
-        llava, checkpoint, unknown = None, None, []
-    projector_tensors, keep_order, projector_from = _projector_tensors(request, checkpoint)
-    if llava is None and request.llava_projector is not None and request.llava_projector.is_dir():
-        path = request.llava_projector / "config.json"
-        llava = _Config(path, read_json_object(path)) if path.exists() else None
-    source = _tower(request, llava, checkpoint)
-    vision, tower = source.config, source.tensors
-    warnings = refuse_or_warn([*unknown, *source.unknown], request.ignore_unknown)
-    settings = llava if llava is not None else config
-    run = _layers_to_run(request, settings, vision)
-    stored, stored_warnings = _layers_to_store(request, run, vision)
-    kind, tensors = recognise(
-        projector_tensors,
-        where=str(projector_from),
-        vision_width=vision.hidden_size,
-        projector_type=request.projector_type,
-        keep_order=keep_order,
-    )
-    grid = vision.image_size // vision.patch_size
+    own = Settings(inputs.config.path, inputs.config.values)
+    llava, checkpoint = None, None
+    if module_of(own.values) == "llava":
+        llava, checkpoint = own, inputs.open_checkpoint(_is_wanted)
+        wanted = checkpoint.tensors.items()
+        wanted_here = [t for name, t in wanted if options.vision_tower is None or is_projector_name(name)]
+        refuse_quantized(own.values, own.path, wanted_here)
+    projector, keep_order, projector_from = _projector(inputs, checkpoint)
+    if llava is None and options.llava_projector is not None and Path(options.llava_projector).is_dir():
+        path = Path(options.llava_projector, "config.json")
+        llava = Settings(path, read_json_object(path)) if path.exists() else None
+    tower = find_tower(inputs, llava, checkpoint)
+    named = by_tail(projector)
+    kind = recognise(named, options.projector_type, str(projector_from))
+    family = llava_family(kind, is_siglip=tower.is_siglip)
+    settings = llava or own
+    check_strategy(settings, tower.is_siglip)
+    own_values = settings_values(inputs, settings)
+    names = {value.name for value in own_values}
+    family = replace(family, values=(*(value for value in family.values if value.name not in names), *own_values))
+    inputs.places = (directory, tower.checkpoint.directory)
+    name = {"_name_or_path": own.values.get("_name_or_path")}
+    inputs.config = Config(tower.config.path, {**tower.config.values, **name}, tower.config.labels)
+    values = read_values(family, inputs)
+    grid = values["vision.image"] // values["vision.patch"]
     if kind.projector_type != "mlp" and grid != LDP_GRID:
         raise CheckpointError(
             f"{projector_from}: the projector is of kind {kind.name}, which llama.cpp runs on {LDP_GRID} x {LDP_GRID} "
             f"patches only; this tower has {grid} x {grid}"
         )
-    pinpoints, grid_warnings = _grid_pinpoints(settings, vision)
-    notes: tuple[str, ...] = ()
-    if isinstance(vision, SiglipVisionConfig):
-        tower, notes = without_siglip_extras(tower)
-    places, default = (directory, source.checkpoint.directory), default_statistics(vision)
-    return Model(
-        directory=directory,
-        found=found_text(
-            f"LLaVA ({kind.name} projector, {'SigLIP' if isinstance(vision, SiglipVisionConfig) else 'CLIP'} tower)",
-            source.checkpoint,
-            (source.prefix, *dict.fromkeys(projector_prefix(tensor.source.name) for tensor in tensors)),
-        ),
-        name=model_name(config.values, directory),
-        content=Content.LLAVA,
-        text=None,
-        vision=vision,
-        tensors=tower,
-        vocabulary=None,
-        statistics=read_image_statistics(places, request.image_mean, request.image_std, default),
-        projector=Projector(
-            projector_type=kind.projector_type,
-            tensors=tensors,
-            layers_run=run,
-            layers_stored=stored,
-            grid_pinpoints=pinpoints,
-            patch_merge_type=_patch_merge_type(settings),
-        ),
-        is_llava_checkpoint=checkpoint is not None,
-        ignore_unknown=request.ignore_unknown,
-        warnings=warnings + grid_warnings + stored_warnings,
-        notes=notes,
-    )
+    tensors = {**_rest(checkpoint, tower.checkpoint), **tower.tensors}
+    tensors = {name: tensor for name, tensor in tensors.items() if not is_projector_name(name)}
+    tensors |= {f"mm.{tail}": tensor for tail, tensor in named.items()}
+    spelling = [projector_prefix(tensor.name) for tensor in projector]
+    model = matched_model(family, inputs, values, tensors, tower.checkpoint, spelling)
+    warnings = model.warnings + activation_warnings(values, family.parts, inputs.config.path)
+    uses = model.uses | LLAVA_USES | ({"vision_tower"} if checkpoint is not None else set())
+    model = replace(model, warnings=warnings, uses=uses)
+    return _in_order_of(projector, model) if keep_order else model
 
 
 def _is_wanted(name: str) -> bool:
     """Return whether a tensor of a LLaVA checkpoint is none of the language model's."""
-    return not _LANGUAGE_MODEL.fullmatch(name)
+    return not _LANGUAGE_MODEL.match(name)
 
 
-def _unknown_names(checkpoint: Checkpoint) -> list[str]:
-    """Return lines about tensors that are neither the tower's, the projector's nor the language model's."""
-    prefix = tower_prefix(checkpoint.tensors, checkpoint.directory)
-    # Beside the tower proper, its CLIP model may have left its projection and its final norm.
-    root = prefix.removesuffix("vision_model.") if prefix is not None else None
-    return [
-        f"{tensor.path}: tensor {name!r} is unknown, it belongs neither to the vision tower, the projector nor the "
-        "language model"
-        for name, tensor in checkpoint.tensors.items()
-        if not is_projector_name(name) and (root is None or not name.startswith(root))
-    ]
+def _rest(checkpoint: Checkpoint | None, tower: Checkpoint) -> Mapping[str, View]:
+    """Return what a LLaVA checkpoint has besides when the tower is from elsewhere, without a tower of its own."""
+    if checkpoint is None or checkpoint is tower:
+        return {}
+    prefix = tower_prefix(checkpoint)
+    # Beside the tower proper, its CLIP model may have left its projection.
+    root = None if prefix is None else prefix.removesuffix("vision_model.")
+    return {name: t for name, t in checkpoint.tensors.items() if root is None or not name.startswith(root)}
 
 
-def _projector_tensors(request: Request, checkpoint: Checkpoint | None) -> tuple[list[SourceTensor], bool, Path]:
+def _in_order_of(projector: list[View], model: Model) -> Model:
+    """Return a model whose projector has the order in which its tensors came."""
+    count = len(projector)
+    order = {tensor.name: number for number, tensor in enumerate(projector)}
+    first = sorted(model.outputs[:count], key=lambda output: order[output.source.name])
+    return replace(model, outputs=(*first, *model.outputs[count:]))
+
+
+def _projector(inputs: Inputs, checkpoint: Checkpoint | None) -> tuple[list[View], bool, Path]:
     """Return the projector's tensors, whether their order is the file's to keep, and where they are from."""
-    source = request.llava_projector
-    if source is None:
+    if inputs.options.llava_projector is None:
         assert checkpoint is not None
         tensors = [tensor for name, tensor in checkpoint.tensors.items() if is_projector_name(name)]
         return tensors, False, checkpoint.directory
+    source = Path(inputs.options.llava_projector)
     if source.is_dir():
         opened = Checkpoint.open(source, wanted=is_projector_name)
         return list(opened.tensors.values()), False, source
@@ -212,174 +188,3 @@ def _projector_tensors(request: Request, checkpoint: Checkpoint | None) -> tuple
     )
     # The torch reference takes a file of torch's as it comes; a safetensors file's order means nothing.
     return list(opened.tensors.values()), not opened.is_safetensors, source
-
-
-def _tower(request: Request, llava: _Config | None, checkpoint: Checkpoint | None) -> _TowerSource:
-    """Find the vision tower: in the checkpoint, in a directory that was given, or in a folder of config.json's."""
-    directory = request.directory if checkpoint is None else request.vision_tower
-    if checkpoint is not None and directory is None:
-        prefix = tower_prefix(checkpoint.tensors, checkpoint.directory)
-        if prefix is not None:
-            tensors = canonical_tower(checkpoint.tensors, prefix)
-            assert llava is not None
-            return _TowerSource(_inner_tower_config(request, llava, tensors), tensors, checkpoint, prefix)
-        assert llava is not None
-        directory = _tower_inside(llava)
-    if directory is None:
-        assert llava is not None
-        asked = f"; config.json asks for {shown(llava.tower_name)}" if llava.tower_name else ""
-        raise CheckpointError(
-            f"{request.directory}: has no vision tower{asked}; --vision-tower takes the directory that has it"
-        )
-    if not directory.is_dir():
-        raise CheckpointError(
-            f"{directory}: is no directory, should be the vision tower's, with config.json{hub_advice(directory)}"
-        )
-    opened = request.open_checkpoint() if checkpoint is None else Checkpoint.open(directory)
-    prefix = tower_prefix(opened.tensors, directory)
-    if prefix is None:
-        raise CheckpointError(f"{directory}: has no vision tower (no tensor ...embeddings.patch_embedding.weight)")
-    vision = read_vision_config(request.vision_config or directory / "config.json")
-    unknown = unknown_rest(opened.tensors, prefix)
-    tensors = canonical_tower(opened.tensors, prefix)
-    path = directory / "config.json"
-    refuse_quantized(read_json_object(path) if path.exists() else {}, path, tensors.values())
-    if projection := opened.tensors.get(VISION.projection):
-        tensors[VISION.projection] = projection
-    return _TowerSource(vision, tensors, opened, prefix, tuple(unknown))
-
-
-def _tower_inside(llava: _Config) -> Path | None:
-    """Return the folder of the checkpoint itself that a relative ``mm_vision_tower`` means (Yi-VL has one), if any."""
-    name = llava.tower_name
-    if name is None:
-        return None
-    inside = llava.path.parent / name
-    is_relative = not Path(name).is_absolute() and ".." not in Path(name).parts
-    return inside if is_relative and (inside / "config.json").is_file() else None
-
-
-def _inner_tower_config(request: Request, llava: _Config, tensors: Mapping[str, SourceTensor]) -> VisionConfig:
-    """Return the configuration of a tower that is part of the LLaVA checkpoint."""
-    if request.vision_config is not None:
-        return read_vision_config(request.vision_config)
-    values = llava.values.get("vision_config")
-    if values is not None:
-        # It takes CLIPVisionConfig's defaults for what it omits, not LlavaConfig's.
-        model_type = values.get("model_type") if isinstance(values, dict) else None
-        if model_type not in (None, *VISION_CONFIGS):
-            raise ConfigError(
-                f"{llava.path}: vision_config is of model_type {shown(model_type)}, "
-                f"supported are {', '.join(map(repr, VISION_CONFIGS))}"
-            )
-        return parse_tower(VISION_CONFIGS.get(str(model_type), VisionConfig), values, f"{llava.path}: vision_config")
-    if not llava.is_original:
-        return HF_DEFAULT_TOWERS[llava.values.get("model_type") == "llava_onevision"]
-    if llava.tower_name is None:
-        raise ConfigError(
-            f"{llava.path}: names no mm_vision_tower whose sizes could be known; --vision-config takes its config.json"
-        )
-    return known_tower(llava.tower_name, tensors, llava.path)
-
-
-def _layers_to_run(request: Request, config: _Config, vision: VisionConfig) -> int:
-    """Return how many blocks of the tower come before the features that the projector takes."""
-    _check_strategy(config, vision)
-    layer, where = request.feature_layer, "--feature-layer"
-    if layer is None:
-        key = next(
-            (k for k in ("vision_feature_layer", "mm_vision_select_layer") if config.values.get(k) is not None), None
-        )
-        layer, where = (config.values[key], f"{config.path}: {key}") if key else (_default_layer(config), "")
-        if isinstance(layer, list) and len(layer) == 1:
-            layer = layer[0]
-        if isinstance(layer, list):
-            raise ConfigError(
-                f"{where} is {shown(layer)}: the projector joins the features of several layers (VIP-LLaVA), which no "
-                "reader of GGUF files can run"
-            )
-    blocks = vision.num_hidden_layers
-    if type(layer) is not int or not -blocks <= layer <= blocks or layer == 0:
-        raise ConfigError(
-            f"{where} is {shown(layer)}, should be 1 to {blocks}, or -1 to {-blocks} counted from the last"
-        )
-    return layer if layer > 0 else blocks + 1 + layer
-
-
-def _layers_to_store(request: Request, run: int, vision: VisionConfig) -> tuple[int, tuple[str, ...]]:
-    """Return how many blocks of the tower the file has, and warnings about that.
-
-    Readers that leave out the last of the blocks that are stored want one more than shall run.
-    """
-    blocks = vision.num_hidden_layers
-    if request.layers_stored is not None:
-        return min(max(run, request.layers_stored), blocks), ()
-    if not request.keep_last_layer:
-        return run, ()
-    if run == blocks:
-        return run, (
-            f"--keep-last-layer changes nothing: the projector takes the features of layer {run}, the tower's last; "
-            "readers that leave out the last block of a file cannot run it",
-        )
-    return run + 1, ()
-
-
-def _check_strategy(config: _Config, vision: VisionConfig) -> None:
-    """Raise ConfigError when the language model was trained on other patches than readers give it."""
-    strategy = config.values.get("vision_feature_select_strategy") or config.values.get("mm_vision_select_feature")
-    if not isinstance(vision, SiglipVisionConfig):
-        if strategy not in (None, "default", "patch"):
-            raise ConfigError(
-                f"{config.path}: the projector takes the class token's features, too ({shown(strategy)}), which no "
-                "reader of GGUF files can run; supported is 'default' or 'patch'"
-            )
-        return
-    # SigLIP has no class token; with "default" transformers drops the first patch in its place.
-    model_type = config.values.get("model_type")
-    if _is_hf(config.values) and not config.is_original:
-        strategy = strategy or ("full" if model_type == "llava_onevision" else "default")
-        if strategy != "full":
-            raise ConfigError(
-                f"{config.path}: vision_feature_select_strategy is {shown(strategy)}, with which transformers drops "
-                "the first patch of a SigLIP tower and no reader of GGUF files does; supported is 'full'"
-            )
-
-
-def _default_layer(config: _Config) -> int:
-    is_onevision = config.values.get("model_type") == "llava_onevision"
-    return ONEVISION_FEATURE_LAYER if is_onevision else DEFAULT_FEATURE_LAYER
-
-
-def _grid_pinpoints(config: _Config, vision: VisionConfig) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Return LLaVA 1.6's image sizes as (width, height) pairs one after the other, and warnings about them."""
-    pairs = config.values.get("image_grid_pinpoints")
-    if pairs is None and config.values.get("model_type") == "llava_next":
-        pairs = HF_DEFAULT_PINPOINTS
-    aspect = config.values.get("image_aspect_ratio")
-    # LLaVA 1.5's code knows the key, too, and pads to a square all the same.
-    if pairs is None or (config.is_original and not (isinstance(aspect, str) and aspect.startswith("anyres"))):
-        return (), ()
-    is_pairs = isinstance(pairs, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(type(n) is int and 0 < n < 2**31 for n in pair)
-        for pair in pairs
-    )
-    where = f"{config.path}: image_grid_pinpoints"
-    if not is_pairs:
-        return (), (
-            f"{where} is {shown(pairs)}, should be pairs of pixels; left out, images will be padded to a square",
-        )
-    if any(n % vision.image_size for pair in pairs for n in pair):
-        return (), (
-            f"{where} has sizes that are no multiples of {vision.image_size}, on which llama.cpp aborts; left out, "
-            "images will be padded to a square",
-        )
-    # transformers has (height, width), LLaVA and llama.cpp (width, height).
-    return tuple(n for pair in pairs for n in (pair if config.is_original else reversed(pair))), ()
-
-
-def _patch_merge_type(config: _Config) -> str | None:
-    merge = config.values.get("mm_patch_merge_type")
-    if isinstance(merge, str):
-        return valid_text(merge)
-    # transformers' LlavaNext and LlavaOnevision know no other and therefore do not say it.
-    return "spatial_unpad" if config.values.get("model_type") in ("llava_next", "llava_onevision") else None

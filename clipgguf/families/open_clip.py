@@ -1,58 +1,104 @@
 """OpenCLIP's own checkpoints, with open_clip_config.json: other names, fused projections, transposed matrices.
 
-Names and transformations are those of OpenCLIP's CLIP and CustomTextCLIP classes (``open_clip/model.py``) against
-transformers' ``convert_clip_original_pytorch_to_hf.py``.
+Names: OpenCLIP's CLIP and CustomTextCLIP classes (``open_clip/model.py``), against transformers'
+``convert_clip_original_pytorch_to_hf.py``. The files are CLIP's, byte for byte.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clipgguf.checkpoint import SourceTensor
-from clipgguf.config import (
-    LARGEST_UINT32,
-    TextConfig,
-    VisionConfig,
-    model_name,
-    parse_tower,
-    read_image_statistics,
-    rgb_statistics,
-)
+from clipgguf.config import LARGEST_UINT32, rgb_statistics
 from clipgguf.errors import CheckpointError, ConfigError, collect, shown
-from clipgguf.families.model import Content, Model, Request, found_text
-from clipgguf.json_file import read_json_object
-from clipgguf.names import TEXT, VISION
-from clipgguf.vocabulary import read_vocabulary
+from clipgguf.families.bases import statistics
+from clipgguf.families.clip import (
+    TEXT,
+    VISION,
+    activation_warnings,
+    clip_family,
+    towers_asked_for,
+)
+from clipgguf.families.tower_tables import SCRIPT_BLOCK
+from clipgguf.family import Family, Rule, Section, linear, norm
+from clipgguf.inputs import Config, Inputs, read_values
+from clipgguf.model import Model, matched_model
 
 CONFIG_FILE = "open_clip_config.json"
 
-# OpenCLIP's name to the canonical one; the patterns are of whole names.
-_RENAMES: tuple[tuple[str, str], ...] = (
-    (r"visual\.class_embedding", "vision_model.embeddings.class_embedding"),
-    (r"visual\.conv1\.weight", "vision_model.embeddings.patch_embedding.weight"),
-    (r"visual\.positional_embedding", "vision_model.embeddings.position_embedding.weight"),
-    (r"visual\.ln_pre\.(weight|bias)", r"vision_model.pre_layrnorm.\1"),
-    (r"visual\.ln_post\.(weight|bias)", r"vision_model.post_layernorm.\1"),
-    (r"(?:text\.)?token_embedding\.weight", "text_model.embeddings.token_embedding.weight"),
-    (r"(?:text\.)?positional_embedding", "text_model.embeddings.position_embedding.weight"),
-    (r"(?:text\.)?ln_final\.(weight|bias)", r"text_model.final_layer_norm.\1"),
-    (r"(?:text\.)?text_projection\.weight", "text_projection.weight"),
-    (r"logit_scale", "logit_scale"),
+_BLOCK = (
+    Rule(
+        "attn.in_proj_weight",
+        ("attn_q.weight", "attn_k.weight", "attn_v.weight"),
+        "(3 width') width -> 3 width' width",
+    ),
+    Rule("attn.in_proj_bias", ("attn_q.bias", "attn_k.bias", "attn_v.bias"), "(3 width) -> 3 width"),
+    *linear("attn.out_proj", "attn_out", "width", "width'"),
+    *norm("ln_1", "ln1"),
+    *linear("mlp.c_fc", "ffn_down", "ffn", "width"),
+    *linear("mlp.c_proj", "ffn_up", "width", "ffn"),
+    *norm("ln_2", "ln2"),
 )
-# Stored with the axes the other way round, because OpenCLIP multiplies from the left.
-_TRANSPOSED: tuple[tuple[str, str], ...] = (
-    (r"visual\.proj", "visual_projection.weight"),
-    (r"(?:text\.)?text_projection", "text_projection.weight"),
-)
-_BLOCK = re.compile(r"(visual\.|text\.|)transformer\.resblocks\.(\d+)\.(.+)")
-_BLOCK_RENAMES: Mapping[str, str] = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "attn.out_proj": "self_attn.out_proj",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
+_ORDER = tuple(name for rule in SCRIPT_BLOCK for name in rule.names)
+# A text tower of CustomTextCLIP stands under "text.", that of CLIP under no name of its own.
+_TEXT = "text.|"
+_SECTIONS = {
+    TEXT: (
+        Section(
+            _TEXT,
+            "t.",
+            (
+                Rule("token_embedding.weight", "token_embd.weight", "vocab width"),
+                Rule("positional_embedding", "position_embd.weight", "positions width"),
+            ),
+            part=TEXT,
+        ),
+        Section(
+            "text.transformer.resblocks.{}.|transformer.resblocks.{}.",
+            "t.blk.{}.",
+            _BLOCK,
+            times="blocks",
+            part=TEXT,
+            order=_ORDER,
+        ),
+        Section(_TEXT, "t.", norm("ln_final", "post_ln"), part=TEXT),
+    ),
+    VISION: (
+        Section(
+            "visual.",
+            "v.",
+            (
+                Rule("class_embedding", "class_embd", "width"),
+                Rule("conv1.weight", "patch_embd.weight", "width channels patch patch'"),
+                Rule("positional_embedding", "position_embd.weight", "positions width"),
+                *norm("ln_pre", "pre_ln"),
+            ),
+        ),
+        Section("visual.transformer.resblocks.{}.", "v.blk.{}.", _BLOCK, times="blocks", order=_ORDER),
+        Section("visual.", "v.", norm("ln_post", "post_ln")),
+    ),
 }
+# Stored with the axes the other way round, because OpenCLIP multiplies from the left.
+_LEFT = "width projection -> projection width"
+_PROJECTIONS = {
+    VISION: Section("visual.", "", (Rule("proj", "visual_projection.weight", _LEFT),)),
+    TEXT: Section(
+        _TEXT,
+        "",
+        (
+            Rule(
+                "text_projection.weight",
+                "text_projection.weight",
+                "projection width",
+                otherwise=Rule("text_projection", "text_projection.weight", _LEFT),
+            ),
+        ),
+        part=TEXT,
+    ),
+}
+# What a causal text tower of before may hold, its attention mask, follows from the context's length.
+_IGNORED = (r"logit_scale$", r"(text\.)?attn_mask$")
+_OTHER_TOWER = {TEXT: r"(?!visual\.)", VISION: r"visual\."}
 # Settings with which OpenCLIP computes otherwise than CLIP, and no tensor tells: part, key, and what CLIP has.
 _SETTINGS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     ("vision_cfg", "pool_type", ("tok",)),
@@ -62,34 +108,53 @@ _SETTINGS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
     ("text_cfg", "pool_type", ("argmax", "eos")),
     ("text_cfg", "no_causal_mask", (False,)),
 )
-# What a causal text tower of before may hold: its attention mask, which follows from the context's length.
-_IGNORED = re.compile(r"(?:text\.)?attn_mask")
 
 
-def is_openclip(names: Iterable[str]) -> bool:
-    """Return whether tensors have OpenCLIP's names and not transformers'."""
-    return any(name.startswith("visual.") or _BLOCK.fullmatch(name) for name in names)
+def open_model(inputs: Inputs) -> Model:
+    """Open an OpenCLIP directory, whose open_clip_config.json is read.
 
-
-def open_openclip(request: Request) -> Model:
-    """Open an OpenCLIP directory.
-
-    Raises ConfigError when open_clip_config.json is missing (the weights do not tell the activation) or wrong,
-    CheckpointError for towers that are no CLIP.
+    Raises ConfigError when it is wrong, CheckpointError for towers that are no CLIP.
     """
-    directory = request.directory
-    path = directory / CONFIG_FILE
-    if not path.exists():
-        raise ConfigError(
-            f"{path}: is missing; OpenCLIP's weights alone do not tell the activation and the number of attention heads"
-        )
-    config = read_json_object(path)
+    config, path = inputs.config.values, inputs.config.path
+    inputs.config = _standard_config(config, path)
+    # OpenCLIP's config has the image processor's values, too, and no name.
+    default = rgb_statistics(config.get("preprocess_cfg"), f"{path}: preprocess_cfg")
+    family = _family(towers_asked_for(inputs, (TEXT, VISION)))
+    if VISION in family.parts:
+        family = replace(family, values=(*family.values, *statistics(default)))
+    values = read_values(family, inputs)
+    checkpoint = inputs.open_checkpoint(lambda name: not family.leaves_out(name))
+    if timm := next((t for name, t in checkpoint.tensors.items() if name.startswith("visual.trunk.")), None):
+        raise CheckpointError(f"{timm.path}: tensor {timm.name!r} is of a timm tower, supported are OpenCLIP's own ViT")
+    model = matched_model(family, inputs, values, checkpoint.tensors, checkpoint, ("visual.", "transformer."))
+    return replace(model, warnings=model.warnings + activation_warnings(values, family.parts, path))
+
+
+def _family(towers: tuple[str, ...]) -> Family:
+    """Return CLIP's family with OpenCLIP's names on the checkpoint's side."""
+    clip = clip_family("OpenCLIP", towers, stored=(TEXT, VISION))
+    values = tuple(value for value in clip.values if value.name not in ("vision.mean", "vision.std"))
+    return replace(
+        clip,
+        values=values,
+        sections=(
+            *(section for tower in (TEXT, VISION) if tower in towers for section in _SECTIONS[tower]),
+            *(_PROJECTIONS[tower] for tower in (VISION, TEXT) if tower in towers),
+        ),
+        left_out=tuple(_OTHER_TOWER[tower] for tower in (TEXT, VISION) if tower not in towers),
+        ignored=_IGNORED,
+    )
+
+
+def _standard_config(config: Mapping[str, Any], path: Path) -> Config:
+    """Return the configuration as transformers writes CLIP's."""
     model_cfg = _object(config, "model_cfg", path)
     problems: list[str] = []
+    towers: dict[str, Any] = {}
     with collect(problems):
-        vision = _vision_config(model_cfg, path)
+        towers["vision_config"] = _vision_config(model_cfg, path)
     with collect(problems):
-        text = _text_config(model_cfg, path)
+        towers["text_config"] = _text_config(model_cfg, path)
     for part, key, allowed in _SETTINGS:
         value = _object(model_cfg, part, path).get(key)
         if value is not None and value not in allowed:
@@ -98,28 +163,7 @@ def open_openclip(request: Request) -> Model:
                 f"they know {allowed[0]!r}"
             )
     ConfigError.raise_all(problems)
-    content = request.content((TEXT, VISION))
-    vocabulary = None if content is Content.VISION_ONLY else read_vocabulary(directory, request.vocab)
-    default = rgb_statistics(config.get("preprocess_cfg"), f"{path}: preprocess_cfg")
-    statistics = (
-        None
-        if content is Content.TEXT_ONLY
-        else read_image_statistics((directory,), request.image_mean, request.image_std, default)
-    )
-    checkpoint = request.open_checkpoint()
-    return Model(
-        directory=directory,
-        config_file=CONFIG_FILE,
-        found=found_text("OpenCLIP", checkpoint, ("visual.", "transformer.")),
-        name=model_name({}, directory),
-        content=content,
-        text=text,
-        vision=vision,
-        tensors=_collected(_canonical(checkpoint.tensors)),
-        vocabulary=vocabulary,
-        statistics=statistics,
-        ignore_unknown=request.ignore_unknown,
-    )
+    return Config(path, towers, {"vision_config": "vision_cfg", "text_config": "text_cfg"})
 
 
 def _object(values: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
@@ -133,7 +177,7 @@ def _common(model_cfg: Mapping[str, Any], cfg: Mapping[str, Any], where: str, wi
     """Return the fields that both towers have, under transformers' names."""
     width = cfg.get("width", width)
     ratio = cfg.get("mlp_ratio", 4.0)
-    norm = cfg.get("norm_kwargs")
+    norm_kwargs = cfg.get("norm_kwargs")
     is_width = type(width) is int and 0 < width <= LARGEST_UINT32
     if not is_width or type(ratio) not in (int, float) or not 0 < ratio < 1e6:
         raise ConfigError(f"{where}: width is {shown(width)} and mlp_ratio {shown(ratio)}, should be positive numbers")
@@ -142,13 +186,13 @@ def _common(model_cfg: Mapping[str, Any], cfg: Mapping[str, Any], where: str, wi
         "intermediate_size": int(width * ratio),
         "num_hidden_layers": cfg.get("layers", 12),
         "hidden_act": "quick_gelu" if model_cfg.get("quick_gelu") is True else "gelu",
-        "layer_norm_eps": norm["eps"] if isinstance(norm, dict) and "eps" in norm else 1e-5,
+        "layer_norm_eps": norm_kwargs["eps"] if isinstance(norm_kwargs, dict) and "eps" in norm_kwargs else 1e-5,
         "projection_dim": model_cfg.get("embed_dim"),
     }
 
 
-def _vision_config(model_cfg: Mapping[str, Any], path: Path) -> VisionConfig:
-    """Return the vision tower's configuration; omitted fields have the defaults of OpenCLIP's CLIPVisionCfg."""
+def _vision_config(model_cfg: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the vision tower's fields; those omitted have the defaults of OpenCLIP's CLIPVisionCfg."""
     cfg, where = _object(model_cfg, "vision_cfg", path), f"{path}: vision_cfg"
     if cfg.get("timm_model_name"):
         raise ConfigError(
@@ -164,71 +208,19 @@ def _vision_config(model_cfg: Mapping[str, Any], path: Path) -> VisionConfig:
     for key, size in sizes.items():
         if isinstance(size, list) and set(map(type, size)) == {int} and len(set(size)) == 1:
             sizes[key] = size[0]
-    return parse_tower(
-        VisionConfig, {**fields, **sizes, "num_attention_heads": fields["hidden_size"] // head_width}, where
-    )
+    return {**fields, **sizes, "num_attention_heads": fields["hidden_size"] // head_width}
 
 
-def _text_config(model_cfg: Mapping[str, Any], path: Path) -> TextConfig:
-    """Return the text tower's configuration; omitted fields have the defaults of OpenCLIP's CLIPTextCfg."""
+def _text_config(model_cfg: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the text tower's fields; those omitted have the defaults of OpenCLIP's CLIPTextCfg."""
     cfg, where = _object(model_cfg, "text_cfg", path), f"{path}: text_cfg"
     if cfg.get("hf_model_name"):
         raise ConfigError(
             f"{where}: is a Hugging Face tower ({shown(cfg['hf_model_name'])}), supported are OpenCLIP's own"
         )
-    return parse_tower(
-        TextConfig,
-        {
-            **_common(model_cfg, cfg, where, 512),
-            "num_attention_heads": cfg.get("heads", 8),
-            "vocab_size": cfg.get("vocab_size", 49408),
-            "max_position_embeddings": cfg.get("context_length", 77),
-        },
-        where,
-    )
-
-
-def _collected(tensors: Iterable[tuple[str, SourceTensor]]) -> dict[str, SourceTensor]:
-    """Return tensors by canonical name; CheckpointError when two spellings of one name are there."""
-    collected: dict[str, SourceTensor] = {}
-    problems = []
-    for name, tensor in tensors:
-        if other := collected.get(name):
-            problems.append(f"{tensor.path}: tensors {other.name!r} and {tensor.name!r} are both {name!r}")
-        collected[name] = tensor
-    CheckpointError.raise_all(problems)
-    return collected
-
-
-def _canonical(tensors: Mapping[str, SourceTensor]) -> Iterator[tuple[str, SourceTensor]]:
-    """Yield the tensors under canonical names; those that no rule knows keep their own."""
-    if timm := next((tensor for name, tensor in tensors.items() if name.startswith("visual.trunk.")), None):
-        raise CheckpointError(f"{timm.path}: tensor {timm.name!r} is of a timm tower, supported are OpenCLIP's own ViT")
-    for name, tensor in tensors.items():
-        if block := _BLOCK.fullmatch(name):
-            tower = "vision_model" if block[1] == "visual." else "text_model"
-            yield from _block_tensors(f"{tower}.encoder.layers.{block[2]}.", block[3], tensor)
-        elif not _IGNORED.fullmatch(name):
-            yield _plain(name, tensor)
-
-
-def _plain(name: str, tensor: SourceTensor) -> tuple[str, SourceTensor]:
-    for pattern, canonical in _TRANSPOSED:
-        if re.fullmatch(pattern, name) and len(tensor.shape) == 2:
-            return canonical, tensor.transposed()
-    for pattern, canonical in _RENAMES:
-        if match := re.fullmatch(pattern, name):
-            return match.expand(canonical), tensor
-    return name, tensor
-
-
-def _block_tensors(prefix: str, tail: str, tensor: SourceTensor) -> Iterator[tuple[str, SourceTensor]]:
-    module, _, kind = tail.replace("in_proj_", "in_proj.").rpartition(".")
-    if module == "attn.in_proj" and kind in ("weight", "bias") and tensor.shape and tensor.shape[0] % 3 == 0:
-        # Queries, keys and values are fused, one after the other.
-        width = tensor.shape[0] // 3
-        for number, letter in enumerate("qkv"):
-            rows = tensor.rows(number * width, (number + 1) * width)
-            yield f"{prefix}self_attn.{letter}_proj.{kind}", rows
-    else:
-        yield f"{prefix}{_BLOCK_RENAMES.get(module, module)}.{kind}", tensor
+    return {
+        **_common(model_cfg, cfg, where, 512),
+        "num_attention_heads": cfg.get("heads", 8),
+        "vocab_size": cfg.get("vocab_size", 49408),
+        "max_position_embeddings": cfg.get("context_length", 77),
+    }

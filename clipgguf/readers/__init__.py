@@ -1,6 +1,6 @@
 """Who can read a CLIP GGUF file: what clip.cpp, PowerInfer and llama.cpp ask of one, as tables.
 
-A rule (``clipgguf.readers.rules``) yields a reason for every way in which a reader fails on a file, or computes
+A demand (``clipgguf.readers.demands``) yields a reason for every way in which a reader fails on a file, or computes
 something else than what the file means, and a doubt for what the file does not tell. What is wrong in a reader and no
 file can mend, as llama.cpp's place for the class token (https://github.com/ggml-org/llama.cpp/issues/25814), is no
 reason.
@@ -12,85 +12,22 @@ last with what llama.cpp does.
 
 from dataclasses import dataclass
 
-from gguf import GGMLQuantizationType, GGUFValueType
+from gguf import GGMLQuantizationType
 
-from clipgguf.contents import FEATURE_LAYER, PROJECTOR_TYPE, VISION_PROJECTOR_TYPE, Contents
-from clipgguf.element_types import CLIP_CPP_TYPES, PROJECTOR_PREFIX
-from clipgguf.families.projectors import KINDS
-from clipgguf.names import TEXT, VISION
-from clipgguf.readers.rules import (
-    Doubt,
-    Key,
-    Rule,
-    has_file_type,
-    has_flag,
-    has_keys,
-    has_no_final_norm,
-    has_one_activation,
-    has_pinpoints,
-    has_projection_dim,
-    has_projector,
-    has_projector_type,
-    has_room,
-    has_scratch,
-    has_sizes,
-    has_tensor_count,
-    has_tokens,
-    has_tower,
-    has_types,
-    is_contiguous,
-    runs_in_llama_cpp,
-    runs_in_powerinfer,
-)
+from clipgguf.clip_file import ClipFile
+from clipgguf.element_types import CLIP_CPP_TYPES
+from clipgguf.families.llava_projectors import PROJECTOR_PREFIX
+from clipgguf.readers import demands, mmproj
+from clipgguf.readers.demands import Demand, Doubt
 
-_BOOL, _STRING = GGUFValueType.BOOL, GGUFValueType.STRING
-_UINT32, _INT32, _FLOAT32 = GGUFValueType.UINT32, GGUFValueType.INT32, GGUFValueType.FLOAT32
 _T = GGMLQuantizationType
 
-_TOWER_KEYS = (
-    ("embedding_length", _UINT32),
-    ("feed_forward_length", _UINT32),
-    ("projection_dim", _UINT32),
-    ("attention.head_count", _UINT32),
-    ("attention.layer_norm_epsilon", _FLOAT32),
-    ("block_count", _UINT32),
-)
+_TOWER = ("width", "ffn", "projection", "heads", "epsilon", "blocks")
 # Each reader asks for all of these, also for those that it does not use.
-VISION_KEYS: tuple[Key, ...] = (
-    ("clip.vision.image_size", _UINT32, False),
-    ("clip.vision.patch_size", _UINT32, False),
-    *((f"clip.vision.{key}", value_type, False) for key, value_type in _TOWER_KEYS),
-    ("clip.vision.image_mean", _FLOAT32, True),
-    ("clip.vision.image_std", _FLOAT32, True),
-)
-TEXT_KEYS: tuple[Key, ...] = (
-    ("clip.text.context_length", _UINT32, False),
-    *((f"clip.text.{key}", value_type, False) for key, value_type in _TOWER_KEYS),
-    ("tokenizer.ggml.tokens", _STRING, True),
-)
+VISION = tuple(f"vision.{name}" for name in ("image", "patch", *_TOWER, "mean", "std"))
+TEXT = tuple(f"text.{name}" for name in ("positions", *_TOWER, "tokens"))
 # The older two print file_type and description while they load.
-OLD_KEYS: tuple[Key, ...] = (
-    ("general.file_type", _UINT32, False),
-    ("general.description", _STRING, False),
-    ("clip.has_text_encoder", _BOOL, False),
-    ("clip.has_vision_encoder", _BOOL, False),
-    ("clip.use_gelu", _BOOL, False),
-)
-POWERINFER_KEYS: tuple[Key, ...] = (*OLD_KEYS, ("clip.has_llava_projector", _BOOL, False))
-LLAMA_CPP_KEYS: tuple[Key, ...] = (("clip.has_vision_encoder", _BOOL, False),)
-# What llama.cpp takes without: a wrong type aborts it all the same.
-LLAMA_CPP_OPTIONAL: tuple[Key, ...] = (
-    ("general.name", _STRING, False),
-    ("general.description", _STRING, False),
-    ("clip.has_audio_encoder", _BOOL, False),
-    (PROJECTOR_TYPE, _STRING, False),
-    (VISION_PROJECTOR_TYPE, _STRING, False),
-    ("clip.use_gelu", _BOOL, False),
-    ("clip.use_silu", _BOOL, False),
-    (FEATURE_LAYER, _INT32, True),
-    ("clip.vision.image_grid_pinpoints", _INT32, True),
-    ("clip.vision.mm_patch_merge_type", _STRING, False),
-)
+OLD = ("file_type", "description", "has_text", "has_vision", "gelu")
 
 # The numbers of tensors for which clip.cpp has sizes of buffers (get_mem_req_by_size), and the MiB that it then has to
 # compute in; it exits on all others.
@@ -130,14 +67,14 @@ class Reader:
     """
 
     name: str
-    rules: tuple[Rule, ...]
+    demands: tuple[Demand, ...]
     reads_others: bool = False
 
-    def verdict(self, contents: Contents) -> Verdict:
-        """Apply all rules: whatever speaks against a file decides, doubts only where nothing does."""
-        if self.reads_others and (other := contents.other_family) is not None:
+    def verdict(self, file: ClipFile) -> Verdict:
+        """Hear all demands: whatever speaks against a file decides, doubts only where nothing does."""
+        if self.reads_others and (other := file.why_not_known) is not None:
             return Verdict(self.name, None, (other,))
-        found = [reason for rule in self.rules for reason in rule(contents)]
+        found = [reason for demand in self.demands for reason in demand(file)]
         if against := tuple(reason for reason in found if not isinstance(reason, Doubt)):
             return Verdict(self.name, False, against)
         return Verdict(self.name, None if found else True, tuple(map(str, found)))
@@ -147,61 +84,65 @@ READERS = (
     Reader(
         "clip.cpp",
         (
-            has_keys(OLD_KEYS),
-            has_keys(TEXT_KEYS, tower=TEXT),
-            has_keys(VISION_KEYS, tower=VISION),
-            has_file_type(OLD_FILE_TYPES),
-            has_tensor_count(tuple(CLIP_CPP_SCRATCH)),
-            has_tokens(CLIP_CPP_TOKENS),
-            has_sizes(TEXT),
-            has_sizes(VISION),
-            has_tower(TEXT, with_final=True),
-            has_tower(VISION, with_final=True),
-            has_projection_dim(TEXT),
-            has_projection_dim(VISION),
-            has_scratch(CLIP_CPP_SCRATCH),
-            has_types(CLIP_CPP_TYPES, kernels=OLD_KERNELS, prefixes=("t.", "v.", TEXT.projection, VISION.projection)),
+            demands.has_keys(OLD),
+            demands.has_keys(TEXT, "text"),
+            demands.has_keys(VISION, "vision"),
+            demands.has_file_type(OLD_FILE_TYPES),
+            demands.has_tensor_count(tuple(CLIP_CPP_SCRATCH)),
+            demands.has_tokens(CLIP_CPP_TOKENS),
+            demands.has_sizes("text"),
+            demands.has_sizes("vision"),
+            demands.holds_clip("text"),
+            demands.holds_clip("vision"),
+            demands.has_projection_dim("text"),
+            demands.has_projection_dim("vision"),
+            demands.has_scratch(CLIP_CPP_SCRATCH),
+            demands.has_types(
+                CLIP_CPP_TYPES,
+                kernels=OLD_KERNELS,
+                prefixes=("t.", "v.", "text_projection.weight", "visual_projection.weight"),
+            ),
         ),
     ),
     Reader(
         "PowerInfer",
         (
-            has_keys(POWERINFER_KEYS),
-            has_keys(VISION_KEYS, tower=VISION),
-            has_flag("clip.has_text_encoder", False),
-            has_flag("clip.has_vision_encoder", True),
-            has_flag("clip.has_llava_projector", True),
-            has_file_type(OLD_FILE_TYPES),
-            has_sizes(VISION),
-            has_tower(VISION, with_final=False),
-            has_projector("mlp"),
-            runs_in_powerinfer(POWERINFER_MOST_BLOCKS),
-            has_room(POWERINFER_MOST_BLOCKS),
-            has_types(POWERINFER_TYPES, kernels=OLD_KERNELS, prefixes=("v.", PROJECTOR_PREFIX)),
+            demands.has_keys((*OLD, "has_llava")),
+            demands.has_keys(VISION, "vision"),
+            demands.has_flag("has_text", False),
+            demands.has_flag("has_vision", True),
+            demands.has_flag("has_llava", True),
+            demands.has_file_type(OLD_FILE_TYPES),
+            demands.has_sizes("vision"),
+            mmproj.holds_llava(("mlp",)),
+            mmproj.runs_in_powerinfer(POWERINFER_MOST_BLOCKS),
+            mmproj.has_room(POWERINFER_MOST_BLOCKS),
+            demands.has_types(POWERINFER_TYPES, kernels=OLD_KERNELS, prefixes=("v.", PROJECTOR_PREFIX)),
         ),
     ),
     Reader(
         "llama.cpp",
         (
-            has_keys(LLAMA_CPP_KEYS, LLAMA_CPP_OPTIONAL),
-            has_keys(VISION_KEYS, tower=VISION),
-            has_flag("clip.has_vision_encoder", True),
-            has_projector_type,
-            has_projector(*(kind.name for kind in KINDS)),
-            has_sizes(VISION),
-            has_tower(VISION, with_final=False, modern=True),
-            runs_in_llama_cpp,
-            has_no_final_norm,
-            has_one_activation,
-            has_pinpoints,
-            has_types(LLAMA_CPP_TYPES, kernels=KERNELS, prefixes=("v.", PROJECTOR_PREFIX)),
-            is_contiguous,
+            demands.has_keys(("has_vision",)),
+            demands.has_key_types("vision"),
+            demands.has_keys(VISION, "vision"),
+            demands.has_flag("has_vision", True),
+            mmproj.has_projector_type,
+            demands.has_sizes("vision"),
+            mmproj.holds_its_table,
+            mmproj.has_grid,
+            mmproj.runs_in_llama_cpp,
+            mmproj.has_no_final_norm,
+            demands.has_one_activation,
+            mmproj.has_pinpoints,
+            demands.has_types(LLAMA_CPP_TYPES, kernels=KERNELS, prefixes=("v.", PROJECTOR_PREFIX)),
+            demands.is_contiguous,
         ),
         reads_others=True,
     ),
 )
 
 
-def verdicts(contents: Contents) -> tuple[Verdict, ...]:
+def verdicts(file: ClipFile) -> tuple[Verdict, ...]:
     """Return what each reader makes of a file."""
-    return tuple(reader.verdict(contents) for reader in READERS)
+    return tuple(reader.verdict(file) for reader in READERS)

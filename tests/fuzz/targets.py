@@ -3,12 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-from clipgguf import convert, inspect, upgrade, verify
+from clipgguf import Options, convert, inspect, plan, upgrade, verify
 from clipgguf.checkpoint.gguf_file import read_gguf
-from clipgguf.conversion import plan_conversion
-from clipgguf.element_types import OUTTYPES
-from clipgguf.families import Request
+from clipgguf.options import Outtype
 from clipgguf.writer import write_plan
 from tests import layouts, llava_checkpoints, test_upgrade, torch_bytes
 from tests.checkpoints import Clip, Text, Vision
@@ -49,11 +48,10 @@ class Target:
 
 def _convert(directory: Path, output: Path, chance: Chance, is_mmproj: bool, **options: Path) -> None:
     towers = "both" if is_mmproj else chance.choice(("both", "both", "text", "vision"))
-    request = Request(
-        directory / "model",
+    asked = Options(
         text_only=towers == "text",
         vision_only=towers == "vision",
-        outtype=chance.choice((*OUTTYPES, "auto")),
+        outtype=chance.choice(get_args(Outtype)),
         ignore_unknown=chance.random() < 0.5,
         keep_last_layer=chance.random() < 0.2 and is_mmproj,
         llava_projector=options.get("llava_projector"),
@@ -61,7 +59,7 @@ def _convert(directory: Path, output: Path, chance: Chance, is_mmproj: bool, **o
         vision_config=options.get("vision_config"),
     )
     path = output / "out.gguf"
-    write_plan(plan_conversion(request), path, threads=1)
+    write_plan(plan(directory / "model", asked), path, threads=1)
     # What we write, we can read.
     read_gguf(path)
 
@@ -89,7 +87,7 @@ def _gguf(directory: Path) -> None:
     """Write an mmproj file as a script of before would have."""
     llava_checkpoints.write_original(directory / "model", LLAVA_15)
     llava_checkpoints.write_clip(directory / "tower", LLAVA_15)
-    new = convert(directory / "model", directory / "new.gguf", vision_tower=directory / "tower").path
+    new = convert(directory / "model", directory / "new.gguf", options=Options(vision_tower=directory / "tower")).path
     test_upgrade.without(new, directory / "old.gguf")
 
 
@@ -102,7 +100,9 @@ def _inspect(directory: Path, output: Path, chance: Chance) -> None:
 
 
 def _verify(directory: Path, output: Path, chance: Chance) -> None:
-    verification = verify(directory / "new.gguf", directory / "model", vision_tower=directory / "tower", threads=1)
+    verification = verify(
+        directory / "new.gguf", directory / "model", options=Options(vision_tower=directory / "tower"), threads=1
+    )
     assert verification.agrees == (not verification.problems)
 
 

@@ -18,9 +18,10 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
-from clipgguf.checkpoint import SourceBytes, SourceFile, SourceTensor
-from clipgguf.plan import PlannedTensor
+from clipgguf.checkpoint import SourceBytes, SourceFile
+from clipgguf.planning import PlannedTensor
 from clipgguf.stream import LOOK_AHEAD, ChunkStream, SourceRange
+from clipgguf.tensor import View
 from clipgguf.workers import Workers
 from clipgguf.writer import Progress
 
@@ -255,7 +256,7 @@ class Pair:
     """A tensor as it is planned, and as a GGUF file has it, with the same shape and a type in COMPARABLE."""
 
     planned: PlannedTensor
-    stored: SourceTensor
+    stored: View
 
 
 def compare_tensors(
@@ -294,7 +295,7 @@ def compare_tensors(
 
 
 def _ahead(
-    stream: ChunkStream, stored: dict[str, SourceTensor], file: SourceBytes, workers: Workers, most: int
+    stream: ChunkStream, stored: dict[str, View], file: SourceBytes, workers: Workers, most: int
 ) -> Iterator[tuple[int, str, "Future[Comparison]"]]:
     """Yield for each chunk its bytes, its tensor's name and its comparison, of which ``most`` are under way."""
     under_way: deque[tuple[int, str, Future[Comparison]]] = deque()
@@ -306,7 +307,7 @@ def _ahead(
         started[tensor.name] = start + count
         # The stream uses its buffer again.
         data = chunk.data if isinstance(chunk.data, SourceRange) else np.frombuffer(bytes(chunk.data), np.uint8)
-        job = _Job(data, tensor.source.dtype, count, file, target, start)
+        job = _Part(data, tensor.source.dtype, count, file, target, start)
         under_way.append((chunk.nbytes, tensor.name, workers.submit(job.run)))
         if len(under_way) == most:
             yield under_way.popleft()
@@ -314,14 +315,14 @@ def _ahead(
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _Part:
     """A chunk of a source, and where its values stand in the GGUF file: from the value ``start`` of a tensor on."""
 
     data: SourceRange | Bytes
     source_dtype: str
     count: int
     file: SourceBytes
-    stored: SourceTensor
+    stored: View
     start: int
 
     def run(self) -> Comparison:

@@ -1,24 +1,22 @@
 """Verify a GGUF file: that it is what a conversion of a checkpoint gives, in every value of every tensor."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from clipgguf.conversion import PathLike
+from clipgguf.options import DEFAULTS, Options, PathLike
 
 if TYPE_CHECKING:
-    from clipgguf.checkpoint import SourceTensor
-    from clipgguf.comparison.metadata import MetadataDifference
-    from clipgguf.comparison.values import Comparison
-    from clipgguf.contents import Contents
-    from clipgguf.families import Request
-    from clipgguf.plan import Plan, PlannedTensor
+    from clipgguf.clip_file import ClipFile
+    from clipgguf.planning import Plan, PlannedTensor
+    from clipgguf.tensor import View
+    from clipgguf.verification.metadata import MetadataDifference
+    from clipgguf.verification.values import Comparison
     from clipgguf.writer import Progress
 
-Verdict = Literal["exact", "rounded", "differs", "missing", "unexpected", "wrong shape", "unknown type"]
+Finding = Literal["exact", "rounded", "differs", "missing", "unexpected", "wrong shape", "unknown type"]
 # Every verdict, the worst first.
-VERDICTS: tuple[Verdict, ...] = (
+FINDINGS: tuple[Finding, ...] = (
     "missing",
     "unexpected",
     "wrong shape",
@@ -27,7 +25,7 @@ VERDICTS: tuple[Verdict, ...] = (
     "rounded",
     "exact",
 )
-GOOD: tuple[Verdict, ...] = ("exact", "rounded")
+GOOD: tuple[Finding, ...] = ("exact", "rounded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class TensorCheck:
     """
 
     name: str
-    verdict: Verdict
+    verdict: Finding
     ggml_type: str | None = None
     shape: tuple[int, ...] | None = None
     source: str | None = None
@@ -58,7 +56,7 @@ class TensorCheck:
     def badness(self) -> tuple[int, float, float]:
         """What to sort by, the best first: the verdict, the worst error by what the type allows, and by itself."""
         # Every large tensor has an error of nearly all that its type allows; then the error itself tells more.
-        rank = -VERDICTS.index(self.verdict)
+        rank = -FINDINGS.index(self.verdict)
         if self.comparison is None:
             return rank, 0.0, 0.0
         return rank, round(self.comparison.worst_of_allowed, 2), self.comparison.worst_error
@@ -142,16 +140,8 @@ class Verification:
 def verify(
     file: PathLike,
     model_dir: PathLike,
+    options: Options = DEFAULTS,
     *,
-    llava_projector: PathLike | None = None,
-    vision_tower: PathLike | None = None,
-    vision_config: PathLike | None = None,
-    projector_type: str | None = None,
-    image_mean: Sequence[float] | None = None,
-    image_std: Sequence[float] | None = None,
-    variant: str | None = None,
-    vocab: PathLike | None = None,
-    ignore_unknown: bool = False,
     threads: int | None = None,
     progress: "Progress | None" = None,
 ) -> Verification:
@@ -163,42 +153,22 @@ def verify(
     model.
 
     Differences are no errors: see ``agrees`` and ``problems`` of what is returned. Raises CheckpointError or
-    ConfigError when the file is no GGUF file of CLIP, or the directory nothing that can be converted to one of its
-    kind; ValueError for arguments that make no sense.
+    ConfigError when the file is no GGUF file of a known family, or the directory nothing that can be converted to one
+    of its kind; UsageError (a ValueError) for options that do not apply.
     """
-    from clipgguf.families import Request
-
-    request = Request(
-        model_dir=Path(model_dir),
-        image_mean=None if image_mean is None else tuple(map(float, image_mean)),
-        image_std=None if image_std is None else tuple(map(float, image_std)),
-        llava_projector=None if llava_projector is None else Path(llava_projector),
-        vision_tower=None if vision_tower is None else Path(vision_tower),
-        vision_config=None if vision_config is None else Path(vision_config),
-        projector_type=projector_type,
-        variant=variant,
-        vocab=None if vocab is None else Path(vocab),
-        ignore_unknown=ignore_unknown,
-    )
-    return run_verification(Path(file), request, threads=threads, progress=progress)
-
-
-def run_verification(
-    path: Path, request: "Request", *, threads: int | None = None, progress: "Progress | None" = None
-) -> Verification:
-    """Do what ``verify`` does; of the request, towers, outtype and layers are replaced by the file's."""
     from clipgguf.checkpoint.gguf_file import read_gguf
-    from clipgguf.comparison.expected import expected_file
-    from clipgguf.comparison.metadata import compare_metadata
-    from clipgguf.contents import Contents
+    from clipgguf.clip_file import ClipFile
+    from clipgguf.verification.expected import expected_file
+    from clipgguf.verification.metadata import compare_metadata
 
-    contents = Contents.of(read_gguf(path))
-    expected = expected_file(contents, request)
-    differences, notes = compare_metadata(contents, expected.plan)
-    tensors = _check_tensors(contents, expected.plan, threads, progress)
+    path, model = Path(file), Path(model_dir)
+    stored = ClipFile.of(read_gguf(path))
+    expected = expected_file(stored, model, options)
+    differences, notes = compare_metadata(stored, expected.plan)
+    tensors = _check_tensors(stored, expected.plan, threads, progress)
     return Verification(
         path=path,
-        model_dir=request.model_dir,
+        model_dir=model,
         found=expected.plan.found,
         outtype=expected.outtype,
         tensors=tensors,
@@ -218,18 +188,18 @@ def _overflow_warnings(tensors: tuple[TensorCheck, ...]) -> tuple[str, ...]:
 
 
 def _check_tensors(
-    contents: "Contents", plan: "Plan", threads: int | None, progress: "Progress | None"
+    file: "ClipFile", plan: "Plan", threads: int | None, progress: "Progress | None"
 ) -> tuple[TensorCheck, ...]:
     from gguf import GGMLQuantizationType
 
-    from clipgguf.comparison.values import COMPARABLE, Pair, compare_tensors
     from clipgguf.stream import thread_count
+    from clipgguf.verification.values import COMPARABLE, Pair, compare_tensors
 
     checks: dict[str, TensorCheck] = {}
     pairs: list[Pair] = []
     for planned in plan.tensors:
-        stored = contents.tensors.get(planned.name)
-        verdict: Verdict = "exact"
+        stored = file.tensors.get(planned.name)
+        verdict: Finding = "exact"
         if stored is None:
             verdict = "missing"
         elif stored.shape != planned.shape:
@@ -239,16 +209,16 @@ def _check_tensors(
         else:
             pairs.append(Pair(planned, stored))
         checks[planned.name] = _check(planned, stored, verdict)
-    compared = compare_tensors(pairs, contents.file.path, contents.file.size, thread_count(threads), progress)
+    compared = compare_tensors(pairs, file.file.path, file.file.size, thread_count(threads), progress)
     for name, comparison in compared.items():
         checks[name] = replace(checks[name], verdict=comparison.verdict, comparison=comparison)
-    for name, stored in contents.tensors.items():
+    for name, stored in file.tensors.items():
         if name not in checks:
             checks[name] = TensorCheck(name, "unexpected", stored.dtype, stored.shape)
     return tuple(checks.values())
 
 
-def _check(planned: "PlannedTensor", stored: "SourceTensor | None", verdict: Verdict) -> TensorCheck:
+def _check(planned: "PlannedTensor", stored: "View | None", verdict: Finding) -> TensorCheck:
     return TensorCheck(
         planned.name,
         verdict,

@@ -8,13 +8,14 @@ import numpy as np
 from gguf import GGUFValueType
 
 from clipgguf.checkpoint.gguf_file import MetadataItem
-from clipgguf.contents import FEATURE_LAYER, Contents
-from clipgguf.plan import Plan
+from clipgguf.clip_file import ClipFile
+from clipgguf.keys import KEYS
+from clipgguf.planning import Plan
 
 # Labels, which follow from the directory's name and from what was asked for, and which no reader needs.
 _LABELS = frozenset({"general.name", "general.description"})
 # What the torch script does not write and ``clipgguf upgrade`` adds.
-_ADDED_BY_UPGRADE = frozenset({"clip.projector_type", FEATURE_LAYER})
+_ADDED_BY_UPGRADE = frozenset({KEYS["projector"].key, KEYS["vision.feature_layer"].key})
 # Of a value's text, what a message shows at most.
 _LONGEST = 80
 
@@ -48,14 +49,14 @@ class MetadataDifference:
         return f"{where} is {_text(self.found)}{at}, should be {_text(self.expected)}"
 
 
-def compare_metadata(contents: Contents, plan: Plan) -> tuple[tuple[MetadataDifference, ...], tuple[str, ...]]:
+def compare_metadata(file: ClipFile, plan: Plan) -> tuple[tuple[MetadataDifference, ...], tuple[str, ...]]:
     """Return how a file's metadata differs from a plan's, and notes about what matters to no reader."""
     # Every file has the first key; GGUFWriter adds it, and so a plan has it not.
     expected = (MetadataItem("general.architecture", GGUFValueType.STRING, "clip"), *plan.metadata)
     differences: list[MetadataDifference] = []
     notes: list[str] = []
     for item in expected:
-        found = list(_differences(item, contents.items.get(item.key)))
+        found = list(_differences(item, file.items.get(item.key)))
         if item.key in _LABELS:
             notes += [difference.problem for difference in found]
         else:
@@ -64,32 +65,28 @@ def compare_metadata(contents: Contents, plan: Plan) -> tuple[tuple[MetadataDiff
     if missing and missing <= _ADDED_BY_UPGRADE:
         notes.append(f"clipgguf upgrade adds {' and '.join(sorted(missing))}")
     known = {item.key for item in expected}
-    notes += [f"metadata key {key!r} is one that no conversion writes" for key in contents.items if key not in known]
+    notes += [f"metadata key {key!r} is one that no conversion writes" for key in file.items if key not in known]
     return tuple(differences), tuple(notes)
 
 
 def _differences(expected: MetadataItem, found: MetadataItem | None) -> Iterator[MetadataDifference]:
     key = expected.key
     if found is None:
-        yield MetadataDifference(key, "missing", _plain(expected))
+        yield MetadataDifference(key, "missing", expected.plain())
         return
-    if _type(found) != _type(expected):
-        yield MetadataDifference(key, "type", _type(expected), _type(found))
+    if found.type_name != expected.type_name:
+        yield MetadataDifference(key, "type", expected.type_name, found.type_name)
         return
     if not expected.is_array:
         if _stored(expected) != _stored(found):
-            yield MetadataDifference(key, "value", _plain(expected), _plain(found))
+            yield MetadataDifference(key, "value", expected.plain(), found.plain())
         return
     if len(found.value) != len(expected.value):
         yield MetadataDifference(key, "length", len(expected.value), len(found.value))
     pairs = zip(_stored(expected), _stored(found), strict=False)
     index = next((index for index, (should, is_) in enumerate(pairs) if should != is_), None)
     if index is not None:
-        yield MetadataDifference(key, "value", _plain(expected)[index], _plain(found)[index], index)
-
-
-def _type(item: MetadataItem) -> str:
-    return f"ARRAY of {item.value_type.name}" if item.is_array else item.value_type.name
+        yield MetadataDifference(key, "value", expected.plain()[index], found.plain()[index], index)
 
 
 def _stored(item: MetadataItem) -> Any:
@@ -98,14 +95,6 @@ def _stored(item: MetadataItem) -> Any:
         return item.value
     bits: Any = np.asarray(item.value, "<f4").view("<u4").tolist()
     return bits
-
-
-def _plain(item: MetadataItem) -> Any:
-    """Return the value as people write it, an array as a list: of a FLOAT32 the shortest decimal that is it."""
-    values = list(item.value) if item.is_array else [item.value]
-    if item.value_type == GGUFValueType.FLOAT32:
-        values = [float(str(np.float32(value))) for value in values]
-    return values if item.is_array else values[0]
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,58 @@
+"""What the files of one origin have in common: those of the torch script, and of llama.cpp's mtmd."""
+
+from clipgguf.config import ImageStatistics
+from clipgguf.family import F16, F32, OUTTYPE, Base, Types, Value
+
+# The script that clip.cpp, PowerInfer and LLaVA came with (``convert_hf_to_gguf.py`` of clip.cpp, later llama.cpp's
+# ``legacy-models/convert_image_encoder_to_gguf.py``): axes of length 1 vanish.
+SCRIPT = Base(
+    squeezes=True,
+    always_versioned=False,
+    types=(
+        Types("*", F16, axes=4, note="{name} stays f16: ggml's convolution takes no other kernel"),
+        Types(
+            "mm.*",
+            OUTTYPE,
+            axes=2,
+            in_f32=F16,
+            note="the projector's matrices stay f16, as the torch script writes them",
+        ),
+        # A depthwise convolution's kernel, (channels, 1, 3, 3): llama.cpp aborts on f32.
+        Types("mm.*", F16, axes=3),
+        Types("*token_embd.weight", F16, axes=2, in_f32=F32),
+        Types("*position_embd.weight", F16, axes=2, in_f32=F32),
+        Types("*.weight", OUTTYPE, axes=2),
+        Types("*", F32),
+    ),
+    values=(Value("name", lambda inputs: inputs.name),),
+)
+
+
+# llama.cpp's convert_hf_to_gguf.py with --mmproj (``conversion/base.py``, MmprojModel).
+MTMD = Base(
+    squeezes=False,
+    always_versioned=True,
+    types=(
+        Types("*", F32, axes=0),
+        Types("*", F32, axes=1),
+        Types("*_norm.weight", F32),
+        Types("*.patch_embd.weight*", F32, in_f16=F16),
+        Types("*.patch_merger.weight", F32, in_f16=F16),
+        Types("[va].position_embd.weight", F32),
+        Types("*.weight", OUTTYPE),
+        Types("*", F32),
+    ),
+    values=(
+        Value("type", default="mmproj"),
+        Value("name", lambda inputs: inputs.name),
+        Value("has_vision", default=True),
+    ),
+)
+
+
+def statistics(default: ImageStatistics) -> tuple[Value, Value]:
+    """Return the values of the image processor's mean and standard deviation, with a family's own as the default."""
+    return (
+        Value("vision.mean", lambda inputs: inputs.image_statistics(default).mean),
+        Value("vision.std", lambda inputs: inputs.image_statistics(default).std),
+    )

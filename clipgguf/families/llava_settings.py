@@ -1,0 +1,171 @@
+"""What a LLaVA checkpoint's config.json says of its projector: which layer's features it takes, of which images."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipgguf.config import valid_text
+from clipgguf.errors import ConfigError, shown
+from clipgguf.families import MODEL_TYPES
+from clipgguf.family import Value
+from clipgguf.inputs import Inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A LLaVA checkpoint's config.json, in either layout."""
+
+    path: Path
+    values: Mapping[str, Any]
+
+    @property
+    def is_original(self) -> bool:
+        """Whether it is the original LLaVA code's and not transformers'."""
+        return any(key.startswith("mm_") for key in self.values)
+
+    @property
+    def tower_name(self) -> str | None:
+        """The vision tower that an original config asks for."""
+        name = self.values.get("mm_vision_tower") or self.values.get("vision_tower")
+        return name if isinstance(name, str) else None
+
+
+# LlavaNextConfig's image_grid_pinpoints, (height, width).
+HF_DEFAULT_PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+
+# The layer whose features the projector takes, as an index into the list of all hidden states (0: the embeddings).
+DEFAULT_FEATURE_LAYER = -2
+ONEVISION_FEATURE_LAYER = -1
+
+
+def settings_values(inputs: Inputs, settings: Settings) -> tuple[Value, ...]:
+    """Return the values that depend on LLaVA's own settings and on the tower's sizes."""
+    return (
+        Value("run", of=lambda v: _layers_to_run(inputs, settings, v["vision.layers"])),
+        Value("vision.feature_layer", of=lambda v: [v["run"]]),
+        Value("vision.blocks", of=lambda v: _layers_to_store(inputs, v["run"], v["vision.layers"])),
+        Value("vision.pinpoints", of=lambda values: _grid_pinpoints(inputs, settings, values["vision.image"])),
+        Value("vision.merge_type", default=_patch_merge_type(settings)),
+    )
+
+
+def check_strategy(settings: Settings, is_siglip: bool) -> None:
+    """Raise ConfigError when the language model was trained on other patches than readers give it."""
+    config = settings.values
+    strategy = config.get("vision_feature_select_strategy") or config.get("mm_vision_select_feature")
+    if not is_siglip:
+        if strategy not in (None, "default", "patch"):
+            raise ConfigError(
+                f"{settings.path}: the projector takes the class token's features, too ({shown(strategy)}), which no "
+                "reader of GGUF files can run; supported is 'default' or 'patch'"
+            )
+        return
+    # SigLIP has no class token; with "default" transformers drops the first patch in its place.
+    if not settings.is_original and MODEL_TYPES.get(str(config.get("model_type"))) == "llava":
+        strategy = strategy or ("full" if config.get("model_type") == "llava_onevision" else "default")
+        if strategy != "full":
+            raise ConfigError(
+                f"{settings.path}: vision_feature_select_strategy is {shown(strategy)}, with which transformers drops "
+                "the first patch of a SigLIP tower and no reader of GGUF files does; supported is 'full'"
+            )
+
+
+def _layers_to_run(inputs: Inputs, settings: Settings, blocks: int) -> int:
+    """Return how many blocks of the tower come before the features that the projector takes.
+
+    What a file tells that is verified comes first, if the tower has such a layer; else it was no option of the
+    conversion, and is a difference in the metadata.
+    """
+    told = inputs.told.feature_layer if inputs.told else None
+    if told is None or told > blocks:
+        return _own_layers_to_run(inputs, settings, blocks)
+    with contextlib.suppress(ConfigError):
+        # The configuration may ask for layers that no reader can use, in whose place another was chosen.
+        own = _own_layers_to_run(inputs, settings, blocks)
+        if own != told:
+            inputs.told_notes.append(
+                f"the projector takes the features of layer {told}, as with --feature-layer {told}; the checkpoint's "
+                f"own configuration says {own}"
+            )
+    return told
+
+
+def _own_layers_to_run(inputs: Inputs, settings: Settings, blocks: int) -> int:
+    """Return how many blocks shall run by the options, the configuration, or LLaVA's default."""
+    layer, where = inputs.options.feature_layer, "--feature-layer"
+    if layer is None:
+        keys = ("vision_feature_layer", "mm_vision_select_layer")
+        key = next((key for key in keys if settings.values.get(key) is not None), None)
+        layer, where = (settings.values[key], f"{settings.path}: {key}") if key else (_default_layer(settings), "")
+        if isinstance(layer, list) and len(layer) == 1:
+            layer = layer[0]
+        if isinstance(layer, list):
+            raise ConfigError(
+                f"{where} is {shown(layer)}: the projector joins the features of several layers (VIP-LLaVA), which no "
+                "reader of GGUF files can run"
+            )
+    if type(layer) is not int or not -blocks <= layer <= blocks or layer == 0:
+        raise ConfigError(
+            f"{where} is {shown(layer)}, should be 1 to {blocks}, or -1 to {-blocks} counted from the last"
+        )
+    return layer if layer > 0 else blocks + 1 + layer
+
+
+def _layers_to_store(inputs: Inputs, run: int, blocks: int) -> int:
+    """Return how many blocks of the tower the file has.
+
+    Readers that leave out the last of the blocks that are stored want one more than shall run. A file that is verified
+    may have more.
+    """
+    if inputs.told is not None:
+        return min(max(run, inputs.told.stored_blocks), blocks)
+    if not inputs.options.keep_last_layer:
+        return run
+    if run == blocks:
+        inputs.warnings.append(
+            f"--keep-last-layer changes nothing: the projector takes the features of layer {run}, the tower's last; "
+            "readers that leave out the last block of a file cannot run it"
+        )
+    return min(run + 1, blocks)
+
+
+def _default_layer(settings: Settings) -> int:
+    is_onevision = settings.values.get("model_type") == "llava_onevision"
+    return ONEVISION_FEATURE_LAYER if is_onevision else DEFAULT_FEATURE_LAYER
+
+
+def _grid_pinpoints(inputs: Inputs, settings: Settings, image_size: int) -> list[int] | None:
+    """Return LLaVA 1.6's image sizes as (width, height) pairs one after the other."""
+    pairs = settings.values.get("image_grid_pinpoints")
+    if pairs is None and settings.values.get("model_type") == "llava_next":
+        pairs = HF_DEFAULT_PINPOINTS
+    aspect = settings.values.get("image_aspect_ratio")
+    # LLaVA 1.5's code knows the key, too, and pads to a square all the same.
+    if pairs is None or (settings.is_original and not (isinstance(aspect, str) and aspect.startswith("anyres"))):
+        return None
+    is_pairs = isinstance(pairs, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(n) is int and 0 < n < 2**31 for n in pair)
+        for pair in pairs
+    )
+    problem = ""
+    if not is_pairs:
+        problem = f"is {shown(pairs)}, should be pairs of pixels"
+    elif any(n % image_size for pair in pairs for n in pair):
+        problem = f"has sizes that are no multiples of {image_size}, on which llama.cpp aborts"
+    if problem:
+        inputs.warnings.append(
+            f"{settings.path}: image_grid_pinpoints {problem}; left out, images will be padded to a square"
+        )
+        return None
+    # transformers has (height, width), LLaVA and llama.cpp (width, height).
+    return [n for pair in pairs for n in (pair if settings.is_original else reversed(pair))] or None
+
+
+def _patch_merge_type(settings: Settings) -> str | None:
+    merge = settings.values.get("mm_patch_merge_type")
+    if isinstance(merge, str):
+        return valid_text(merge)
+    # transformers' LlavaNext and LlavaOnevision know no other and therefore do not say it.
+    return "spatial_unpad" if settings.values.get("model_type") in ("llava_next", "llava_onevision") else None

@@ -1,0 +1,190 @@
+"""Where LLaVA's vision tower is: in the checkpoint, in a directory that was given, or in a folder of the checkpoint.
+
+The original LLaVA's config.json only names the tower (``mm_vision_tower``), which may lie elsewhere; transformers' has
+``vision_config`` inside. A tower is found by its tensors, whatever stands in front of their names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipgguf.checkpoint import Checkpoint
+from clipgguf.checkpoint.not_weights import hub_advice
+from clipgguf.errors import CheckpointError, ConfigError, shown
+from clipgguf.families.clip import standard_config
+from clipgguf.families.llava_settings import Settings
+from clipgguf.families.tower_tables import TOWER
+from clipgguf.inputs import Config, Inputs
+from clipgguf.json_file import read_json_object
+from clipgguf.matching import refuse_quantized
+from clipgguf.tensor import View
+
+
+def _tower(
+    width: int, ffn: int, blocks: int, image: int, patch: int, projection: int, heads: int = 16, act: str = "quick_gelu"
+) -> dict[str, Any]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": ffn,
+        "num_hidden_layers": blocks,
+        "num_attention_heads": heads,
+        "image_size": image,
+        "patch_size": patch,
+        "projection_dim": projection,
+        "hidden_act": act,
+    }
+
+
+# Towers that LLaVA configs only name, by the last part of the name: sizes from their own config.json. A projection_dim
+# that readers ask for but do not use is that of the whole CLIP model.
+KNOWN_TOWERS: Mapping[str, Mapping[str, Any]] = {
+    "clip-vit-base-patch32": _tower(768, 3072, 12, 224, 32, 512, heads=12),
+    "clip-vit-base-patch16": _tower(768, 3072, 12, 224, 16, 512, heads=12),
+    "clip-vit-large-patch14": _tower(1024, 4096, 24, 224, 14, 768),
+    "clip-vit-large-patch14-336": _tower(1024, 4096, 24, 336, 14, 768),
+    "CLIP-ViT-H-14-laion2B-s32B-b79K": _tower(1280, 5120, 32, 224, 14, 1024, act="gelu"),
+    "CLIP-ViT-bigG-14-laion2B-39B-b160k": _tower(1664, 8192, 48, 224, 14, 1280, act="gelu"),
+}
+# LlavaConfig's own default and LlavaOnevisionConfig's, which apply only where a config has no vision_config at all.
+HF_DEFAULT_TOWERS: tuple[Mapping[str, Any], Mapping[str, Any]] = (
+    _tower(1024, 4096, 24, 336, 14, 512),
+    {**_tower(1152, 4304, 26, 384, 14, 512, act="gelu_pytorch_tanh"), "model_type": "siglip_vision_model"},
+)
+# A vision tower's own model_types, and whether it is SigLIP's.
+VISION_CONFIGS: Mapping[str, bool] = {"clip_vision_model": False, "siglip_vision_model": True}
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTower:
+    """A vision tower: its configuration, its tensors (and what stands beside them), and where they are from."""
+
+    config: Config
+    is_siglip: bool
+    tensors: Mapping[str, View]
+    checkpoint: Checkpoint
+
+
+def find_tower(inputs: Inputs, llava: Settings | None, checkpoint: Checkpoint | None) -> FoundTower:
+    """Find the vision tower; ``checkpoint`` is LLaVA's own, None for a CLIP directory that is given a projector.
+
+    Raises ConfigError or CheckpointError when there is none, or when its sizes cannot be known.
+    """
+    options = inputs.options
+    given = None if options.vision_tower is None else Path(options.vision_tower)
+    directory = inputs.directory if checkpoint is None else given
+    if checkpoint is not None and directory is None:
+        assert llava is not None
+        prefix = tower_prefix(checkpoint)
+        if prefix is not None:
+            config, is_siglip = _inner_config(inputs, llava, checkpoint.tensors, prefix)
+            return FoundTower(config, is_siglip, checkpoint.tensors, checkpoint)
+        directory = _folder_inside(llava)
+    if directory is None:
+        assert llava is not None
+        asked = f"; config.json asks for {shown(llava.tower_name)}" if llava.tower_name else ""
+        raise CheckpointError(
+            f"{inputs.directory}: has no vision tower{asked}; --vision-tower takes the directory that has it"
+        )
+    if not directory.is_dir():
+        raise CheckpointError(
+            f"{directory}: is no directory, should be the vision tower's, with config.json{hub_advice(directory)}"
+        )
+    opened = inputs.open_checkpoint() if checkpoint is None else Checkpoint.open(directory)
+    if tower_prefix(opened) is None:
+        raise CheckpointError(f"{directory}: has no vision tower (no tensor ...{TOWER.landmark})")
+    path = directory / "config.json"
+    refuse_quantized(read_json_object(path) if path.exists() else {}, path, opened.tensors.values())
+    config, is_siglip = read_vision_config(Path(options.vision_config or directory / "config.json"))
+    return FoundTower(config, is_siglip, opened.tensors, opened)
+
+
+def tower_prefix(checkpoint: Checkpoint) -> str | None:
+    """Return what stands in front of the names of a checkpoint's tower, or None when it has none."""
+    return next(iter(TOWER.found(checkpoint.tensors)), None)
+
+
+def _folder_inside(llava: Settings) -> Path | None:
+    """Return the folder of the checkpoint itself that a relative ``mm_vision_tower`` means (Yi-VL has one), if any."""
+    name = llava.tower_name
+    if name is None:
+        return None
+    inside = llava.path.parent / name
+    is_relative = not Path(name).is_absolute() and ".." not in Path(name).parts
+    return inside if is_relative and (inside / "config.json").is_file() else None
+
+
+def _inner_config(inputs: Inputs, llava: Settings, tensors: Mapping[str, View], prefix: str) -> tuple[Config, bool]:
+    """Return the configuration of a tower that is part of the LLaVA checkpoint, and whether it is SigLIP's."""
+    if inputs.options.vision_config is not None:
+        return read_vision_config(Path(inputs.options.vision_config))
+    values = llava.values.get("vision_config")
+    if values is None and not llava.is_original:
+        values = HF_DEFAULT_TOWERS[llava.values.get("model_type") == "llava_onevision"]
+    if values is not None:
+        # One that is there takes CLIPVisionConfig's defaults for what it omits, not LlavaConfig's.
+        model_type = values.get("model_type") if isinstance(values, Mapping) else None
+        if model_type not in (None, *VISION_CONFIGS):
+            raise ConfigError(
+                f"{llava.path}: vision_config is of model_type {shown(model_type)}, "
+                f"supported are {', '.join(map(repr, VISION_CONFIGS))}"
+            )
+        return Config(llava.path, {"vision_config": values}), VISION_CONFIGS.get(str(model_type), False)
+    if llava.tower_name is None:
+        raise ConfigError(
+            f"{llava.path}: names no mm_vision_tower whose sizes could be known; --vision-config takes its config.json"
+        )
+    known = _known_tower(llava.tower_name, tensors, prefix, llava.path)
+    return Config(llava.path, {"vision_config": known}), False
+
+
+def read_vision_config(path: Path) -> tuple[Config, bool]:
+    """Read the vision tower's part of a config.json, a whole model's or a tower's alone; return whether it is SigLIP's.
+
+    Raises ConfigError when it is of another kind.
+    """
+    config = Config(path, read_json_object(path))
+    model_type = config.values.get("model_type")
+    if model_type in ("clip", "siglip") or (model_type is None and "vision_config" in config.values):
+        return standard_config(config), model_type == "siglip"
+    if isinstance(model_type, str) and model_type in VISION_CONFIGS:
+        return standard_config(config, "vision"), VISION_CONFIGS[model_type]
+    raise ConfigError(
+        f"{path}: is of model_type {shown(model_type)}, a vision tower's is 'clip', 'siglip' or "
+        f"{' or '.join(map(repr, VISION_CONFIGS))}"
+    )
+
+
+def _known_tower(name: str, tensors: Mapping[str, View], prefix: str, where: Path) -> Mapping[str, Any]:
+    """Return the configuration of a tower that a LLaVA config only names, after comparing it with the tensors.
+
+    Raises ConfigError when it is not known, CheckpointError when the tensors have other sizes.
+    """
+    config = KNOWN_TOWERS.get(name.replace("\\", "/").rstrip("/").rpartition("/")[2])
+    if config is None:
+        raise ConfigError(
+            f"{where}: the vision tower is {shown(name)}, whose sizes are not known here (attention heads cannot be "
+            "told from tensors); --vision-config takes its config.json"
+        )
+    found = _sizes(tensors, prefix)
+    wrong = [f"{key} {value} instead of {config[key]}" for key, value in found.items() if value != config[key]]
+    if wrong:
+        raise CheckpointError(
+            f"{where}: the vision tower should be {name!r}, but its tensors have {', '.join(wrong)}; "
+            "--vision-config takes its config.json"
+        )
+    return config
+
+
+def _sizes(tensors: Mapping[str, View], prefix: str) -> dict[str, int]:
+    """Return the sizes that can be told from a tower's tensors."""
+    sizes = {}
+    patch = tensors[prefix + TOWER.landmark].shape
+    sizes["hidden_size"], sizes["patch_size"] = (patch[0], patch[-1]) if patch else (0, 0)
+    layers = f"{prefix}encoder.layers."
+    if fc1 := tensors.get(f"{layers}0.mlp.fc1.weight"):
+        sizes["intermediate_size"] = fc1.shape[0] if fc1.shape else 0
+    sizes["num_hidden_layers"] = len(
+        {name.removeprefix(layers).partition(".")[0] for name in tensors if name.startswith(layers)}
+    )
+    return sizes

@@ -1,0 +1,42 @@
+"""The vision towers of CLIP and SigLIP as tables, as they stand in many models under many prefixes.
+
+Names: transformers' CLIPVisionModel and SiglipVisionModel. The order is the model's own.
+"""
+
+from clipgguf.family import Prefix, Rule, linear, norm
+
+TOWER = Prefix("embeddings.patch_embedding.weight", "vision_model.")
+
+_POSITIONS = Rule("embeddings.position_embedding.weight", "position_embd.weight", "positions width")
+
+CLIP_EMBEDDINGS = (
+    Rule("embeddings.class_embedding", "class_embd", "width"),
+    Rule("embeddings.patch_embedding.weight", "patch_embd.weight", "width channels patch patch'"),
+    _POSITIONS,
+    *norm("pre_layrnorm", "pre_ln"),  # "layrnorm": so it stands in every checkpoint.
+)
+# SigLIP has no class token and no norm before the blocks, and its patch convolution has a bias.
+SIGLIP_EMBEDDINGS = (*linear("embeddings.patch_embedding", "patch_embd", "width", "channels patch patch'"), _POSITIONS)
+POST_NORM = norm("post_layernorm", "post_ln")
+
+# Of SigLIP: its attention pooling, which no reader of GGUF files can run.
+SIGLIP_HEAD = r"(.*\.)?head\."
+
+
+def block(fc1: str, fc2: str) -> tuple[Rule, ...]:
+    """Return a block's rules. ``fc1`` widens; CLIP's and LLaVA's files call it ``ffn_down``, all others ``ffn_up``."""
+    return (
+        *linear("self_attn.k_proj", "attn_k", "width", "width'"),
+        *linear("self_attn.v_proj", "attn_v", "width", "width'"),
+        *linear("self_attn.q_proj", "attn_q", "width", "width'"),
+        *linear("self_attn.out_proj", "attn_out", "width", "width'"),
+        *norm("layer_norm1", "ln1"),
+        *linear("mlp.fc1", fc1, "ffn", "width"),
+        *linear("mlp.fc2", fc2, "width", "ffn"),
+        *norm("layer_norm2", "ln2"),
+    )
+
+
+# Every reader of CLIP's and LLaVA's files expects the two the wrong way round.
+SCRIPT_BLOCK = block(fc1="ffn_down", fc2="ffn_up")
+MODERN_BLOCK = block(fc1="ffn_up", fc2="ffn_down")

@@ -1,0 +1,250 @@
+"""What a family of models is: tables of its metadata, its tensors and their element types.
+
+A table says what the checkpoint has and what the file shall have, so that one table serves both ways: converting a
+checkpoint (``clipgguf.matching``) and judging a file. Names are the field's; shapes are written as in ``shape.py``.
+"""
+
+import fnmatch
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from clipgguf.shape import Pattern, parse
+from clipgguf.tensor import Computed, View
+
+if TYPE_CHECKING:
+    from clipgguf.inputs import Inputs
+
+T = TypeVar("T")
+
+# Element types by the names that ggml has for them; OUTTYPE is the one that was asked for.
+F32, F16, OUTTYPE = "F32", "F16", "outtype"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A metadata value by its short name (``keys.py``), or only a size of shapes where it has no key there.
+
+    It is what config.json has at ``source``, a dotted path or several separated by ``|``, or what the function
+    ``source`` gives; ``default`` where that is missing or None. Paths that begin with ``processor.`` are of the image
+    processor's file. Without a ``source`` it is the default itself. ``of`` makes it from the values before it, so that
+    it can be told from a file as well; a ValueError says what is wrong with them. Without a default the config must
+    have it. It must be of the default's type, or of ``kind``: an int is positive and of 32 bits, a float positive.
+
+    It is not written when it is None or equal to ``unless``. With ``told_by_tensor`` the tensors are right where they
+    contradict it.
+    """
+
+    name: str
+    source: "str | Callable[[Inputs], Any] | None" = None
+    default: Any = None
+    of: Callable[[Mapping[str, Any]], Any] | None = None
+    kind: type | None = None
+    unless: Any = None
+    told_by_tensor: bool = False
+
+    @property
+    def part(self) -> str:
+        """The tower that it belongs to, empty for the whole file."""
+        return part_of(self.name)
+
+
+def part_of(name: str) -> str:
+    """Return the tower that a value's short name belongs to, empty for the whole file."""
+    return name.rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """What stands in front of a part's names: whatever stands in front of one of them, its landmark.
+
+    ``default`` is what messages put there when no tensor is called like the landmark.
+    """
+
+    landmark: str
+    default: str = ""
+    tail: str = ""
+
+    def __add__(self, tail: str) -> "Prefix":
+        """Return the prefix with something after it."""
+        return Prefix(self.landmark, self.default, self.tail + tail)
+
+    def found(self, names: Mapping[str, Any]) -> list[str]:
+        """Return all that stands in front of the landmark in some names, without the tail."""
+        return [name.removesuffix(self.landmark) for name in names if name.endswith(self.landmark)]
+
+
+Then = Callable[[View, tuple[int, ...]], Computed]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A tensor: its name in the checkpoint, its name in the file, and its shape; both names after a section's prefix.
+
+    Several spellings of the checkpoint's name are separated by ``|``. Several names in the file cut the leading axis of
+    the shape's right side; a tensor without any is known, and not written. ``then`` makes the file's values from the
+    checkpoint's. ``otherwise`` is the rule where no tensor has this one's name.
+    """
+
+    theirs: str
+    ours: str | tuple[str, ...]
+    shape: str
+    then: Then | None = None
+    optional: bool = False
+    otherwise: "Rule | None" = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names in the file."""
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
+
+    @property
+    def pattern(self) -> Pattern:
+        """The shape, read."""
+        return parse(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Rules whose names begin alike, in the order of the file.
+
+    With ``times``, the size of that name says how often the section stands there, with ``{}`` in the prefixes for the
+    number; of these, as many are written as the size ``stored`` says, and the others are left out. ``order`` are the
+    file's names in order where that is not the rules'.
+    """
+
+    prefix: Prefix | str
+    ours: str
+    rules: tuple[Rule, ...]
+    times: str = ""
+    stored: str = ""
+    part: str = "vision"
+    order: tuple[str, ...] = ()
+
+    def ordered(self, pairs: "list[tuple[str, T]]") -> "list[tuple[str, T]]":
+        """Return pairs of a name in the file and anything in the order of the file."""
+        return sorted(pairs, key=lambda pair: self.order.index(pair[0])) if self.order else pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Types:
+    """The element type of tensors whose names in the file fit a pattern, of ``axes`` axes where that is given.
+
+    ``in_f32`` and ``in_f16`` hold for files of these outtypes. ``note`` is a line for the user where the type is
+    another than was asked for; with ``{name}`` in it, one for each tensor.
+    """
+
+    pattern: str
+    type: str
+    axes: int | None = None
+    in_f32: str | None = None
+    in_f16: str | None = None
+    note: str = ""
+
+    def fits(self, name: str, axes: int) -> bool:
+        """Return whether the row is about a tensor of this name and number of axes."""
+        return self.axes in (None, axes) and fnmatch.fnmatchcase(name, self.pattern)
+
+    def for_outtype(self, outtype: str) -> str:
+        """Return the type in a file of an outtype ("F32", "F16", ...)."""
+        special = {F32: self.in_f32, F16: self.in_f16}.get(outtype)
+        found = special or self.type
+        return outtype if found == OUTTYPE else found
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What all files of one origin have in common: types, values, and whether axes of length 1 vanish."""
+
+    types: tuple[Types, ...]
+    values: tuple[Value, ...]
+    squeezes: bool
+    always_versioned: bool
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models, whole.
+
+    ``title`` is its name for people, ``projector`` what llama.cpp knows its files by (``clip.projector_type``).
+    ``left_out`` are regular expressions for the beginnings of names that are never written, and whose files are not
+    even opened; ``ignored`` of those that are opened all the same, ``noted`` with a line for the user where any is
+    there. ``shared`` are sizes that all parts have in common. ``checks`` yield what is
+    wrong with values that are right by themselves.
+    """
+
+    title: str
+    values: tuple[Value, ...]
+    sections: tuple[Section, ...]
+    base: Base
+    projector: str = ""
+    left_out: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    noted: tuple[tuple[str, str], ...] = ()
+    types: tuple[Types, ...] = ()
+    shared: frozenset[str] = frozenset()
+    file_prefix: str = "mmproj-"
+    description: str = ""
+
+    @cached_property
+    def _left_out(self) -> re.Pattern[str]:
+        return re.compile("|".join(self.left_out) or r"(?!)")
+
+    def leaves_out(self, name: str) -> bool:
+        """Return whether a checkpoint's tensor is of a part that the file does not have, such as a language model."""
+        return self._left_out.match(name) is not None
+
+    def ignores(self, name: str) -> bool:
+        """Return whether a checkpoint's tensor is known, and not written."""
+        return any(re.match(pattern, name) for pattern in (*self.ignored, *(pattern for pattern, _ in self.noted)))
+
+    @property
+    def all_values(self) -> tuple[Value, ...]:
+        """The values, with those of the base and those that the family has as fields."""
+        own = {value.name for value in self.values}
+        given = (
+            Value("projector", default=self.projector or None),
+            Value("description", default=self.description or None),
+        )
+        return (*(value for value in self.base.values if value.name not in own), *given, *self.values)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The towers: "text", "vision", "audio"."""
+        return tuple(dict.fromkeys(section.part for section in self.sections))
+
+    def type_of(self, name: str, axes: int) -> Types:
+        """Return the row of the types for a tensor of the file."""
+        return next(row for row in (*self.types, *self.base.types) if row.fits(name, axes))
+
+    def size(self, part: str, word: str) -> str:
+        """Return the full name of a size in a part's shapes."""
+        return word if word in self.shared else f"{part}.{word}"
+
+
+def linear(theirs: str, ours: str, out: str, into: str, *, bias: bool = True) -> tuple[Rule, ...]:
+    """A linear layer or a convolution: the weight's shape is ``out``, then ``into``; the bias's is ``out``."""
+    weight = Rule(with_tail(theirs, "weight"), f"{ours}.weight", f"{out} {into}")
+    return (weight, Rule(with_tail(theirs, "bias"), f"{ours}.bias", out)) if bias else (weight,)
+
+
+def norm(theirs: str, ours: str, width: str = "width", *, bias: bool = True) -> tuple[Rule, ...]:
+    """A norm's weight and, but for an RMS norm, bias."""
+    weight = Rule(with_tail(theirs, "weight"), f"{ours}.weight", width)
+    return (weight, Rule(with_tail(theirs, "bias"), f"{ours}.bias", width)) if bias else (weight,)
+
+
+def fused_qkv(theirs: str = "attn.qkv") -> tuple[Rule, ...]:
+    """A linear layer of queries, keys and values, one after the other, cut in three."""
+    names = ("attn_q", "attn_k", "attn_v")
+    return (
+        Rule(f"{theirs}.weight", tuple(f"{name}.weight" for name in names), "(3 width') width -> 3 width' width"),
+        Rule(f"{theirs}.bias", tuple(f"{name}.bias" for name in names), "(3 width) -> 3 width"),
+    )
+
+
+def with_tail(theirs: str, tail: str) -> str:
+    """Return every spelling of a module's name with a parameter's name after it."""
+    return "|".join(f"{name}.{tail}" for name in theirs.split("|"))

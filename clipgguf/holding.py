@@ -1,0 +1,100 @@
+"""Hold a GGUF file's tensors against a family's tables, by the names and shapes that the tables have for the file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from clipgguf.family import Family, Section
+from clipgguf.keys import KEYS
+from clipgguf.shape import Axis, lengths, shape_of, size_name, words
+
+# So many missing tensors are looked for: metadata can tell of a million more than are there.
+MOST_MISSING = 1000
+
+
+@dataclass(slots=True)
+class Held:
+    """What a file lacks of a family's tensors, and which have other shapes: name, shape, and the shape that is right.
+
+    ``is_cut`` says that there may be more missing than are named. ``known`` are the names that the tables have.
+    """
+
+    missing: list[str] = field(default_factory=list)
+    misfits: list[tuple[str, tuple[int, ...], tuple[int | None, ...]]] = field(default_factory=list)
+    is_cut: bool = False
+    known: set[str] = field(default_factory=set)
+
+
+def values_of(family: Family, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a family's values by short name, as a file tells them; what it does not tell is not among them.
+
+    ``metadata`` is the file's, by key.
+    """
+    values: dict[str, Any] = {}
+    for value in family.all_values:
+        key = KEYS.get(value.name)
+        found = key.read(metadata) if key is not None else None
+        if found is None and value.of is not None:
+            try:
+                found = value.of(values)
+            except (KeyError, ValueError, ArithmeticError):  # The file does not tell what it is made of.
+                found = None
+        if found is not None:
+            values[value.name] = found
+    return values
+
+
+def hold(family: Family, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Any]) -> Held:
+    """Hold a file's tensors, by name, against a family's tables; ``values`` are those that the file tells.
+
+    A part of which the file does not tell how often it stands there is not looked for.
+    """
+    held = Held()
+    sizes = {name: value for name, value in values.items() if type(value) is int}
+    for section in family.sections:
+        word = section.stored or section.times
+        times = sizes.get(family.size(section.part, word)) if word else 1
+        for number in range(times or 0):
+            _hold_section(family, section, number, shapes, sizes, held)
+            if len(held.missing) > MOST_MISSING:
+                held.is_cut = True
+                return held
+    return held
+
+
+def _hold_section(
+    family: Family,
+    section: Section,
+    number: int,
+    shapes: Mapping[str, tuple[int, ...]],
+    sizes: dict[str, int],
+    held: Held,
+) -> None:
+    for rule in section.rules:
+        written = rule.pattern.written
+        axes = written[1:] if len(rule.names) > 1 else written
+        for tail in rule.names:
+            name = section.ours.replace("{}", str(number)) + tail
+            held.known.add(name)
+            shape = shapes.get(name)
+            if shape is None:
+                if not rule.optional:
+                    held.missing.append(name)
+                continue
+            known = {word: sizes[size] for word in words(axes) if (size := family.size(section.part, word)) in sizes}
+            wanted, have = (_squeezed(axes, known), _without_ones(shape)) if family.base.squeezes else (axes, shape)
+            found = lengths(wanted, have, known)
+            if found is None:
+                held.misfits.append((name, shape, shape_of(axes, known)))
+            else:
+                for part, length in found.items():
+                    if (word := size_name(part)) is not None:
+                        sizes.setdefault(family.size(section.part, word), length)
+
+
+def _squeezed(axes: tuple[Axis, ...], known: Mapping[str, int]) -> tuple[Axis, ...]:
+    return tuple(axis for axis, length in zip(axes, shape_of(axes, known), strict=True) if length != 1)
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(length for length in shape if length != 1)

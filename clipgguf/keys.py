@@ -1,0 +1,84 @@
+"""The metadata keys of GGUF files of architecture ``clip``: each one's short name, full name and type, written once.
+
+The full names are those of llama.cpp's ``tools/mtmd/clip-impl.h`` (``KEY_*``) and of clip.cpp's ``clip.cpp``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gguf import GGUFValueType
+
+from clipgguf.checkpoint.gguf_file import MetadataItem
+
+_BOOL, _STRING = GGUFValueType.BOOL, GGUFValueType.STRING
+_UINT32, _INT32, _FLOAT32 = GGUFValueType.UINT32, GGUFValueType.INT32, GGUFValueType.FLOAT32
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A metadata key; ``value_type`` is that of the elements where the value is an array."""
+
+    key: str
+    value_type: GGUFValueType
+    is_array: bool = False
+
+    @property
+    def type_name(self) -> str:
+        """The type as messages call it: UINT32, ARRAY of FLOAT32."""
+        return self.item([] if self.is_array else None).type_name
+
+    def item(self, value: Any) -> MetadataItem:
+        """Return the key with a value."""
+        return MetadataItem(self.key, self.value_type, value)
+
+    def read(self, items: Mapping[str, MetadataItem]) -> Any:
+        """Return the value in a file's metadata by key (of an array a tuple), or None: missing, or of another type."""
+        item = items.get(self.key)
+        if item is None or item.type_name != self.type_name:
+            return None
+        return tuple(item.value) if self.is_array else item.value
+
+
+def _tower(tower: str) -> dict[str, Key]:
+    """Return the keys that every tower has, vision, text or audio."""
+    return {
+        f"{tower}.width": Key(f"clip.{tower}.embedding_length", _UINT32),
+        f"{tower}.ffn": Key(f"clip.{tower}.feed_forward_length", _UINT32),
+        f"{tower}.projection": Key(f"clip.{tower}.projection_dim", _UINT32),
+        f"{tower}.heads": Key(f"clip.{tower}.attention.head_count", _UINT32),
+        f"{tower}.epsilon": Key(f"clip.{tower}.attention.layer_norm_epsilon", _FLOAT32),
+        f"{tower}.blocks": Key(f"clip.{tower}.block_count", _UINT32),
+    }
+
+
+# In the order of a file.
+KEYS: Mapping[str, Key] = {
+    "type": Key("general.type", _STRING),
+    "has_text": Key("clip.has_text_encoder", _BOOL),
+    "has_vision": Key("clip.has_vision_encoder", _BOOL),
+    "has_audio": Key("clip.has_audio_encoder", _BOOL),
+    "has_llava": Key("clip.has_llava_projector", _BOOL),
+    "file_type": Key("general.file_type", _UINT32),
+    "quantization_version": Key("general.quantization_version", _UINT32),
+    "name": Key("general.name", _STRING),
+    "description": Key("general.description", _STRING),
+    "text.positions": Key("clip.text.context_length", _UINT32),
+    **_tower("text"),
+    "text.tokens": Key("tokenizer.ggml.tokens", _STRING, is_array=True),
+    "vision.image": Key("clip.vision.image_size", _UINT32),
+    "vision.patch": Key("clip.vision.patch_size", _UINT32),
+    **_tower("vision"),
+    "vision.mean": Key("clip.vision.image_mean", _FLOAT32, is_array=True),
+    "vision.std": Key("clip.vision.image_std", _FLOAT32, is_array=True),
+    "gelu": Key("clip.use_gelu", _BOOL),
+    "silu": Key("clip.use_silu", _BOOL),
+    "projector": Key("clip.projector_type", _STRING),
+    "vision.projector": Key("clip.vision.projector_type", _STRING),
+    "audio.projector": Key("clip.audio.projector_type", _STRING),
+    "vision.feature_layer": Key("clip.vision.feature_layer", _INT32, is_array=True),
+    "vision.pinpoints": Key("clip.vision.image_grid_pinpoints", _INT32, is_array=True),
+    "vision.merge_type": Key("clip.vision.mm_patch_merge_type", _STRING),
+    "vision.scale": Key("clip.vision.projector.scale_factor", _UINT32),
+    "vision.window_pattern": Key("clip.vision.n_wa_pattern", _UINT32),
+}

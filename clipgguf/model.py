@@ -1,0 +1,102 @@
+"""A checkpoint that is understood: what a plan is made of."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clipgguf.checkpoint import Checkpoint
+from clipgguf.family import Family
+from clipgguf.inputs import Inputs, read_values
+from clipgguf.matching import Match, Output, match, refuse_quantized
+from clipgguf.tensor import View
+
+# The options that a file with a part has a use for, of those that do not apply to every model.
+USES = {"text": ("vocab",), "vision": ("image_mean", "image_std")}
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A checkpoint that fits a family.
+
+    ``values`` are the metadata by short name, and sizes besides; ``outputs`` the tensors in the order of the file.
+    ``found`` says for people what the checkpoint was taken for. ``warnings`` and ``notes`` are lines for the user.
+    ``uses`` are the options that apply, of those that do not apply to every model, ``told_notes`` lines about what a
+    file tells that is verified.
+    """
+
+    family: Family
+    found: str
+    values: Mapping[str, Any]
+    outputs: tuple[Output, ...]
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    uses: frozenset[str] = frozenset()
+    told_notes: tuple[str, ...] = ()
+
+
+def open_family(family: Family, inputs: Inputs) -> Model:
+    """Read a family's values, open the checkpoint, and find its tensors.
+
+    Raises ConfigError or CheckpointError with all that is wrong.
+    """
+    # All JSON before the headers, whose validation imports numpy: what parsing a vocabulary needs is then free again.
+    values = read_values(family, inputs)
+    checkpoint = inputs.open_checkpoint(lambda name: not family.leaves_out(name))
+    refuse_quantized(inputs.config.values, inputs.config.path, checkpoint.tensors.values())
+    return matched_model(family, inputs, values, checkpoint.tensors, checkpoint)
+
+
+def matched_model(
+    family: Family,
+    inputs: Inputs,
+    values: Mapping[str, Any],
+    tensors: Mapping[str, View],
+    checkpoint: Checkpoint,
+    spelling: Iterable[str] = (),
+) -> Model:
+    """Hold tensors against a family whose values are read; ``spelling`` are prefixes that were taken off before."""
+    found = match(
+        family,
+        tensors,
+        values,
+        where=inputs.directory,
+        config_name=inputs.config.path.name,
+        ignore_unknown=inputs.options.ignore_unknown,
+    )
+    told, warnings = _told_by_tensors(family, inputs, values, found)
+    return Model(
+        family=family,
+        found=found_text(family.title, checkpoint, (*found.prefixes, *spelling)),
+        values={**values, **told},
+        outputs=found.outputs,
+        warnings=(*inputs.warnings, *found.warnings, *warnings),
+        notes=(*inputs.notes, *found.notes),
+        told_notes=tuple(inputs.told_notes),
+        uses=frozenset(option for part in family.parts for option in USES[part]),
+    )
+
+
+def _told_by_tensors(
+    family: Family, inputs: Inputs, values: Mapping[str, Any], found: Match
+) -> tuple[dict[str, int], list[str]]:
+    """Return the values in which the tensors contradict the configuration, and a warning for each."""
+    told: dict[str, int] = {}
+    warnings = []
+    for value in family.all_values:
+        size = family.size(value.part, value.name.rpartition(".")[2])
+        length = found.sizes.get(size)
+        if value.told_by_tensor and value.part in family.parts and length not in (None, values[value.name]):
+            told[value.name] = length
+            warnings.append(
+                f"{inputs.labels[value.name]} is {values[value.name]}, but {found.origins[size]} has {length}; "
+                f"{length} is written"
+            )
+    return told, warnings
+
+
+def found_text(title: str, checkpoint: Checkpoint, prefixes: Iterable[str]) -> str:
+    """Return what a checkpoint was taken for: family, container and the spelling of its names."""
+    spelling = " and ".join(f"{prefix}*" for prefix in dict.fromkeys(prefixes))
+    others = Checkpoint.others(checkpoint.container)
+    beside = f" ({' and '.join(others)} beside it not read)" if others else ""
+    return f"{title} in {checkpoint.container.name}{beside}, tensors {spelling}"

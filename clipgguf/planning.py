@@ -1,0 +1,162 @@
+"""What a conversion will write: metadata and tensors in order, worked out before a byte of output exists.
+
+Pure: a model in, a Plan out. It knows names, views and values, and no towers.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType
+
+from clipgguf.checkpoint.gguf_file import MetadataItem, too_much
+from clipgguf.element_types import (
+    CLIP_CPP_TYPES,
+    OUTTYPES,
+    QUANTIZED,
+    file_type,
+    ggml_type,
+    resolve_outtype,
+    squeeze,
+    tensor_nbytes,
+)
+from clipgguf.errors import CheckpointError
+from clipgguf.family import F32, Family
+from clipgguf.keys import KEYS
+from clipgguf.matching import Output
+from clipgguf.model import Model
+from clipgguf.options import Outtype
+from clipgguf.tensor import Tensor, View
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """One tensor of the file: where it comes from and what becomes of it; ``shape`` is row-major.
+
+    ``f32_type`` is the type that it has in a file of outtype f32, None where tensors are copied.
+    """
+
+    source: Tensor
+    name: str
+    shape: tuple[int, ...]
+    ggml_type: GGMLQuantizationType
+    nbytes: int
+    f32_type: GGMLQuantizationType | None = None
+
+    @classmethod
+    def copy_of(cls, source: View) -> "PlannedTensor":
+        """Plan a GGUF file's tensor to be copied as it is."""
+        return cls(source, source.name, source.shape, GGMLQuantizationType[source.dtype], source.nbytes)
+
+    @property
+    def elements(self) -> int:
+        """How many values the tensor has."""
+        return math.prod(self.shape)
+
+    @property
+    def keeps_more_as_f32(self) -> bool:
+        """Whether the tensor is not f32 here, and would be with that outtype."""
+        return self.f32_type == GGMLQuantizationType.F32 != self.ggml_type
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole GGUF file that is not yet written.
+
+    ``warnings`` and ``notes`` are lines for the user, and so is ``found``, what the checkpoint was taken for.
+    ``outtype`` is a key of OUTTYPES, or empty where a file's tensors are copied.
+    """
+
+    file_name: str
+    metadata: tuple[MetadataItem, ...]
+    tensors: tuple[PlannedTensor, ...]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    found: str = ""
+    outtype: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise CheckpointError when the file would be more than ``inspect`` and ``verify`` take."""
+        # GGUFWriter adds this one.
+        metadata = [MetadataItem("general.architecture", GGUFValueType.STRING, "clip"), *self.metadata]
+        if what := too_much(metadata, [(tensor.name, tensor.shape) for tensor in self.tensors]):
+            raise CheckpointError(f"{self.file_name}: would have {what}")
+
+    @property
+    def bytes_in(self) -> int:
+        """The bytes of the checkpoint that will be read."""
+        return sum(tensor.source.nbytes for tensor in self.tensors)
+
+    @property
+    def bytes_out(self) -> int:
+        """The bytes of tensor data that will be written, padding not counted."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+
+def make_plan(model: Model, outtype: Outtype) -> Plan:
+    """Plan the GGUF file for a model; ``outtype`` is a key of OUTTYPES, or "auto".
+
+    Raises CheckpointError when the file would be too much for its readers here.
+    """
+    matrices = [
+        (output.source.dtype, output.source.nbytes) for output in model.outputs if len(squeeze(output.shape)) == 2
+    ]
+    outtype = resolve_outtype(outtype, matrices)
+    planned = tuple(_planned(model.family, output, outtype) for output in model.outputs)
+    dtypes = dict.fromkeys(part.dtype for tensor in planned for part in tensor.source.stored)
+    return Plan(
+        file_name=f"{model.family.file_prefix}model-{outtype}.gguf",
+        metadata=_metadata(model, outtype),
+        tensors=planned,
+        warnings=model.warnings,
+        notes=(*model.notes, *_type_notes(model.family, planned, outtype)),
+        found=f"{model.found}, {' and '.join(dtypes)}",
+        outtype=outtype,
+    )
+
+
+def _metadata(model: Model, outtype: Outtype) -> tuple[MetadataItem, ...]:
+    """Return the metadata in the order of KEYS; general.architecture, which GGUFWriter adds, comes before it."""
+    family, matrix_type = model.family, OUTTYPES[outtype][0]
+    values = {**model.values, "file_type": file_type(outtype, is_mmproj=bool(family.projector))}
+    if family.base.always_versioned or matrix_type in QUANTIZED:
+        # As llama.cpp's own quantization adds it, right where readers of quantized files look.
+        values["quantization_version"] = GGML_QUANT_VERSION
+    unwritten = {value.name for value in family.all_values if values.get(value.name) == value.unless}
+    unwritten |= {value.name for value in family.all_values if value.part and value.part not in family.parts}
+    # GGUFWriter leaves out an empty string without a word; so does the plan, which must say what the file will have.
+    return tuple(
+        key.item(list(values[name]) if isinstance(values[name], tuple) else values[name])
+        for name, key in KEYS.items()
+        if name not in unwritten and values.get(name) not in (None, "")
+    )
+
+
+def _planned(family: Family, output: Output, outtype: Outtype) -> PlannedTensor:
+    # Axes of length 1 count for no type; whether they vanish from the file, its base says.
+    squeezed = squeeze(output.shape)
+    shape = squeezed if family.base.squeezes else output.shape
+    row = family.type_of(output.name, len(shape))
+    kind, f32 = (ggml_type(row.for_outtype(name), shape) for name in (outtype.upper(), F32))
+    return PlannedTensor(output.source, output.name, shape, kind, tensor_nbytes(math.prod(shape), kind), f32)
+
+
+def _type_notes(family: Family, planned: Iterable[PlannedTensor], outtype: Outtype) -> list[str]:
+    """Return notes about tensors that have not the type that was asked for."""
+    asked, notes, odd = OUTTYPES[outtype][0], [], 0
+    if asked == GGMLQuantizationType.F16:
+        return []
+    block = GGML_QUANT_SIZES[asked][0]
+    for tensor in planned:
+        row = family.type_of(tensor.name, len(tensor.shape))
+        if row.note and GGMLQuantizationType[row.for_outtype(outtype.upper())] != asked:
+            notes.append(row.note.format(name=tensor.name))
+        odd += len(tensor.shape) == 2 and tensor.shape[-1] % block > 0
+    if odd:
+        notes.append(
+            f"{odd} matrices are f16: their rows are no multiple of the {block} elements of a {asked.name} block"
+        )
+    if not family.projector and asked not in CLIP_CPP_TYPES:
+        known = ", ".join(name for name, (taken, _) in OUTTYPES.items() if taken in CLIP_CPP_TYPES)
+        notes.append(f"no reader of CLIP's towers takes {outtype}; clip.cpp takes {known}")
+    return list(dict.fromkeys(notes))

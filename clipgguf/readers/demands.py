@@ -1,0 +1,253 @@
+"""The demands by which ``clipgguf.readers`` tells who can read a file, each a generator of reasons why not.
+
+A function that takes a file is a demand itself; the others make one from what a reader asks for.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from gguf import GGMLQuantizationType
+
+from clipgguf.clip_file import ClipFile
+from clipgguf.element_types import squeeze
+from clipgguf.families.clip import clip_family
+from clipgguf.family import Family, part_of
+from clipgguf.holding import Held, values_of
+from clipgguf.keys import KEYS, Key
+from clipgguf.shape import shape_text
+from clipgguf.tensor import View
+
+
+class Doubt(str):
+    """A reason why it cannot be told from the file whether a reader computes what it means."""
+
+    __slots__ = ()
+
+
+Demand = Callable[[ClipFile], Iterable[str]]
+
+# The kernels that ggml's depthwise convolution takes; it aborts on f32.
+DEPTHWISE_KERNELS = frozenset({GGMLQuantizationType.F16, GGMLQuantizationType.BF16})
+
+
+def has_keys(names: Sequence[str], part: str | None = None) -> Demand:
+    """Metadata that must be there and have the right type, by short name; for files of a tower, where one is given."""
+
+    def demand(file: ClipFile) -> Iterator[str]:
+        if part is not None and not file.tells(part):
+            return
+        keys = [KEYS[name] for name in names]
+        if missing := [key.key for key in keys if key.key not in file.items]:
+            yield f"it lacks the metadata {', '.join(missing)}"
+        yield from _wrong_key_types(file, keys)
+
+    return demand
+
+
+def has_key_types(*parts: str) -> Demand:
+    """Metadata that must have the right type where it is there: of the whole file, and of some parts."""
+
+    def demand(file: ClipFile) -> Iterator[str]:
+        return _wrong_key_types(file, [key for name, key in KEYS.items() if part_of(name) in ("", *parts)])
+
+    return demand
+
+
+def _wrong_key_types(file: ClipFile, keys: Iterable[Key]) -> Iterator[str]:
+    for key in keys:
+        item = file.items.get(key.key)
+        if item is not None and item.type_name != key.type_name:
+            yield f"{key.key} is {item.type_name}, should be {key.type_name}"
+
+
+def has_flag(name: str, wanted: bool) -> Demand:
+    """A bool that must be as wanted."""
+
+    def demand(file: ClipFile) -> Iterator[str]:
+        if file.value(name) is (not wanted):
+            yield f"{KEYS[name].key} is {str(not wanted).lower()}, should be {str(wanted).lower()}"
+
+    return demand
+
+
+def has_tensor_count(known: Sequence[int]) -> Demand:
+    """One of the numbers of tensors that a reader has sizes of buffers for."""
+
+    def demand(file: ClipFile) -> Iterator[str]:
+        if (count := len(file.tensors)) not in known:
+            yield f"it has {count:,} tensors, the numbers that are known are {', '.join(map(str, known))}"
+
+    return demand
+
+
+def has_file_type(known: Sequence[int]) -> Demand:
+    """One of the values of general.file_type that a reader has names for."""
+
+    def demand(file: ClipFile) -> Iterator[str]:
+        told = file.value("file_type")
+        if told is not None and told not in known:
+            yield f"general.file_type is {told}, the values that are known are {', '.join(map(str, known))}"
+
+    return demand
+
+
+def has_tokens(count: int) -> Demand:
+    """As many tokens as a reader takes for granted, which wraps each text in the last two of them."""
+
+    def demand(file: ClipFile) -> Iterator[str]:
+        tokens = file.value("text.tokens") or ()
+        if file.tells("text") and 0 < len(tokens) < count:
+            yield f"its vocabulary has {len(tokens):,} tokens, the tokens {count - 2} and {count - 1} must be there"
+
+    return demand
+
+
+def has_types(
+    allowed: frozenset[GGMLQuantizationType],
+    *,
+    kernels: frozenset[GGMLQuantizationType],
+    prefixes: tuple[str, ...],
+) -> Demand:
+    """Element types of the matrices, of the patch convolution's kernel, and of all else, which must be f32.
+
+    ``prefixes`` begin the names of the tensors that the reader looks up.
+    """
+
+    def demand(file: ClipFile) -> Iterator[str]:
+        by_axes: dict[int, list[View]] = {}
+        for tensor in file.tensors.values():
+            if tensor.name.startswith(prefixes):
+                by_axes.setdefault(len(squeeze(tensor.shape)), []).append(tensor)
+        yield from _wrong_types(by_axes.get(2, ()), allowed, "")
+        yield from _wrong_types(by_axes.get(4, ()), kernels, " as a convolution's kernel")
+        yield from _wrong_types(by_axes.get(3, ()), DEPTHWISE_KERNELS, " as a depthwise convolution's kernel")
+        yield from _wrong_types(by_axes.get(1, ()), frozenset({GGMLQuantizationType.F32}), " but for matrices")
+
+    return demand
+
+
+def _wrong_types(tensors: Iterable[View], allowed: frozenset[GGMLQuantizationType], where: str) -> Iterator[str]:
+    by_type: dict[str, list[str]] = {}
+    for tensor in tensors:
+        if GGMLQuantizationType[tensor.dtype] not in allowed:
+            by_type.setdefault(tensor.dtype, []).append(tensor.name)
+    for dtype, names in by_type.items():
+        yield f"it does not take {dtype}{where}: {_listed(names)}"
+
+
+def _listed(names: Sequence[str], at_least: str = "") -> str:
+    """Return the first of some names, and how many more there are."""
+    more = f" and {at_least}{len(names) - 1:,} more" if len(names) > 1 else ""
+    return f"{names[0]!r}{more}"
+
+
+def has_sizes(part: str) -> Demand:
+    """Sizes that contradict themselves: zero, heads that do not divide the width, too few values for the channels."""
+    names = [f"{part}.{name}" for name in ("width", "ffn", "heads", "image", "patch") if f"{part}.{name}" in KEYS]
+
+    def demand(file: ClipFile) -> Iterator[str]:
+        if not file.tells(part):
+            return
+        yield from (f"{KEYS[name].key} is 0" for name in names if file.value(name) == 0)
+        width, heads = file.value(f"{part}.width"), file.value(f"{part}.heads")
+        if width and heads and width % heads:
+            keys = KEYS[f"{part}.width"].key, KEYS[f"{part}.heads"].key
+            yield f"{keys[0]} is {width:,}, no multiple of {keys[1]}, {heads:,}"
+        for name in (f"{part}.mean", f"{part}.std"):
+            values = file.value(name) if name in KEYS else None
+            if values and len(values) < 3:
+                yield f"{KEYS[name].key} has {len(values)} values, should have 3"
+
+    return demand
+
+
+def has_projection_dim(part: str) -> Demand:
+    """clip.cpp copies projection_dim values of each embedding, whatever its length is."""
+    name = {"text": "text_projection.weight", "vision": "visual_projection.weight"}[part]
+
+    def demand(file: ClipFile) -> Iterator[str]:
+        told, tensor = file.value(f"{part}.projection"), file.tensors.get(name)
+        if told is not None and tensor is not None and tensor.shape[:1] != (told,):
+            key = KEYS[f"{part}.projection"].key
+            yield f"{key} is {told:,}, but {name!r} has shape {shape_text(tensor.shape)}"
+
+    return demand
+
+
+def has_scratch(mebibytes: Mapping[int, int]) -> Demand:
+    """A vision tower that runs in the memory that a reader has for so many tensors; beyond it, it dies.
+
+    What one image takes was measured: some 33 values of the width and 3 of the feed-forward for every position, and all
+    heads' attention, in float32.
+    """
+
+    def demand(file: ClipFile) -> Iterator[str]:
+        has = mebibytes.get(len(file.tensors))
+        width, ffn, heads, image, patch = (
+            file.value(f"vision.{name}") for name in ("width", "ffn", "heads", "image", "patch")
+        )
+        if has is None or not file.tells("vision") or not all((width, ffn, heads, image, patch)):
+            return
+        positions = (image // patch) ** 2 + 1
+        needed = 4 * positions * (33 * width + 3 * ffn + positions * heads)
+        if needed > has * 2**20:
+            yield (
+                f"an image of image_size {image:,} takes about {needed / 2**20:,.0f} MiB, it has {has} MiB "
+                f"for files of {len(file.tensors):,} tensors"
+            )
+
+    return demand
+
+
+def has_one_activation(file: ClipFile) -> Iterator[str]:
+    """llama.cpp refuses a file that tells of two activations."""
+    if file.value("gelu") and file.value("silu"):
+        yield "clip.use_gelu and clip.use_silu are both true"
+
+
+def is_contiguous(file: ClipFile) -> Iterator[str]:
+    """Today's ggml wants every tensor where the one before ends, aligned (``ggml/src/gguf.cpp``)."""
+    gguf = file.file
+    position = gguf.data_start
+    for tensor in gguf.tensors:
+        if tensor.offset != position:
+            yield f"tensor {tensor.name!r} begins at byte {tensor.offset:,}, the one before ends at {position:,}"
+            return
+        position += -(-tensor.nbytes // gguf.alignment) * gguf.alignment
+
+
+def holds_clip(part: str) -> Demand:
+    """The tensors of one of CLIP's towers, with all that comes after its blocks."""
+
+    def demand(file: ClipFile) -> Iterable[str]:
+        return held_to(file, clip_family("CLIP", (part,)), part) if file.tells(part) else ()
+
+    return demand
+
+
+def held_to(file: ClipFile, family: Family, part: str) -> Iterator[str]:
+    """Yield what a file lacks of a family's tensors, and what does not fit."""
+    values = values_of(family, file.items)
+    count = values.get(f"{part}.blocks")
+    if count is None or not all(values.get(f"{part}.{name}") for name in ("width", "ffn", "heads")):
+        return  # The keys or sizes are the fault, which others tell.
+    if count > len(file.tensors):
+        yield f"its metadata tells of {count:,} blocks, it has {len(file.tensors):,} tensors"
+        return
+    if file.is_llava and len(file.feature_layers) > 1:
+        # The features of several layers lie side by side before the projector.
+        values["vision.features"] = values["vision.width"] * len(file.feature_layers)
+    held = file.held(family, values)
+    if held.missing:
+        at_least = "at least " if held.is_cut else ""
+        yield f"it lacks tensors: {_listed(held.missing, at_least)}"
+    yield from _misfits(held)
+
+
+def _misfits(held: Held) -> Iterator[str]:
+    if held.misfits:
+        name, shape, right = held.misfits[0]
+        more = f" ({len(held.misfits) - 1:,} more do not fit)" if len(held.misfits) > 1 else ""
+        yield (
+            f"its tensors do not fit its metadata or each other: {name!r} has shape {shape_text(shape)}, "
+            f"not {shape_text(right)}{more}"
+        )

@@ -1,0 +1,144 @@
+"""Shapes as einops writes them: what a tensor's axes are called, and how they are arranged anew for the file.
+
+    "ffn width"                                                   two axes
+    "(3 width') width -> 3 width' width"                          a fused qkv, cut in three
+    "width 3 2 patch patch' -> 2 width 3 patch patch'"            a kernel for each of two frames
+    "(heads 2 half) width -> (heads half 2) width"                another order of rows inside a head
+
+Left of the arrow is the shape in the checkpoint, right of it that in the file; without an arrow they are the same. An
+axis is a word, a number, or several of these in parentheses, the last one running fastest. ``width'`` is another axis
+of the size ``width``, and ``3'`` another one of 3: each name stands once on a side. Axes are only ever reordered, split
+and joined, so that every arrangement is a matter of strides; an axis of length 1 may be left out or added.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+# The parts of one axis in order, as words and numbers.
+Axis = tuple[str, ...]
+
+_PART = r"(?:[A-Za-z_]\w*|[1-9]\d*)'*"
+_AXIS = re.compile(rf"(?:{_PART}|\({_PART}(?: {_PART})*\))(?:\s+|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A shape's axes in the checkpoint, ``stored``, and in the file, ``written``."""
+
+    stored: tuple[Axis, ...]
+    written: tuple[Axis, ...]
+
+
+@cache
+def parse(text: str) -> Pattern:
+    """Read a pattern; ValueError when it is none, or when its sides have not the same parts."""
+    stored, arrow, written = text.partition("->")
+    pattern = Pattern(_axes(stored), _axes(written if arrow else stored))
+    left, right = (
+        sorted(part for axis in side for part in axis if part != "1") for side in (pattern.stored, pattern.written)
+    )
+    if left != right or len(set(left)) != len(left):
+        raise ValueError(f"{text!r} is no pattern of a shape: each axis should stand once on either side")
+    return pattern
+
+
+def _axes(side: str) -> tuple[Axis, ...]:
+    """Read the axes of one side."""
+    axes: list[Axis] = []
+    position, side = 0, side.strip()
+    while position < len(side):
+        match = _AXIS.match(side, position)
+        if match is None:
+            raise ValueError(f"{side!r} is no shape: it should have words, whole numbers and parentheses")
+        axes.append(tuple(match[0].strip(" ()").split()))
+        position = match.end()
+    return tuple(axes)
+
+
+def size_name(part: str) -> str | None:
+    """Return the name of the size that a part of an axis has; None for a number."""
+    name = part.rstrip("'")
+    return None if name.isdecimal() else name
+
+
+def lengths(axes: tuple[Axis, ...], shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[str, int] | None:
+    """Return the length of every part of the axes of a tensor with this shape; None when the shape does not fit.
+
+    ``sizes`` are those that are known. Of an axis of several parts, one may be unknown.
+    """
+    if len(axes) != len(shape):
+        return None
+    known: dict[str, int] = dict(sizes)
+    found: dict[str, int] = {}
+    for axis, length in zip(axes, shape, strict=True):
+        values = [_size(part, known) for part in axis]
+        rest = length
+        for value in values:
+            if value is not None:
+                if value < 1 or rest % value:
+                    return None
+                rest //= value
+        unknown = [part for part, value in zip(axis, values, strict=True) if value is None]
+        if len(unknown) > 1 or rest < 1 or (not unknown and rest != 1):
+            return None
+        for part, value in zip(axis, values, strict=True):
+            found[part] = rest if value is None else value
+            if (name := size_name(part)) is not None:
+                known.setdefault(name, found[part])
+    return found
+
+
+def shape_of(axes: tuple[Axis, ...], sizes: Mapping[str, int]) -> tuple[int | None, ...]:
+    """Return the lengths of axes; None for one with a part whose size is not known."""
+    return tuple(_length(axis, sizes) for axis in axes)
+
+
+def _size(part: str, sizes: Mapping[str, int]) -> int | None:
+    name = size_name(part)
+    return int(part.rstrip("'")) if name is None else sizes.get(name)
+
+
+def _length(axis: Axis, sizes: Mapping[str, int]) -> int | None:
+    values = [_size(part, sizes) for part in axis]
+    return None if None in values else math.prod(value for value in values if value is not None)
+
+
+def words(axes: tuple[Axis, ...]) -> Iterator[str]:
+    """Yield the names of the sizes in axes."""
+    return (name for axis in axes for part in axis if (name := size_name(part)) is not None)
+
+
+def arranged(
+    pattern: Pattern, parts: Mapping[str, int], steps: tuple[int, ...]
+) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
+    """Return the shape that a tensor has in the file, and its elements in that order as (length, step) pairs.
+
+    ``parts`` are what ``lengths`` gives, ``steps`` those along the axes of the checkpoint's tensor, in elements.
+    """
+    step_of: dict[str, int] = {}
+    for axis, step in zip(pattern.stored, steps, strict=True):
+        for part in reversed(axis):
+            step_of[part] = step
+            step *= parts[part]
+    shape = tuple(math.prod(1 if part == "1" else parts[part] for part in axis) for axis in pattern.written)
+    return shape, [(parts[part], step_of[part]) for axis in pattern.written for part in axis if part != "1"]
+
+
+def merged(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return (length, step) pairs with those that run on into each other as one, and without those of length 1."""
+    found: list[tuple[int, int]] = []
+    for length, step in pairs:
+        if length == 1:
+            continue
+        if found and found[-1][1] == length * step:
+            length *= found.pop()[0]
+        found.append((length, step))
+    return found
+
+
+def shape_text(shape: tuple[int | None, ...]) -> str:
+    """Return a shape as messages have it; an axis of None may have any length."""
+    return f"({', '.join('any' if axis is None else str(axis) for axis in shape)})"

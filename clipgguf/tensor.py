@@ -1,0 +1,197 @@
+"""Where the values of a tensor come from: a view of a checkpoint, several views in turn, or rows that are computed."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipgguf.shape import Pattern, arranged, merged
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Deflated:
+    """A storage that a zip archive holds compressed: the byte range in the file, and what must come out of it."""
+
+    offset: int
+    compressed_size: int
+    inflated_size: int
+    crc32: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Elements of a checkpoint's tensor as they lie in a file, little-endian; the tensor itself, or a part of it.
+
+    ``dtype`` is safetensors' code ("F32", "BF16", ...); ``nbytes`` is what the elements take when they are contiguous.
+    ``offset`` is where the first element lies in the file, or in the inflated storage where ``deflated`` names one.
+    The elements are contiguous and row-major unless ``strides`` gives, in elements, the step along each axis.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+    nbytes: int
+    strides: tuple[int, ...] | None = None
+    deflated: Deflated | None = None
+
+    @property
+    def itemsize(self) -> int:
+        """The bytes of one element."""
+        return self.nbytes // max(1, math.prod(self.shape))
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The step along each axis, in elements."""
+        if self.strides is not None:
+            return self.strides
+        return tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
+
+    @property
+    def extent(self) -> int:
+        """The bytes from ``offset`` to the last element's end: ``nbytes``, but for gaps and shared elements."""
+        if self.strides is None or not self.nbytes:
+            return self.nbytes
+        last = sum((length - 1) * stride for length, stride in zip(self.shape, self.strides, strict=True))
+        return (last + 1) * self.itemsize
+
+    @property
+    def parts(self) -> "tuple[View, ...]":
+        """What to read, one after the other: the view itself."""
+        return (self,)
+
+    @property
+    def stored(self) -> "tuple[View, ...]":
+        """The views of the checkpoint that it is made of."""
+        return (self,)
+
+    def rows(self, start: int, stop: int) -> "View":
+        """Return the rows from ``start`` up to ``stop`` along the first axis, as a view of the same bytes."""
+        shape = (stop - start, *self.shape[1:])
+        offset = self.offset + start * self.steps[0] * self.itemsize
+        return replace(self, shape=shape, offset=offset, nbytes=math.prod(shape) * self.itemsize)
+
+    def rearranged(
+        self, pattern: Pattern, parts: dict[str, int], count: int = 1
+    ) -> "Iterator[tuple[tuple[int, ...], View]]":
+        """Yield a tensor's arrangements by a pattern: the shape in the file, and the view of the same bytes.
+
+        ``parts`` are the lengths of all parts of the pattern's axes (``shape.lengths``). With a ``count`` of more than
+        1 the leading axis in the file has that length, and each of its slices is a tensor of its own. A view's own
+        shape may have other axes than the file's; its elements are in the file's order.
+        """
+        shape, pairs = arranged(pattern, parts, self.steps)
+        step = 0
+        if count > 1:
+            assert shape[0] == count
+            shape, (_, step), pairs = shape[1:], pairs[0], pairs[1:]
+        pairs = merged(pairs)
+        lengths, strides = tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
+        view = replace(self, shape=lengths, strides=strides, nbytes=math.prod(lengths) * self.itemsize)
+        if strides in ((), (1,)):
+            view = replace(view, shape=shape, strides=None)
+        for number in range(count):
+            yield shape, replace(view, offset=self.offset + number * step * self.itemsize)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Views of one dtype, one after the other along the first axis of the file's tensor."""
+
+    parts: tuple[View, ...]
+
+    @property
+    def stored(self) -> tuple[View, ...]:
+        """The views of the checkpoint that it is made of."""
+        return self.parts
+
+    @property
+    def name(self) -> str:
+        """The name of the first one, for messages."""
+        return self.parts[0].name
+
+    @property
+    def path(self) -> Path:
+        """The file of the first one, for messages."""
+        return self.parts[0].path
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of all of them."""
+        return self.parts[0].dtype
+
+    @property
+    def itemsize(self) -> int:
+        """The bytes of one element."""
+        return self.parts[0].itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all of them."""
+        return sum(part.nbytes for part in self.parts)
+
+
+# Reads a view: its values in its shape, as float16 for F16 and as float32 for all else.
+Read = Callable[[View], "NDArray[Any]"]
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Float32 values that are computed when their turn comes, a few rows along the first axis at a time.
+
+    ``rows(read, start, stop)`` returns those from ``start`` up to ``stop``, from whatever it reads of ``inputs``. It
+    computes in the inputs' own type where that is float16 and in float32 otherwise, as torch does.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    inputs: tuple[View, ...]
+    rows: "Callable[[Read, int, int], NDArray[Any]]"
+
+    dtype = "F32"
+    itemsize = 4
+
+    @property
+    def parts(self) -> "tuple[Computed, ...]":
+        """What to make, one after the other: all of it."""
+        return (self,)
+
+    @property
+    def stored(self) -> tuple[View, ...]:
+        """The views of the checkpoint that it is made of."""
+        return self.inputs
+
+    @property
+    def path(self) -> Path:
+        """The file of the first input, for messages."""
+        return self.inputs[0].path
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the values."""
+        return 4 * math.prod(self.shape)
+
+
+# What element types a checkpoint may have, by the codes of safetensors.
+DTYPES = ("F64", "F32", "F16", "BF16")
+
+Tensor = View | Joined | Computed
+
+
+def plus(constant: int) -> Callable[[View, tuple[int, ...]], Computed]:
+    """Return the function that makes a tensor with a constant added to every value, as Gemma's norms want 1."""
+
+    def then(view: View, shape: tuple[int, ...]) -> Computed:
+        def rows(read: Read, start: int, stop: int) -> "NDArray[Any]":
+            values = read(view.rows(start, stop))
+            values += values.dtype.type(constant)
+            return values
+
+        return Computed(view.name, shape, (view,), rows)
+
+    return then

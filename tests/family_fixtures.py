@@ -1,0 +1,87 @@
+"""Families' fixtures: tiny checkpoints by names and shapes, and what llama.cpp's own converter makes of them.
+
+A fixture is ``tests/fixtures/families/NAME.json``: the checkpoint's JSON files, its tensors' names and shapes, and of
+the reference's files the metadata, and for every tensor its shape, its type by outtype, and the SHA-256 of its bytes
+(the first 16 digits) by source dtype and type. The values follow from the names, so that a fixture needs none.
+``tests/make_families.py`` makes them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgguf.options import Outtype
+from tests.checkpoints import Shapes, values, write_json
+from tests.llava_checkpoints import write_weights
+
+FIXTURES = Path(__file__).parent / "fixtures" / "families"
+DTYPES = ("F32", "F16", "BF16")
+OUTTYPES: tuple[Outtype, ...] = ("f32", "f16", "bf16", "q8_0")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A tensor of the reference's files: its row-major shape, its type by outtype, and hashes by dtype and type."""
+
+    shape: tuple[int, ...]
+    types: dict[str, str]
+    hashes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """One family: a tiny checkpoint, and what the reference makes of it."""
+
+    name: str
+    files: dict[str, Any]
+    shapes: Shapes
+    metadata: dict[str, Any]
+    tensors: dict[str, Expected]
+
+    @classmethod
+    def read(cls, path: Path) -> "Fixture":
+        """Read a fixture."""
+        values = json.loads(path.read_text())
+        return cls(
+            path.stem,
+            values["files"],
+            {name: tuple(shape) for name, shape in values["shapes"].items()},
+            values.get("metadata", {}),
+            {
+                name: Expected(tuple(t["shape"]), dict(zip(OUTTYPES, t["types"].split(), strict=True)), t["hashes"])
+                for name, t in values.get("tensors", {}).items()
+            },
+        )
+
+    def write(self, directory: Path, dtype: str = "F32", shards: int = 1, *, reverse: bool = False) -> Path:
+        """Write the checkpoint: its JSON files and its weights, dealt out over shards in turn."""
+        directory.mkdir(parents=True)
+        for name, value in self.files.items():
+            write_json(directory / name, value)
+        names = sorted(self.shapes, reverse=reverse)
+        write_weights(directory, {name: weights(name, self.shapes[name]) for name in names}, dtype, shards)
+        return directory
+
+
+def weights(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return a tensor's values, which follow from its name; small, so that a model of many blocks stays finite."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
+    count = int(np.prod(shape, dtype=np.int64))
+    flat = np.concatenate([*values(seed, count), np.empty(0, np.float32)])
+    return (flat.reshape(shape) * np.float32(0.25)).astype(np.float32)
+
+
+def digest(data: bytes) -> str:
+    """Return what a fixture has of a tensor's bytes."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def fixtures() -> Iterator[Fixture]:
+    """Yield all fixtures."""
+    return map(Fixture.read, sorted(FIXTURES.glob("*.json")))

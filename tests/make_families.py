@@ -1,0 +1,134 @@
+"""Make the families' fixtures: let llama.cpp's own converter convert their tiny checkpoints.
+
+    python -m tests.make_families [NAME ...]           # the reference's part of the fixtures, anew
+    python -m tests.make_families NAME --from MODEL    # a new fixture, with a small checkpoint's names, shapes and JSON
+
+The converter is taken from the source distribution of llama-cpp-python, which has llama.cpp inside: fetched once with
+pip into ``--cache``. It runs in a process of its own, and needs what ``pip install -e '.[reference]'`` installs.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFReader
+
+from clipgguf.checkpoint import Checkpoint
+from tests.family_fixtures import DTYPES, FIXTURES, OUTTYPES, Fixture, digest
+
+RELEASE = "0.3.36"
+WANTED = re.compile(
+    r"[^/]+/vendor/llama\.cpp/((?:convert_hf_to_gguf\.py$|conversion/|gguf-py/)[^.].*|convert_hf_to_gguf\.py$)"
+)
+# What the reference writes besides, from the names of directories and from model cards.
+GUESSED = ("general.name", "general.basename", "general.finetune", "general.version", "general.size_label")
+JSON_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
+
+
+def fetch(cache: Path) -> Path:
+    """Return the folder with convert_hf_to_gguf.py; needs the network once."""
+    home = cache / f"llama.cpp-{RELEASE}"
+    if (home / "convert_hf_to_gguf.py").is_file():
+        return home
+    cache.mkdir(parents=True, exist_ok=True)
+    download = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-d", str(cache)]
+    subprocess.run([*download, f"llama-cpp-python=={RELEASE}"], check=True, stdout=subprocess.DEVNULL)
+    with tarfile.open(next(cache.glob(f"llama_cpp_python-{RELEASE}.tar.gz"))) as archive:
+        for member in archive:
+            match = WANTED.match(member.name)
+            file = archive.extractfile(member) if match and member.isfile() and ".." not in member.name else None
+            if match and file:
+                target = home / match[1]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(file.read())
+    return home
+
+
+def convert(home: Path, model: Path, path: Path, outtype: str) -> GGUFReader:
+    """Run the reference, and read its file."""
+    script = [sys.executable, str(home / "convert_hf_to_gguf.py"), str(model), "--mmproj"]
+    offline = {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(home / "gguf-py"),
+    }
+    subprocess.run(
+        [*script, "--outtype", outtype, "--outfile", str(path)], check=True, env=offline, capture_output=True
+    )
+    return GGUFReader(path)
+
+
+def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
+    """Return the reference's part of a fixture."""
+    metadata: dict[str, Any] = {}
+    tensors: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        for dtype in DTYPES:
+            model = fixture.write(Path(directory, dtype, fixture.name), dtype)
+            for outtype in OUTTYPES:
+                read = convert(home, model, Path(directory, f"{dtype}-{outtype}.gguf"), outtype)
+                if outtype == "f32":
+                    metadata = keys(read)
+                for tensor in read.tensors:
+                    record = tensors.setdefault(
+                        tensor.name, {"shape": [int(n) for n in reversed(tensor.shape)], "types": {}, "hashes": {}}
+                    )
+                    kind = tensor.tensor_type.name
+                    record["types"][outtype] = kind
+                    record["hashes"][f"{dtype} {kind}"] = digest(tensor.data.tobytes())
+    for record in tensors.values():
+        record["types"] = " ".join(record["types"][outtype] for outtype in OUTTYPES)
+    return {"metadata": metadata, "tensors": dict(sorted(tensors.items()))}
+
+
+def keys(read: GGUFReader) -> dict[str, Any]:
+    """Return a file's metadata as [types, value] by key, without what depends on the directory and the outtype."""
+    skipped = (*GUESSED, "general.file_type")
+    return {
+        name: [" ".join(kind.name for kind in field.types), field.contents()]
+        for name, field in read.fields.items()
+        if not name.startswith("GGUF.") and name not in skipped
+    }
+
+
+def main() -> None:
+    """Make the fixtures that are asked for, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--from", dest="model", type=Path)
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "clipgguf-reference")
+    arguments = parser.parse_args()
+    home = fetch(arguments.cache)
+    for name in arguments.names or [path.stem for path in sorted(FIXTURES.glob("*.json"))]:
+        path = FIXTURES / f"{name}.json"
+        if arguments.model is not None:
+            files = {
+                file: json.loads((arguments.model / file).read_text())
+                for file in JSON_FILES
+                if (arguments.model / file).exists()
+            }
+            shapes = {name: tensor.shape for name, tensor in sorted(Checkpoint.open(arguments.model).tensors.items())}
+            path.write_text(json.dumps({"files": files, "shapes": shapes}))
+        values = json.loads(path.read_text())
+        values |= reference(Fixture.read(path), home)
+        path.write_text(text(values))
+
+
+def text(values: dict[str, Any]) -> str:
+    """Return a fixture as JSON with a line for every tensor."""
+    lines = []
+    for key, value in values.items():
+        inner = ",\n".join(f"  {json.dumps(name)}: {json.dumps(item)}" for name, item in value.items())
+        lines.append(f"{json.dumps(key)}: {{\n{inner}\n}}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Every family of data: its files are those of llama.cpp's own converter, and its checkpoints are read with care."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gguf import GGUFReader
+
+from clipgguf import CheckpointError, ClipGGUFError, Options, convert, inspect, plan, upgrade, verify
+from clipgguf.families import MODULES
+from clipgguf.options import Outtype
+from tests.checkpoints import Shapes, write_json
+from tests.family_fixtures import DTYPES, OUTTYPES, Fixture, digest, fixtures
+from tests.gguf_bytes import rewritten
+
+FAMILIES = list(fixtures())
+
+
+def named(fixture: Any) -> str:
+    return fixture.name if isinstance(fixture, Fixture) else str(fixture)
+
+
+def test_every_family_of_data_has_a_fixture() -> None:
+    data = MODULES.keys() - {"clip", "llava"}
+    assert data == {fixture.name for fixture in FAMILIES}
+
+
+@pytest.mark.parametrize("outtype", OUTTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES, ids=named)
+def test_files_are_the_references(family: Fixture, dtype: str, outtype: Outtype, tmp_path: Path) -> None:
+    model = family.write(tmp_path / "m", dtype, shards=2)
+    read = GGUFReader(convert(model, tmp_path / "out.gguf", Options(outtype=outtype)).path)
+    tensors = {
+        t.name: (t.tensor_type.name, [int(n) for n in reversed(t.shape)], digest(t.data.tobytes()))
+        for t in read.tensors
+    }
+    assert tensors == {
+        name: (expected.types[outtype], list(expected.shape), expected.hashes[f"{dtype} {expected.types[outtype]}"])
+        for name, expected in family.tensors.items()
+    }
+    metadata = {
+        name: [" ".join(kind.name for kind in field.types), field.contents()] for name, field in read.fields.items()
+    }
+    assert family.metadata.items() <= metadata.items()
+    assert {name for name in metadata if name.startswith("clip.")} <= family.metadata.keys()
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=named)
+def test_shards_and_their_order_do_not_show(family: Fixture, tmp_path: Path) -> None:
+    models = [
+        family.write(tmp_path / "a" / "m"),
+        family.write(tmp_path / "b" / "m", shards=5),
+        family.write(tmp_path / "c" / "m", shards=3, reverse=True),
+    ]
+    assert len({convert(model, tmp_path / f"{n}.gguf").path.read_bytes() for n, model in enumerate(models)}) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=named)
+def test_double_precision_is_rounded_by_way_of_single(family: Fixture, tmp_path: Path) -> None:
+    # The values are float32's, so that nothing but the way can make a difference.
+    single, double = (convert(family.write(tmp_path / d / "m", d), tmp_path / f"{d}.gguf").path for d in ("F32", "F64"))
+    assert single.read_bytes() == double.read_bytes()
+
+
+def one_of_each_kind(family: Fixture, directory: Path) -> list[str]:
+    """Return the checkpoint's tensors that are written, without those that differ from others in their block only."""
+    tensors = plan(family.write(directory / "whole" / "m")).tensors
+    names = {view.name for tensor in tensors for view in tensor.source.stored}
+    return sorted(name for name in names if not re.search(r"\.[1-9]\d*\.(?!(?:weight|bias)$)", name))
+
+
+def with_shapes(family: Fixture, shapes: Shapes, directory: Path) -> Path:
+    return replace(family, shapes=shapes).write(directory)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=named)
+def test_a_missing_tensor_is_named(family: Fixture, tmp_path: Path) -> None:
+    for number, name in enumerate(one_of_each_kind(family, tmp_path)):
+        model = with_shapes(family, {n: s for n, s in family.shapes.items() if n != name}, tmp_path / f"{number}")
+        with pytest.raises(CheckpointError) as error:
+            plan(model)
+        (problem,) = error.value.problems
+        assert "no file has" in problem
+        assert ".".join(name.split(".")[-2:]) in problem
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=named)
+def test_a_bent_tensor_is_named(family: Fixture, tmp_path: Path) -> None:
+    for number, name in enumerate(one_of_each_kind(family, tmp_path)):
+        shape = family.shapes[name]
+        model = with_shapes(family, {**family.shapes, name: (*shape[:-1], shape[-1] + 1)}, tmp_path / f"{number}")
+        with pytest.raises(CheckpointError) as error:
+            plan(model)
+        assert any(repr(name) in problem and "asks for" in problem for problem in error.value.problems)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=named)
+def test_an_unknown_tensor_is_named_beside_every_one_that_is_known(family: Fixture, tmp_path: Path) -> None:
+    beside = {f"{name.rpartition('.')[0]}.extra": (3,) for name in one_of_each_kind(family, tmp_path)}
+    model = with_shapes(family, {**family.shapes, **beside}, tmp_path / "m")
+    with pytest.raises(CheckpointError) as error:
+        plan(model)
+    assert {problem.split("'")[1] for problem in error.value.problems} == beside.keys()
+    assert all("unknown" in problem and "--ignore-unknown" in problem for problem in error.value.problems)
+    ignoring = convert(model, tmp_path / "a.gguf", Options(ignore_unknown=True))
+    assert len(ignoring.warnings) == len(beside)
+    whole = convert(tmp_path / "whole" / "m", tmp_path / "b.gguf").path
+    assert ignoring.path.read_bytes() == whole.read_bytes()
+
+
+def places(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the keys of all numbers that the tables read, by their paths."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from places(value, (*path, key))
+        elif type(value) in (int, float):
+            yield (*path, key)
+
+
+@pytest.mark.parametrize("value", [0, -1, 2**200, 1e400, True, "7", [7], {}], ids=str)
+@pytest.mark.parametrize("family", FAMILIES, ids=named)
+def test_hostile_numbers_in_the_configuration(family: Fixture, value: Any, tmp_path: Path) -> None:
+    expected = convert(family.write(tmp_path / "m"), tmp_path / "a.gguf").path.read_bytes()
+    refused = 0
+    for path in places(family.files["config.json"]):
+        files = json.loads(json.dumps(family.files))
+        where = files["config.json"]
+        for key in path[:-1]:
+            where = where[key]
+        where[path[-1]] = value
+        write_json(tmp_path / "m" / "config.json", files["config.json"])
+        try:
+            result = convert(tmp_path / "m", tmp_path / "b.gguf").path.read_bytes()
+        except ClipGGUFError as error:
+            refused += 1
+            assert any(path[-1] in problem or "asks for" in problem for problem in error.problems), error
+        else:  # It is none that matters here.
+            assert result == expected, path
+    assert refused >= 5
+
+
+def converted(family: Fixture, directory: Path) -> Path:
+    return convert(family.write(directory / "m"), directory / "x.gguf").path
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=named)
+def test_inspect_knows_the_family(family: Fixture, tmp_path: Path) -> None:
+    path = converted(family, tmp_path)
+    inspection = inspect(path)
+    (tower,) = inspection.towers
+    assert inspection.found == f"mmproj for {tower.family}"
+    assert tower.blocks == tower.blocks_stored == tower.blocks_run
+    assert [verdict.reads for verdict in inspection.verdicts] == [False, False, True]
+    with pytest.raises(CheckpointError, match="lacks nothing"):
+        upgrade(path)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=named)
+def test_llama_cpp_is_said_to_refuse_what_lacks_anything(family: Fixture, tmp_path: Path) -> None:
+    path = converted(family, tmp_path)
+    ours = [item.key for item in inspect(path).metadata if item.key.startswith("clip.")]
+    optional = {"clip.vision.projector.scale_factor"}
+    for name in (*family.tensors, *ours):
+        if name in optional or re.search(r"\.[1-9]\.", name.replace("weight.1", "")):
+            continue
+        changed = rewritten(path, tmp_path / "y.gguf", without=[name])
+        verdict = inspect(changed).verdicts[-1]
+        assert verdict.reads is not True, name
+        # Without a name for the projector, it is taken for LLaVA's.
+        assert name == "clip.projector_type" or any(name in reason for reason in verdict.reasons), name
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=named)
+def test_verify_finds_any_flipped_bit(family: Fixture, tmp_path: Path) -> None:
+    path = converted(family, tmp_path)
+    assert verify(path, tmp_path / "m").agrees
+    data = bytearray(path.read_bytes())
+    for tensor in inspect(path).tensors:
+        position = tensor.offset + tensor.nbytes // 2
+        data[position] ^= 1
+        path.write_bytes(data)
+        problems = verify(path, tmp_path / "m").problems
+        assert len(problems) == 1
+        assert repr(tensor.name) in problems[0]
+        data[position] ^= 1
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=named)
+def test_what_does_not_apply_is_refused(family: Fixture, tmp_path: Path) -> None:
+    model = family.write(tmp_path / "m")
+    for options in (Options(feature_layer=-2), Options(vocab=tmp_path), Options(keep_last_layer=True)):
+        with pytest.raises(ValueError, match=r"(is|are) for .*; .* gives an image encoder of"):
+            plan(model, options)

@@ -125,7 +125,7 @@ class ClipFile:
 
     @cached_property
     def family(self) -> Family | None:
-        """The family whose tables the file should fit; None when it is none that is known."""
+        """The family whose tables the file should fit; None when it is not known."""
         if self.module not in (None, "clip", "llava"):
             family: Family = importlib.import_module(f"clipgguf.families.{self.module}").FAMILY
             return family

@@ -176,7 +176,7 @@ def _f32_to_f16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.
 
 
 def _f32_to_bf16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.uint8]) -> int:
-    """Round to nearest even, what is no number to a quiet one: gguf-py's arithmetic, in place and a block at a time."""
+    """Round to nearest even; NaNs become quiet. gguf-py's arithmetic, in place and a block at a time."""
     bits, halves = source.view("<u4"), target.view("<u2")
     scratch_bits = scratch[: 4 * _BLOCK].view("<u4")
     count = 0

@@ -9,13 +9,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from clipgguf.shape import Pattern, parse
 from clipgguf.tensor import Computed, View
-
-if TYPE_CHECKING:
-    from clipgguf.inputs import Inputs
 
 T = TypeVar("T")
 
@@ -28,17 +25,18 @@ class Value:
     """A metadata value by its short name (``keys.py``), or only a size of shapes where it has no key there.
 
     It is what config.json has at ``source``, a dotted path or several separated by ``|``, or what the function
-    ``source`` gives; ``default`` where that is missing or None. Paths that begin with ``processor.`` are of the image
-    processor's file. Without a ``source`` it is the default itself. ``of`` makes it from the values before it, so that
-    it can be told from a file as well; a ValueError says what is wrong with them. Without a default the config must
-    have it. It must be of the default's type, or of ``kind``: an int is positive and of 32 bits, a float positive.
+    ``source`` gives of the Inputs; ``default`` where that is missing or None. Paths that begin with ``processor.`` are
+    of the image processor's file. Without a ``source`` it is the default itself. ``of`` makes it from the values before
+    it, so that it can be told from a file as well; a ValueError says what is wrong with them. Without a default the
+    config must have it. It must be of the default's type, or of ``kind``: an int is positive and of 32 bits, a float
+    positive.
 
     It is not written when it is None or equal to ``unless``. With ``told_by_tensor`` the tensors are right where they
     contradict it.
     """
 
     name: str
-    source: "str | Callable[[Inputs], Any] | None" = None
+    source: str | Callable[[Any], Any] | None = None
     default: Any = None
     of: Callable[[Mapping[str, Any]], Any] | None = None
     kind: type | None = None

@@ -1,4 +1,4 @@
-"""Mend mmproj files that were written before llama.cpp asked for more: new metadata, the same tensors."""
+"""Add to mmproj files what llama.cpp asks for since they were written: new metadata, the same tensors."""
 
 import os
 from dataclasses import dataclass

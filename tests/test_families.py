@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from gguf import GGUFReader
 
@@ -16,6 +17,7 @@ from clipgguf.options import Outtype
 from tests.checkpoints import Shapes, write_json
 from tests.family_fixtures import DTYPES, OUTTYPES, Fixture, digest, fixtures
 from tests.gguf_bytes import rewritten
+from tests.llama_client import answer_image, is_available, random_pixels, write_tiny_language_model
 
 FAMILIES = list(fixtures())
 
@@ -196,3 +198,14 @@ def test_what_does_not_apply_is_refused(family: Fixture, tmp_path: Path) -> None
     for options in (Options(feature_layer=-2), Options(vocab=tmp_path), Options(keep_last_layer=True)):
         with pytest.raises(ValueError, match=r"(is|are) for .*; .* gives an image encoder of"):
             plan(model, options)
+
+
+@pytest.mark.skipif(not is_available(), reason="xllamacpp is not installed (extra: client)")
+@pytest.mark.parametrize("family", FAMILIES, ids=named)
+def test_llama_cpp_answers_about_a_picture(family: Fixture, tmp_path: Path) -> None:
+    path = converted(family, tmp_path)
+    (width,) = (item.value for item in inspect(path).metadata if item.key == "clip.vision.projection_dim")
+    write_tiny_language_model(tmp_path / "llama.gguf", width)
+    result = answer_image(tmp_path / "llama.gguf", path, random_pixels(112, 112))
+    assert result.ok, result.errors
+    assert np.isfinite(result.logits).all()

@@ -1,4 +1,4 @@
-"""Files from before are mended: two keys more, and not a byte of a tensor less."""
+"""Files from before get what they lack: two keys more, and not a byte of a tensor less."""
 
 import os
 import stat

@@ -75,7 +75,7 @@ def _open(model: Path, options: Options, told: Told | None) -> Model:
 
 
 def module_of(config: Mapping[str, Any]) -> str | None:
-    """Return the module of the family that a config.json describes; None when it is none that we know."""
+    """Return the module of the family that a config.json describes; None when it is not known."""
     model_type = config.get("model_type")
     # The original LLaVA's model_type is often that of its language model.
     if any(key in config for key in ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")):

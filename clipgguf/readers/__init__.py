@@ -1,9 +1,8 @@
 """Who can read a CLIP GGUF file: what clip.cpp, PowerInfer and llama.cpp ask of one, as tables.
 
 A demand (``clipgguf.readers.demands``) yields a reason for every way in which a reader fails on a file, or computes
-something else than what the file means, and a doubt for what the file does not tell. What is wrong in a reader and no
-file can mend, as llama.cpp's place for the class token (https://github.com/ggml-org/llama.cpp/issues/25814), is no
-reason.
+something else than what the file means, and a doubt for what the file does not tell. A bug of a reader that no file can
+avoid, such as llama.cpp's place for the class token (https://github.com/ggml-org/llama.cpp/issues/25814), is no reason.
 
 Sources: monatis/clip.cpp, ``clip.cpp`` (f4ee24b); SJTU-IPADS/PowerInfer, ``examples/llava/clip.cpp`` (d3ebd7c);
 ggml-org/llama.cpp, ``tools/mtmd/clip.cpp`` and ``tools/mtmd/models/llava.cpp``. ``tests/test_readers.py`` compares the

@@ -1,0 +1,65 @@
+"""Joined and computed tensors go through the stream as views do, to every type and in any number of chunks."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+from numpy.typing import NDArray
+
+from clipgguf.planning import PlannedTensor
+from clipgguf.stream import SOURCE_NBYTES, ChunkStream
+from clipgguf.tensor import Computed, Joined, Read, Tensor, View, plus
+
+TYPES = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16, GGMLQuantizationType.Q8_0)
+# Several chunks in each part, and a last one that is not full.
+ROWS, WIDTH = SOURCE_NBYTES // 4 // 96 + 7, 160
+
+
+def stored(path: Path, dtype: str = "<f4", seed: int = 0) -> tuple[View, NDArray[Any]]:
+    """Write a matrix into a file of its own; return a view of it, and its values."""
+    values = np.random.default_rng(seed).standard_normal((ROWS, WIDTH)).astype(dtype)
+    path.write_bytes(values.tobytes())
+    return View(path.name, {"<f4": "F32", "<f2": "F16"}[dtype], (ROWS, WIDTH), path, 0, values.nbytes), values
+
+
+def streamed(source: Tensor, shape: tuple[int, ...], ggml_type: GGMLQuantizationType) -> bytes:
+    block, nbytes = GGML_QUANT_SIZES[ggml_type]
+    planned = PlannedTensor(source, "t", shape, ggml_type, int(np.prod(shape)) // block * nbytes)
+    with ChunkStream([planned], 2) as stream:
+        return b"".join(bytes(chunk.data) for chunk in stream if isinstance(chunk.data, memoryview))
+
+
+@pytest.mark.parametrize("ggml_type", TYPES, ids=lambda kind: kind.name)
+def test_joined(ggml_type: GGMLQuantizationType, tmp_path: Path) -> None:
+    parts = [stored(tmp_path / f"{n}", seed=n) for n in range(3)]
+    whole = np.concatenate([values for _, values in parts])
+    joined = Joined(tuple(view for view, _ in parts))
+    assert joined.nbytes == whole.nbytes
+    assert streamed(joined, whole.shape, ggml_type) == quants.quantize(whole, ggml_type).tobytes()
+
+
+@pytest.mark.parametrize("ggml_type", TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("dtype", ["<f4", "<f2"])
+def test_plus(dtype: str, ggml_type: GGMLQuantizationType, tmp_path: Path) -> None:
+    view, values = stored(tmp_path / "x", dtype)
+    # In half precision where the source is, as torch computes it.
+    expected = (values + values.dtype.type(1)).astype(np.float32)
+    source = plus(1)(view, values.shape)
+    assert streamed(source, values.shape, ggml_type) == quants.quantize(expected, ggml_type).tobytes()
+
+
+def test_rows_are_asked_for_in_order_and_cover_all(tmp_path: Path) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def rows(read: Read, start: int, stop: int) -> NDArray[Any]:
+        asked.append((start, stop))
+        return np.arange(start, stop, dtype=np.float32)[:, None] + np.zeros((1, WIDTH), np.float32)
+
+    source = Computed("made", (ROWS, WIDTH), (stored(tmp_path / "x")[0],), rows)
+    expected = np.repeat(np.arange(ROWS, dtype=np.float32), WIDTH)
+    assert streamed(source, (ROWS, WIDTH), GGMLQuantizationType.F32) == expected.tobytes()
+    assert min(start for start, _ in asked) == 0
+    assert max(stop for _, stop in asked) == ROWS
+    assert all((stop - start) * WIDTH * 4 <= SOURCE_NBYTES + 2 * WIDTH * 4 for start, stop in asked)

@@ -167,7 +167,11 @@ def _checked(value: Value, where: str, found: Any) -> Any:
         if value.default is None and value.kind is not None:
             raise ConfigError(f"{where} is missing, should be {_WANTED[value.kind]}")
         return value.default
-    kind = value.kind or type(value.default)
+    return checked(value.kind or type(value.default), where, found)
+
+
+def checked(kind: type, where: str, found: Any) -> Any:
+    """Return what a file has where it is of a kind, as ``Value`` has it; ConfigError where it is not."""
     if not _fits(kind, found):
         raise ConfigError(f"{where} is {shown(found)}, should be {_WANTED[kind]}")
     return found

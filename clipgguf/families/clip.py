@@ -40,11 +40,7 @@ def activation(values: Mapping[str, Any]) -> bool:
 def vocabulary(inputs: Inputs) -> Vocabulary:
     """Return the text tower's tokens in the order of their ids."""
     given = inputs.options.vocab
-    tokens = read_vocabulary(inputs.directory, None if given is None else Path(given))
-    rows = inputs.config.get("text_config.vocab_size", 49408)
-    if len(tokens) != rows:
-        inputs.warnings.append(f"the vocabulary has {len(tokens)} tokens, the token embedding {rows} rows")
-    return tokens
+    return read_vocabulary(inputs.directory, None if given is None else Path(given))
 
 
 TEXT_VALUES = (
@@ -214,7 +210,7 @@ def open_model(inputs: Inputs) -> Model:
         is_siglip=layout.is_siglip,
     )
     model = open_family(family, inputs)
-    return replace(model, warnings=model.warnings + activation_warnings(model.values, family.parts, inputs.config.path))
+    return replace(model, warnings=model.warnings + value_warnings(model.values, family.parts, inputs.config.path))
 
 
 def _layout(config: Config) -> _Layout:
@@ -269,8 +265,8 @@ def towers_asked_for(inputs: Inputs, towers: tuple[str, ...]) -> tuple[str, ...]
     return tuple(tower for tower in towers if only[tower]) or towers
 
 
-def activation_warnings(values: Mapping[str, Any], parts: tuple[str, ...], path: object) -> tuple[str, ...]:
-    """Return warnings about activations that the one flag of a file cannot tell of."""
+def value_warnings(values: Mapping[str, Any], parts: tuple[str, ...], path: object) -> tuple[str, ...]:
+    """Return warnings about activations that the one flag of a file cannot tell of, and tokens without a row."""
     vision = values.get("vision.act") or values["text.act"]
     text = values["text.act"] if TEXT in parts else vision
     unknown = [
@@ -283,4 +279,7 @@ def activation_warnings(values: Mapping[str, Any], parts: tuple[str, ...], path:
             f"{path}: the text tower's hidden_act is {shown(text)}, the vision tower's {shown(vision)}; "
             "the file has one flag for both and tells the vision tower's"
         )
+    tokens, rows = values.get("text.tokens"), values.get("text.vocab")
+    if tokens is not None and len(tokens) != rows:
+        unknown.append(f"the vocabulary has {len(tokens)} tokens, the token embedding {rows} rows")
     return tuple(unknown)

@@ -20,7 +20,7 @@ from clipgguf.families.clip import (
     NEVER_WRITTEN,
     SIGLIP_VISION_VALUES,
     activation,
-    activation_warnings,
+    value_warnings,
 )
 from clipgguf.families.llava_projectors import (
     NEWLINE,
@@ -141,7 +141,7 @@ def open_model(inputs: Inputs) -> Model:
     tensors |= {f"mm.{tail}": tensor for tail, tensor in named.items()}
     spelling = [projector_prefix(tensor.name) for tensor in projector]
     model = matched_model(family, inputs, values, tensors, tower.checkpoint, spelling)
-    warnings = model.warnings + activation_warnings(values, family.parts, inputs.config.path)
+    warnings = model.warnings + value_warnings(values, family.parts, inputs.config.path)
     uses = model.uses | LLAVA_USES | ({"vision_tower"} if checkpoint is not None else set())
     model = replace(model, warnings=warnings, uses=uses)
     return _in_order_of(projector, model) if keep_order else model

@@ -4,24 +4,23 @@ Names: OpenCLIP's CLIP and CustomTextCLIP classes (``open_clip/model.py``), agai
 ``convert_clip_original_pytorch_to_hf.py``. The files are CLIP's, byte for byte.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from clipgguf.config import LARGEST_UINT32, rgb_statistics
-from clipgguf.errors import CheckpointError, ConfigError, collect, shown
+from clipgguf.errors import CheckpointError, ConfigError, shown
 from clipgguf.families.bases import statistics
 from clipgguf.families.clip import (
     TEXT,
     VISION,
-    activation_warnings,
     clip_family,
     towers_asked_for,
+    value_warnings,
 )
 from clipgguf.families.tower_tables import SCRIPT_BLOCK
-from clipgguf.family import Family, Rule, Section, linear, norm
-from clipgguf.inputs import Config, Inputs, read_values
+from clipgguf.family import Family, Rule, Section, Value, linear, norm
+from clipgguf.inputs import Config, Inputs, checked, read_values
 from clipgguf.model import Model, matched_model
 
 CONFIG_FILE = "open_clip_config.json"
@@ -99,14 +98,78 @@ _PROJECTIONS = {
 # What a causal text tower of before may hold, its attention mask, follows from the context's length.
 _IGNORED = (r"logit_scale$", r"(text\.)?attn_mask$")
 _OTHER_TOWER = {TEXT: r"(?!visual\.)", VISION: r"visual\."}
-# Settings with which OpenCLIP computes otherwise than CLIP, and no tensor tells: part, key, and what CLIP has.
-_SETTINGS: tuple[tuple[str, str, tuple[object, ...]], ...] = (
-    ("vision_cfg", "pool_type", ("tok",)),
-    ("vision_cfg", "attentional_pool", (False,)),
-    ("vision_cfg", "final_ln_after_pool", (False,)),
-    ("vision_cfg", "no_ln_pre", (False,)),
-    ("text_cfg", "pool_type", ("argmax", "eos")),
-    ("text_cfg", "no_causal_mask", (False,)),
+# Settings with which OpenCLIP computes otherwise than CLIP, and no tensor tells: what CLIP has.
+_SETTINGS: tuple[tuple[str, tuple[object, ...]], ...] = (
+    ("model_cfg.vision_cfg.pool_type", ("tok",)),
+    ("model_cfg.vision_cfg.attentional_pool", (False,)),
+    ("model_cfg.vision_cfg.final_ln_after_pool", (False,)),
+    ("model_cfg.vision_cfg.no_ln_pre", (False,)),
+    ("model_cfg.text_cfg.pool_type", ("argmax", "eos")),
+    ("model_cfg.text_cfg.no_causal_mask", (False,)),
+)
+
+
+def _ffn(part: str) -> Callable[[Mapping[str, Any]], int]:
+    def ffn(values: Mapping[str, Any]) -> int:
+        width, ratio = values[f"{part}.width"], values[f"{part}.ratio"]
+        if not 1 <= width * ratio <= LARGEST_UINT32:
+            raise ValueError(f"{part}_cfg: width is {width} and mlp_ratio {ratio}, their product should be a size")
+        return int(width * ratio)
+
+    return ffn
+
+
+def _square(key: str, default: int) -> Callable[[Inputs], int]:
+    """Return what reads a size that may stand there for both sides, as [224, 224]."""
+
+    def size(inputs: Inputs) -> int:
+        path = f"model_cfg.vision_cfg.{key}"
+        found = inputs.config.get(path, default)
+        if isinstance(found, list) and found and set(map(type, found)) == {int} and len(set(found)) == 1:
+            found = found[0]
+        return int(checked(int, inputs.config.label(path), found))
+
+    return size
+
+
+def _heads(values: Mapping[str, Any]) -> int:
+    width, head_width = values["vision.width"], values["head_width"]
+    if width % head_width:
+        raise ValueError(f"vision_cfg: head_width is {head_width}, should divide the width {width}")
+    return int(width // head_width)
+
+
+def _activation(inputs: Inputs) -> str:
+    return "quick_gelu" if inputs.config.get("model_cfg.quick_gelu") is True else "gelu"
+
+
+def _common(part: str, width: int) -> tuple[Value, ...]:
+    """Return the values that both towers have, with the defaults of OpenCLIP's CLIPVisionCfg and CLIPTextCfg."""
+    cfg = f"model_cfg.{part}_cfg"
+    return (
+        Value(f"{part}.width", f"{cfg}.width", width),
+        Value(f"{part}.ratio", f"{cfg}.mlp_ratio", 4.0),
+        Value(f"{part}.ffn", of=_ffn(part)),
+        Value(f"{part}.blocks", f"{cfg}.layers", 12),
+        Value(f"{part}.epsilon", f"{cfg}.norm_kwargs.eps", 1e-5),
+        Value(f"{part}.projection", "model_cfg.embed_dim", kind=int, told_by_tensor=True),
+        Value(
+            f"{part}.act", lambda inputs: "quick_gelu" if inputs.config.get("model_cfg.quick_gelu") is True else "gelu"
+        ),
+    )
+
+
+_VALUES = (
+    *_common(TEXT, 512),
+    Value("text.heads", "model_cfg.text_cfg.heads", 8),
+    Value("text.vocab", "model_cfg.text_cfg.vocab_size", 49408),
+    Value("text.positions", "model_cfg.text_cfg.context_length", 77),
+    *_common(VISION, 768),
+    Value("head_width", "model_cfg.vision_cfg.head_width", 64),
+    Value("vision.heads", of=_heads),
+    Value("vision.image", _square("image_size", 224)),
+    Value("vision.patch", _square("patch_size", 16)),
+    Value("vision.channels", default=3),
 )
 
 
@@ -115,28 +178,50 @@ def open_model(inputs: Inputs) -> Model:
 
     Raises ConfigError when it is wrong, CheckpointError for towers that are no CLIP.
     """
-    config, path = inputs.config.values, inputs.config.path
-    inputs.config = _standard_config(config, path)
-    # OpenCLIP's config has the image processor's values, too, and no name.
-    default = rgb_statistics(config.get("preprocess_cfg"), f"{path}: preprocess_cfg")
+    config, path = inputs.config, inputs.config.path
+    ConfigError.raise_all(_unsupported(config))
     family = _family(towers_asked_for(inputs, (TEXT, VISION)))
     if VISION in family.parts:
+        # OpenCLIP's config has the image processor's values, too.
+        default = rgb_statistics(config.values.get("preprocess_cfg"), f"{path}: preprocess_cfg")
         family = replace(family, values=(*family.values, *statistics(default)))
     values = read_values(family, inputs)
     checkpoint = inputs.open_checkpoint(lambda name: not family.leaves_out(name))
     if timm := next((t for name, t in checkpoint.tensors.items() if name.startswith("visual.trunk.")), None):
         raise CheckpointError(f"{timm.path}: tensor {timm.name!r} is of a timm tower, supported are OpenCLIP's own ViT")
     model = matched_model(family, inputs, values, checkpoint.tensors, checkpoint, ("visual.", "transformer."))
-    return replace(model, warnings=model.warnings + activation_warnings(values, family.parts, path))
+    return replace(model, warnings=model.warnings + value_warnings(values, family.parts, path))
+
+
+def _unsupported(config: Config) -> Iterator[str]:
+    """Yield what towers are that readers of GGUF files cannot run, and parts that are missing."""
+    for part, of, key, name in (
+        ("vision_cfg", "timm", "timm_model_name", "OpenCLIP's own ViT"),
+        ("text_cfg", "Hugging Face", "hf_model_name", "OpenCLIP's own"),
+    ):
+        cfg = config.get(f"model_cfg.{part}")
+        if not isinstance(cfg, dict):
+            path = f"model_cfg.{part}" if isinstance(config.get("model_cfg"), dict) else "model_cfg"
+            yield f"{config.label(path)} is {shown(config.get(path))}, should be an object"
+        elif tower := cfg.get(key):
+            yield f"{config.path}: {part}: is a {of} tower ({shown(tower)}), supported are {name}"
+    for path, allowed in _SETTINGS:
+        value = config.get(path)
+        if value is not None and value not in allowed:
+            yield (
+                f"{config.label(path)} is {shown(value)}, which readers of GGUF files would compute wrongly; they know "
+                f"{allowed[0]!r}"
+            )
 
 
 def _family(towers: tuple[str, ...]) -> Family:
     """Return CLIP's family with OpenCLIP's names on the checkpoint's side."""
     clip = clip_family("OpenCLIP", towers, stored=(TEXT, VISION))
-    values = tuple(value for value in clip.values if value.name not in ("vision.mean", "vision.std"))
+    own = {value.name: value for value in _VALUES}
+    rest = (value for value in clip.values if value.name not in (*own, "vision.mean", "vision.std"))
     return replace(
         clip,
-        values=values,
+        values=(*own.values(), *rest),
         sections=(
             *(section for tower in (TEXT, VISION) if tower in towers for section in _SECTIONS[tower]),
             *(_PROJECTIONS[tower] for tower in (VISION, TEXT) if tower in towers),
@@ -144,83 +229,3 @@ def _family(towers: tuple[str, ...]) -> Family:
         left_out=tuple(_OTHER_TOWER[tower] for tower in (TEXT, VISION) if tower not in towers),
         ignored=_IGNORED,
     )
-
-
-def _standard_config(config: Mapping[str, Any], path: Path) -> Config:
-    """Return the configuration as transformers writes CLIP's."""
-    model_cfg = _object(config, "model_cfg", path)
-    problems: list[str] = []
-    towers: dict[str, Any] = {}
-    with collect(problems):
-        towers["vision_config"] = _vision_config(model_cfg, path)
-    with collect(problems):
-        towers["text_config"] = _text_config(model_cfg, path)
-    for part, key, allowed in _SETTINGS:
-        value = _object(model_cfg, part, path).get(key)
-        if value is not None and value not in allowed:
-            problems.append(
-                f"{path}: {part}: {key} is {shown(value)}, which readers of GGUF files would compute wrongly; "
-                f"they know {allowed[0]!r}"
-            )
-    ConfigError.raise_all(problems)
-    return Config(path, towers, {"vision_config": "vision_cfg", "text_config": "text_cfg"})
-
-
-def _object(values: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
-    value = values.get(key)
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: {key} is {shown(value)}, should be an object")
-    return value
-
-
-def _common(model_cfg: Mapping[str, Any], cfg: Mapping[str, Any], where: str, width: int) -> dict[str, Any]:
-    """Return the fields that both towers have, under transformers' names."""
-    width = cfg.get("width", width)
-    ratio = cfg.get("mlp_ratio", 4.0)
-    norm_kwargs = cfg.get("norm_kwargs")
-    is_width = type(width) is int and 0 < width <= LARGEST_UINT32
-    if not is_width or type(ratio) not in (int, float) or not 0 < ratio < 1e6:
-        raise ConfigError(f"{where}: width is {shown(width)} and mlp_ratio {shown(ratio)}, should be positive numbers")
-    return {
-        "hidden_size": width,
-        "intermediate_size": int(width * ratio),
-        "num_hidden_layers": cfg.get("layers", 12),
-        "hidden_act": "quick_gelu" if model_cfg.get("quick_gelu") is True else "gelu",
-        "layer_norm_eps": norm_kwargs["eps"] if isinstance(norm_kwargs, dict) and "eps" in norm_kwargs else 1e-5,
-        "projection_dim": model_cfg.get("embed_dim"),
-    }
-
-
-def _vision_config(model_cfg: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Return the vision tower's fields; those omitted have the defaults of OpenCLIP's CLIPVisionCfg."""
-    cfg, where = _object(model_cfg, "vision_cfg", path), f"{path}: vision_cfg"
-    if cfg.get("timm_model_name"):
-        raise ConfigError(
-            f"{where}: is a timm tower ({shown(cfg['timm_model_name'])}), supported are OpenCLIP's own ViT"
-        )
-    fields = _common(model_cfg, cfg, where, 768)
-    head_width = cfg.get("head_width", 64)
-    if type(head_width) is not int or head_width <= 0 or fields["hidden_size"] % head_width:
-        raise ConfigError(
-            f"{where}: head_width is {shown(head_width)}, should divide the width {fields['hidden_size']}"
-        )
-    sizes = {"image_size": cfg.get("image_size", 224), "patch_size": cfg.get("patch_size", 16)}
-    for key, size in sizes.items():
-        if isinstance(size, list) and set(map(type, size)) == {int} and len(set(size)) == 1:
-            sizes[key] = size[0]
-    return {**fields, **sizes, "num_attention_heads": fields["hidden_size"] // head_width}
-
-
-def _text_config(model_cfg: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Return the text tower's fields; those omitted have the defaults of OpenCLIP's CLIPTextCfg."""
-    cfg, where = _object(model_cfg, "text_cfg", path), f"{path}: text_cfg"
-    if cfg.get("hf_model_name"):
-        raise ConfigError(
-            f"{where}: is a Hugging Face tower ({shown(cfg['hf_model_name'])}), supported are OpenCLIP's own"
-        )
-    return {
-        **_common(model_cfg, cfg, where, 512),
-        "num_attention_heads": cfg.get("heads", 8),
-        "vocab_size": cfg.get("vocab_size", 49408),
-        "max_position_embeddings": cfg.get("context_length", 77),
-    }

@@ -13,25 +13,104 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from clipgguf.checkpoint.gguf_file import MetadataItem
     from clipgguf.conversion import Conversion, convert, plan
-    from clipgguf.errors import CheckpointError, ClipGGUFError, ConfigError, OutputError
-    from clipgguf.inspection import Inspection, inspect
-    from clipgguf.options import Options
+    from clipgguf.errors import CheckpointError, ClipGGUFError, ConfigError, OutputError, UsageError
+    from clipgguf.inspection import Inspection, ProjectorSummary, TowerSummary, TypeSummary, inspect
+    from clipgguf.options import Options, Outtype, PathLike, ProjectorType
+    from clipgguf.planning import Plan, PlannedTensor
+    from clipgguf.readers import Verdict
+    from clipgguf.tensor import Computed, Deflated, Joined, View
     from clipgguf.upgrading import Upgrade, upgrade
-    from clipgguf.verification import Verification, verify
+    from clipgguf.verification import Finding, TensorCheck, Verification, verify
+    from clipgguf.verification.metadata import MetadataDifference
+    from clipgguf.verification.values import Comparison
+    from clipgguf.writer import Progress
 
 __version__ = "0.1.0"
 
+_MODULES = {
+    "checkpoint.gguf_file": ("MetadataItem",),
+    "conversion": (
+        "Conversion",
+        "convert",
+        "plan",
+    ),
+    "errors": (
+        "CheckpointError",
+        "ClipGGUFError",
+        "ConfigError",
+        "OutputError",
+        "UsageError",
+    ),
+    "inspection": (
+        "Inspection",
+        "ProjectorSummary",
+        "TowerSummary",
+        "TypeSummary",
+        "inspect",
+    ),
+    "options": (
+        "Options",
+        "Outtype",
+        "PathLike",
+        "ProjectorType",
+    ),
+    "planning": (
+        "Plan",
+        "PlannedTensor",
+    ),
+    "readers": ("Verdict",),
+    "tensor": (
+        "Computed",
+        "Deflated",
+        "Joined",
+        "View",
+    ),
+    "upgrading": (
+        "Upgrade",
+        "upgrade",
+    ),
+    "verification": (
+        "Finding",
+        "TensorCheck",
+        "Verification",
+        "verify",
+    ),
+    "verification.metadata": ("MetadataDifference",),
+    "verification.values": ("Comparison",),
+    "writer": ("Progress",),
+}
 __all__ = [
     "CheckpointError",
     "ClipGGUFError",
+    "Comparison",
+    "Computed",
     "ConfigError",
     "Conversion",
+    "Deflated",
+    "Finding",
     "Inspection",
+    "Joined",
+    "MetadataDifference",
+    "MetadataItem",
     "Options",
     "OutputError",
+    "Outtype",
+    "PathLike",
+    "Plan",
+    "PlannedTensor",
+    "Progress",
+    "ProjectorSummary",
+    "ProjectorType",
+    "TensorCheck",
+    "TowerSummary",
+    "TypeSummary",
     "Upgrade",
+    "UsageError",
+    "Verdict",
     "Verification",
+    "View",
     "__version__",
     "convert",
     "inspect",
@@ -39,15 +118,6 @@ __all__ = [
     "upgrade",
     "verify",
 ]
-
-_MODULES = {
-    "conversion": ("Conversion", "convert", "plan"),
-    "options": ("Options",),
-    "errors": ("CheckpointError", "ClipGGUFError", "ConfigError", "OutputError"),
-    "inspection": ("Inspection", "inspect"),
-    "upgrading": ("Upgrade", "upgrade"),
-    "verification": ("Verification", "verify"),
-}
 
 
 def __getattr__(name: str) -> object:

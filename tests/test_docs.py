@@ -19,6 +19,7 @@ from clipgguf import convert, families
 from clipgguf.cli import app
 from tests.checkpoints import TINY, write_model
 from tests.conftest import Run
+from tests.family_fixtures import fixtures
 from tests.layouts import write_pipeline
 from tests.llava_checkpoints import Llava, write_clip, write_hf, write_original, write_projector
 from tests.make_commands import COMMANDS, reference
@@ -29,7 +30,7 @@ README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, *DOCS, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "CHANGELOG.md"]
 GEMMA = ROOT / "clipgguf" / "families" / "gemma3.py"
-# The names under which the examples have the families that are made from fixtures.
+# The names under which the pages' examples have families that are made from fixtures.
 FAMILIES = {"gemma3": "gemma-3-4b-it", "qwen2_5_vl": "Qwen2.5-VL-7B-Instruct"}
 
 
@@ -116,8 +117,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_original(tmp_path / "llava-v1.5-7b", llava)
     # LLaVA 1.6 has its tower inside, of a size that is known by its name; here it is told by a file.
     write_original(tmp_path / "llava-v1.6-mistral-7b", llava, tower="folder")
-    for path in (Path(__file__).parent / "fixtures" / "families").glob("*.json"):
-        importlib.import_module("tests.family_fixtures").Fixture.read(path).write(tmp_path / FAMILIES[path.stem])
+    for family in fixtures():
+        family.write(tmp_path / FAMILIES.get(family.name, family.name))
     monkeypatch.chdir(tmp_path)
     # What the examples of other pages have written.
     for line in (
@@ -148,8 +149,7 @@ def commands(page: Path) -> Iterator[list[str]]:
 @pytest.mark.parametrize("page", [page for page in PAGES if list(commands(page))], ids=lambda page: page.name)
 def test_commands_run(page: Path, place: Path) -> None:
     for arguments in commands(page):
-        if not any(name in arguments and not (place / name).exists() for name in FAMILIES.values()):
-            run_line(arguments)
+        run_line(arguments)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the paths that are shown have slashes")

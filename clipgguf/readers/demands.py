@@ -131,10 +131,10 @@ def _wrong_types(tensors: Iterable[View], allowed: frozenset[GGMLQuantizationTyp
         if GGMLQuantizationType[tensor.dtype] not in allowed:
             by_type.setdefault(tensor.dtype, []).append(tensor.name)
     for dtype, names in by_type.items():
-        yield f"it does not take {dtype}{where}: {_listed(names)}"
+        yield f"it does not take {dtype}{where}: {_first_and_more(names)}"
 
 
-def _listed(names: Sequence[str], at_least: str = "") -> str:
+def _first_and_more(names: Sequence[str], at_least: str = "") -> str:
     """Return the first of some names, and how many more there are."""
     more = f" and {at_least}{len(names) - 1:,} more" if len(names) > 1 else ""
     return f"{names[0]!r}{more}"
@@ -239,7 +239,7 @@ def held_to(file: ClipFile, family: Family, part: str) -> Iterator[str]:
     held = file.held(family, values)
     if held.missing:
         at_least = "at least " if held.is_cut else ""
-        yield f"it lacks tensors: {_listed(held.missing, at_least)}"
+        yield f"it lacks tensors: {_first_and_more(held.missing, at_least)}"
     yield from _misfits(held)
 
 

@@ -173,12 +173,12 @@ def verify(
         outtype=expected.outtype,
         tensors=tensors,
         metadata=differences,
-        warnings=expected.plan.warnings + _overflow_warnings(tensors),
+        warnings=expected.plan.warnings + _infinity_warnings(tensors),
         notes=expected.notes + notes,
     )
 
 
-def _overflow_warnings(tensors: tuple[TensorCheck, ...]) -> tuple[str, ...]:
+def _infinity_warnings(tensors: tuple[TensorCheck, ...]) -> tuple[str, ...]:
     return tuple(
         f"{tensor.name}: {count:,} values are finite in the checkpoint and too large for {tensor.ggml_type}, in the "
         "file they are not finite"

@@ -40,7 +40,7 @@ def expected_file(file: ClipFile, model_dir: Path, options: Options) -> Expected
             f"{file.file.path}: has a LLaVA projector, {model_dir} has none; --llava-projector takes it"
         )
     plan = _with_file_type(make_plan(model, outtype), file, outtype)
-    return Expected(plan, outtype, (*model.told_notes, *_type_notes(file, plan, outtype)))
+    return Expected(plan, outtype, (*model.told_notes, *_other_type_notes(file, plan, outtype)))
 
 
 def _with_towers(file: ClipFile, options: Options) -> Options:
@@ -98,7 +98,7 @@ def _with_file_type(plan: Plan, file: ClipFile, outtype: Outtype) -> Plan:
     return replace(plan, metadata=tuple(replace(i, value=told) if i.key == key else i for i in plan.metadata))
 
 
-def _type_notes(file: ClipFile, plan: Plan, outtype: Outtype) -> Iterator[str]:
+def _other_type_notes(file: ClipFile, plan: Plan, outtype: Outtype) -> Iterator[str]:
     """Yield notes about tensors that have another type than the conversion gives, as llama.cpp's quantize makes it."""
     others: Counter[tuple[str, str]] = Counter()
     for planned in plan.tensors:

@@ -334,7 +334,7 @@ LLAMA_CPP: dict[str, tuple[Change, list[str]]] = {
     ),
     "a layer that is not there": (other(metadata=[int32s(LAYER, 5)]), [f"{LAYER} is 5"]),
     "layers of another type": (
-        other(metadata=[MetadataItem(LAYER, T.UINT32, [2])]), ["array of UINT32"],
+        other(metadata=[MetadataItem(LAYER, T.UINT32, [2])]), ["ARRAY of UINT32"],
     ),
     "several layers": (other(metadata=[int32s(LAYER, 1, 2)]), ["do not fit its metadata or each other: 'mm.0.weight'"]),
     "heads": (other(metadata=[uint32("clip.vision.attention.head_count", 3)]), ["no multiple of"]),

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipgguf.config import directory_name
 from clipgguf.destination import check_output, output_path, safe_name
+from clipgguf.families import open_model
 from clipgguf.options import DEFAULTS, Options, PathLike
 
 # numpy and gguf, 20 MB of code and as much of a second as all the rest, are imported by the functions that need them,
@@ -79,8 +81,6 @@ def convert(
 
 def plan(model_dir: PathLike, options: Options = DEFAULTS) -> "Plan":
     """Work out what ``convert`` would write, from JSON and headers alone; it raises what that raises."""
-    from clipgguf.families import open_model
-
     model = open_model(Path(model_dir), options)
     from clipgguf.planning import make_plan
 
@@ -89,8 +89,6 @@ def plan(model_dir: PathLike, options: Options = DEFAULTS) -> "Plan":
 
 def planned_path(model_dir: PathLike, output: PathLike | None, options: Options, made: "Plan") -> Path:
     """Return where the file of a plan goes; UsageError when ``output`` does not say it."""
-    from clipgguf.config import directory_name
-
     model = Path(model_dir)
     directory = model if model.is_dir() else model.parent
     name = safe_name(directory_name(directory) if options.name is None else options.name)

@@ -3,16 +3,13 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from clipgguf.checkpoint.gguf_file import MetadataItem, read_gguf
+from clipgguf.clip_file import ClipFile
 from clipgguf.errors import shown
 from clipgguf.options import PathLike
-
-if TYPE_CHECKING:
-    from clipgguf.checkpoint.gguf_file import MetadataItem
-    from clipgguf.clip_file import ClipFile
-    from clipgguf.readers import Verdict
-    from clipgguf.tensor import View
+from clipgguf.readers import Verdict, verdicts
+from clipgguf.tensor import View
 
 # Of what the metadata calls a projector, which is a word; nothing keeps a file from having megabytes there.
 LONGEST_TYPE = 200
@@ -86,12 +83,12 @@ class Inspection:
     nbytes: int
     version: int
     alignment: int
-    towers: "tuple[TowerSummary, ...]"
+    towers: tuple[TowerSummary, ...]
     projector: ProjectorSummary | None
     element_types: tuple[TypeSummary, ...]
-    metadata: "tuple[MetadataItem, ...]"
-    tensors: "tuple[View, ...]"
-    verdicts: "tuple[Verdict, ...]"
+    metadata: tuple[MetadataItem, ...]
+    tensors: tuple[View, ...]
+    verdicts: tuple[Verdict, ...]
 
 
 def inspect(path: PathLike) -> Inspection:
@@ -99,10 +96,6 @@ def inspect(path: PathLike) -> Inspection:
 
     Raises CheckpointError when it is missing, truncated or no GGUF file, or when its header contradicts itself.
     """
-    from clipgguf.checkpoint.gguf_file import read_gguf
-    from clipgguf.clip_file import ClipFile
-    from clipgguf.readers import verdicts
-
     file = ClipFile.of(read_gguf(Path(path)))
     return Inspection(
         path=file.file.path,
@@ -119,7 +112,7 @@ def inspect(path: PathLike) -> Inspection:
     )
 
 
-def _found(file: "ClipFile") -> str:
+def _found(file: ClipFile) -> str:
     if file.architecture not in (None, "clip"):
         return f"no CLIP model ({file.why_not_known})"
     if file.module is None:
@@ -137,7 +130,7 @@ def _found(file: "ClipFile") -> str:
     return "text tower of CLIP" if file.has("text") else "no CLIP model"
 
 
-def _tower(file: "ClipFile", part: str) -> TowerSummary:
+def _tower(file: ClipFile, part: str) -> TowerSummary:
     is_vision = part == "vision"
     name = "SigLIP" if is_vision and file.is_siglip else "CLIP"
     tokens = None if is_vision else file.value("text.tokens")
@@ -158,7 +151,7 @@ def _tower(file: "ClipFile", part: str) -> TowerSummary:
     )
 
 
-def _projector(file: "ClipFile") -> ProjectorSummary:
+def _projector(file: ClipFile) -> ProjectorSummary:
     told = next(iter(file.projector_types.values()), None)
     # Every kind of LLaVA's ends with a bias, of what it gives to the language model.
     last = file.tensors[file.kind.rules[-1].names[0]].shape if file.kind else ()
@@ -171,7 +164,7 @@ def _projector(file: "ClipFile") -> ProjectorSummary:
     )
 
 
-def _element_types(tensors: "tuple[View, ...]") -> tuple[TypeSummary, ...]:
+def _element_types(tensors: tuple[View, ...]) -> tuple[TypeSummary, ...]:
     by_type: dict[str, list[View]] = {}
     for tensor in tensors:
         by_type.setdefault(tensor.dtype, []).append(tensor)

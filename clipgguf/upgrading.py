@@ -3,16 +3,16 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from clipgguf.checkpoint.gguf_file import MetadataItem, read_gguf
+from clipgguf.clip_file import ARCHITECTURE, ClipFile
 from clipgguf.destination import output_path
 from clipgguf.errors import CheckpointError, OutputError, shown
+from clipgguf.families.llava_projectors import KINDS
+from clipgguf.keys import KEYS
 from clipgguf.options import PathLike
-
-if TYPE_CHECKING:
-    from clipgguf.checkpoint.gguf_file import MetadataItem
-    from clipgguf.clip_file import ClipFile
-    from clipgguf.writer import Progress
+from clipgguf.planning import Plan, PlannedTensor
+from clipgguf.writer import Progress, write_plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ def upgrade(
     output: PathLike | None = None,
     *,
     feature_layer: int | None = None,
-    progress: "Progress | None" = None,
+    progress: Progress | None = None,
 ) -> Upgrade:
     """Add what today's llama.cpp needs to an mmproj file: ``clip.projector_type`` and ``clip.vision.feature_layer``.
 
@@ -43,11 +43,6 @@ def upgrade(
     one. Raises CheckpointError when the file is no mmproj of CLIP or does not tell its layer, OutputError when the new
     one cannot be written or the old one is read-only; ValueError for a ``feature_layer`` below 1.
     """
-    from clipgguf.checkpoint.gguf_file import read_gguf
-    from clipgguf.clip_file import ARCHITECTURE, ClipFile
-    from clipgguf.planning import Plan, PlannedTensor
-    from clipgguf.writer import write_plan
-
     if feature_layer is not None and feature_layer < 1:
         raise ValueError(f"feature_layer is {feature_layer}, should be the number of blocks to run, at least 1")
     source = Path(old)
@@ -77,10 +72,8 @@ def _check_writable(path: Path) -> None:
         raise OutputError(f"{path}: is read-only, so it is not replaced; -o writes the new file elsewhere")
 
 
-def _missing(file: "ClipFile", feature_layer: int | None) -> "list[MetadataItem]":
+def _missing(file: ClipFile, feature_layer: int | None) -> "list[MetadataItem]":
     """Return the metadata that an mmproj file lacks; CheckpointError when it is none, or cannot tell."""
-    from clipgguf.keys import KEYS
-
     _check_kind(file)
     assert file.kind is not None
     missing = []
@@ -92,12 +85,8 @@ def _missing(file: "ClipFile", feature_layer: int | None) -> "list[MetadataItem]
     return missing
 
 
-def _check_kind(file: "ClipFile") -> None:
+def _check_kind(file: ClipFile) -> None:
     """Raise CheckpointError when a file is no mmproj of LLaVA's, or contradicts itself."""
-    from clipgguf.clip_file import ARCHITECTURE
-    from clipgguf.families.llava_projectors import KINDS
-    from clipgguf.keys import KEYS
-
     path = file.file.path
 
     def refuse(reason: str) -> CheckpointError:
@@ -132,10 +121,8 @@ def _check_kind(file: "ClipFile") -> None:
     )
 
 
-def _layer(file: "ClipFile", feature_layer: int | None) -> int | None:
+def _layer(file: ClipFile, feature_layer: int | None) -> int | None:
     """Return after how many blocks the projector takes the features; None where the file says it in another way."""
-    from clipgguf.keys import KEYS
-
     path, key, stored = file.file.path, KEYS["vision.feature_layer"].key, file.value("vision.blocks")
     if feature_layer is not None and feature_layer > stored:
         raise CheckpointError(f"{path}: has {stored:,} blocks, --feature-layer is {feature_layer:,}")

@@ -2,17 +2,20 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from gguf import GGMLQuantizationType
+
+from clipgguf.checkpoint.gguf_file import read_gguf
+from clipgguf.clip_file import ClipFile
 from clipgguf.options import DEFAULTS, Options, PathLike
-
-if TYPE_CHECKING:
-    from clipgguf.clip_file import ClipFile
-    from clipgguf.planning import Plan, PlannedTensor
-    from clipgguf.tensor import View
-    from clipgguf.verification.metadata import MetadataDifference
-    from clipgguf.verification.values import Comparison
-    from clipgguf.writer import Progress
+from clipgguf.planning import Plan, PlannedTensor
+from clipgguf.stream import thread_count
+from clipgguf.tensor import View
+from clipgguf.verification.expected import expected_file
+from clipgguf.verification.metadata import MetadataDifference, compare_metadata
+from clipgguf.verification.values import COMPARABLE, Comparison, Pair, compare_tensors
+from clipgguf.writer import Progress
 
 Finding = Literal["exact", "rounded", "differs", "missing", "unexpected", "wrong shape", "unknown type"]
 # Every verdict, the worst first.
@@ -45,7 +48,7 @@ class TensorCheck:
     source: str | None = None
     source_dtype: str | None = None
     expected_shape: tuple[int, ...] | None = None
-    comparison: "Comparison | None" = None
+    comparison: Comparison | None = None
 
     @property
     def is_good(self) -> bool:
@@ -121,7 +124,7 @@ class Verification:
     found: str
     outtype: str
     tensors: tuple[TensorCheck, ...]
-    metadata: "tuple[MetadataDifference, ...]"
+    metadata: tuple[MetadataDifference, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -143,7 +146,7 @@ def verify(
     options: Options = DEFAULTS,
     *,
     threads: int | None = None,
-    progress: "Progress | None" = None,
+    progress: Progress | None = None,
 ) -> Verification:
     """Compare a GGUF file with what a conversion of a checkpoint would write: tensors, values and metadata.
 
@@ -156,11 +159,6 @@ def verify(
     ConfigError when the file is no GGUF file of a known family, or the directory nothing that can be converted to one
     of its kind; UsageError (a ValueError) for options that do not apply.
     """
-    from clipgguf.checkpoint.gguf_file import read_gguf
-    from clipgguf.clip_file import ClipFile
-    from clipgguf.verification.expected import expected_file
-    from clipgguf.verification.metadata import compare_metadata
-
     path, model = Path(file), Path(model_dir)
     stored = ClipFile.of(read_gguf(path))
     expected = expected_file(stored, model, options)
@@ -188,12 +186,8 @@ def _infinity_warnings(tensors: tuple[TensorCheck, ...]) -> tuple[str, ...]:
 
 
 def _check_tensors(
-    file: "ClipFile", plan: "Plan", threads: int | None, progress: "Progress | None"
+    file: ClipFile, plan: Plan, threads: int | None, progress: Progress | None
 ) -> tuple[TensorCheck, ...]:
-    from gguf import GGMLQuantizationType
-
-    from clipgguf.stream import thread_count
-    from clipgguf.verification.values import COMPARABLE, Pair, compare_tensors
 
     checks: dict[str, TensorCheck] = {}
     pairs: list[Pair] = []
@@ -218,7 +212,7 @@ def _check_tensors(
     return tuple(checks.values())
 
 
-def _check(planned: "PlannedTensor", stored: "View | None", verdict: Finding) -> TensorCheck:
+def _check(planned: PlannedTensor, stored: View | None, verdict: Finding) -> TensorCheck:
     return TensorCheck(
         planned.name,
         verdict,

@@ -30,11 +30,11 @@ _BYTE = np.dtype(np.uint8)
 
 # Elements that a step with intermediate arrays works on at a time. Few enough that these stay in the processor's cache;
 # many, because after each step threads wait for each other to get hold of the interpreter.
-_BLOCK = 1 << 17
+_BLOCK = 1 << 16
 # gguf-py's quantization makes about ten intermediate arrays.
 _QUANTIZED_AT_ONCE = 1 << 14
-# What an encoder needs for intermediate arrays, in bytes: a block of 32-bit integers, and one of 16 bits.
-SCRATCH_NBYTES = _BLOCK * (4 + 2)
+# What an encoder needs for intermediate arrays, in bytes: two blocks of 32-bit integers, and one of 16 bits.
+SCRATCH_NBYTES = _BLOCK * (4 + 4 + 2)
 
 
 Encode = Callable[[NDArray[Any], NDArray[Any], NDArray[np.uint8]], int]
@@ -44,9 +44,9 @@ Encode = Callable[[NDArray[Any], NDArray[Any], NDArray[np.uint8]], int]
 class Encoder:
     """How chunks of one source dtype become chunks of one GGML type.
 
-    ``encode(source, target, scratch)`` fills ``target`` from as many elements of ``source``, which it may overwrite,
-    and returns how many finite values became infinite; ``scratch`` has SCRATCH_NBYTES. It is None when the bytes are
-    the same and need no encoding. Safe to call from several threads.
+    ``encode(source, target, scratch)`` fills ``target`` from as many elements of ``source``, which it only reads, and
+    returns how many finite values became infinite; ``scratch`` has SCRATCH_NBYTES. It is None when the bytes are the
+    same and need no encoding. Safe to call from several threads.
     """
 
     source_dtype: np.dtype[Any]
@@ -90,10 +90,9 @@ def _quantizer(source_dtype: str, target: GGMLQuantizationType) -> Encode:
         count = 0
         for start in range(0, len(source), _QUANTIZED_AT_ONCE):
             part = source[start : start + _QUANTIZED_AT_ONCE]
-            single = np.empty(len(part), np.float32)
-            if to_f32 is None:
-                single[:] = part
-            else:
+            single = part
+            if to_f32 is not None:
+                single = np.empty(len(part), np.float32)
                 count += to_f32(part, single, scratch)
             with np.errstate(all="ignore"):
                 # As one row: gguf-py goes through rows sixteen at a time.
@@ -150,11 +149,12 @@ def _f32_to_f16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.
     rounding takes no notice.
     """
     bits, halves = source.view("<u4"), target.view("<u2")
-    addends, lower_halves = scratch[: 4 * _BLOCK].view("<u4"), scratch[4 * _BLOCK : 6 * _BLOCK].view("<u2")
+    addends, magnitudes = (scratch[start : start + 4 * _BLOCK].view("<u4") for start in (0, 4 * _BLOCK))
+    lower_halves = scratch[8 * _BLOCK : 10 * _BLOCK].view("<u2")
     count = 0
     for start in range(0, len(source), _BLOCK):
         x, half = bits[start : start + _BLOCK], halves[start : start + _BLOCK]
-        addend, lower_half = addends[: len(x)], lower_halves[: len(x)]
+        addend, magnitude, lower_half = addends[: len(x)], magnitudes[: len(x)], lower_halves[: len(x)]
         np.bitwise_and(x, 0x7F800000, out=addend)
         if int(addend.max()) >= _LARGE:  # Something infinite, no number, or perhaps too large.
             count += _cast(source[start : start + _BLOCK], target[start : start + _BLOCK], scratch)
@@ -168,15 +168,15 @@ def _f32_to_f16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.
         np.add(addend, (13 << 23) - (113 << 10), out=addend)
         np.right_shift(x, 16, out=half, casting="unsafe")
         np.bitwise_and(half, 0x8000, out=half)  # The sign.
-        np.bitwise_and(x, 0x7FFFFFFF, out=x)
-        np.add(x.view("<f4"), addend.view("<f4"), out=x.view("<f4"))
-        np.copyto(lower_half, x, casting="unsafe")
+        np.bitwise_and(x, 0x7FFFFFFF, out=magnitude)
+        np.add(magnitude.view("<f4"), addend.view("<f4"), out=addend.view("<f4"))
+        np.copyto(lower_half, addend, casting="unsafe")
         np.add(half, lower_half, out=half)
     return count
 
 
 def _f32_to_bf16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.uint8]) -> int:
-    """Round to nearest even; NaNs become quiet. gguf-py's arithmetic, in place and a block at a time."""
+    """Round to nearest even; NaNs become quiet. gguf-py's arithmetic, a block at a time."""
     bits, halves = source.view("<u4"), target.view("<u2")
     scratch_bits = scratch[: 4 * _BLOCK].view("<u4")
     count = 0
@@ -186,15 +186,15 @@ def _f32_to_bf16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np
         np.bitwise_and(x, 0x7FFFFFFF, out=odd)
         largest = int(odd.max())
         if largest > 0x7F800000:
-            x[odd > 0x7F800000] = (x[odd > 0x7F800000] & 0xFFFF0000) | 0x400000
+            x = np.where(odd > 0x7F800000, (x & 0xFFFF0000) | 0x400000, x)
         if largest >= 0x7F7F8000:  # From here on up to infinity, finite values become infinite.
             count += int(np.count_nonzero((odd >= 0x7F7F8000) & (odd < 0x7F800000)))
         np.right_shift(x, 16, out=odd)
         np.bitwise_and(odd, 1, out=odd)
         np.add(odd, 0x7FFF, out=odd)
-        np.add(x, odd, out=x)
-        np.right_shift(x, 16, out=x)
-        np.copyto(halves[start : start + _BLOCK], x, casting="unsafe")
+        np.add(x, odd, out=odd)
+        np.right_shift(odd, 16, out=odd)
+        np.copyto(halves[start : start + _BLOCK], odd, casting="unsafe")
     return count
 
 

@@ -1,7 +1,7 @@
 """Tensors as a stream of encoded chunks: converted ahead on a few threads, handed out in order.
 
 Memory is bounded by design: there are ``threads + LOOK_AHEAD`` buffers of BUFFER_NBYTES, used in turn, and each thread
-has one of SOURCE_NBYTES that it reads into, and the encoders' SCRATCH_NBYTES. While a large transposed tensor is put
+has SOURCE_NBYTES that it maps or reads into, and the encoders' SCRATCH_NBYTES. While a large transposed tensor is put
 into order, which one thread does at a time, three of BAND_NBYTES come on top.
 """
 
@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from operator import attrgetter
 from queue import SimpleQueue
@@ -36,6 +37,8 @@ BUFFER_NBYTES = 1 << 19
 # what is small together with its neighbours costs less.
 RANGE_NBYTES = 1 << 24
 LEAST_RANGE = 1 << 16
+# The least bytes that are mapped and not read: below, copying them costs less.
+LEAST_WINDOW = 1 << 16
 # Of what is in one buffer, each chunk begins where every element type may.
 ALIGNMENT = 64
 LOOK_AHEAD = 2
@@ -91,7 +94,8 @@ class _Workspace:
     __slots__ = ("scratch", "source")
 
     def __init__(self) -> None:
-        self.source = np.full(SOURCE_NBYTES, 0, np.uint8)
+        # Takes memory as far as it is used, which is little where the sources are mapped.
+        self.source = np.empty(SOURCE_NBYTES, np.uint8)
         self.scratch = np.full(SCRATCH_NBYTES, 0, np.uint8)
 
 
@@ -109,6 +113,13 @@ class _Job:
     def nbytes_out(self) -> int:
         """The bytes that the chunk will have."""
         return self.codec.nbytes(self.nbytes // self.codec.source_dtype.itemsize)
+
+    def window(self) -> AbstractContextManager[memoryview | None]:
+        """Give the source mapped into memory, or None where it has to be read."""
+        is_aligned = self.start % self.codec.source_dtype.itemsize == 0  # Old safetensors files have odd headers.
+        if isinstance(self.source, SourceBytes) and is_aligned and self.nbytes >= LEAST_WINDOW:
+            return self.source.window(self.start, self.nbytes)
+        return nullcontext()
 
     def read(self, target: NDArray[np.uint8], scratch: NDArray[np.uint8]) -> None:
         """Read the source into ``target``, which has its size, row by row."""
@@ -146,16 +157,7 @@ def _run(jobs: Sequence[_Job], workspaces: "SimpleQueue[_Workspace]", buffer: ND
 
 def _encode(codec: Encoder, jobs: Sequence[_Job], workspace: _Workspace, target: NDArray[np.uint8]) -> Iterator[Chunk]:
     """Encode jobs of one codec as if they were one: with small tensors, each step costs more than its work."""
-    source = target if codec.encode is None else workspace.source
-    end = 0
-    for job in jobs:
-        start, end = end, end + job.nbytes
-        job.read(source[start:end], workspace.scratch)
-    overflows = 0
-    if codec.encode is not None:
-        overflows = codec.encode(
-            source[:end].view(codec.source_dtype), target.view(codec.target_dtype), workspace.scratch
-        )
+    overflows = _fill(codec, jobs, workspace, target)
     end = 0
     for job in jobs:
         start, end = end, end + job.nbytes_out
@@ -163,6 +165,22 @@ def _encode(codec: Encoder, jobs: Sequence[_Job], workspace: _Workspace, target:
             yield from _encode(codec, [job], workspace, target[start:end])
         else:
             yield Chunk(job.tensor, target[start:end].data, overflows)
+
+
+def _fill(codec: Encoder, jobs: Sequence[_Job], workspace: _Workspace, target: NDArray[np.uint8]) -> int:
+    """Fill the target from the sources of jobs of one codec; return how many finite values became infinite."""
+    encode, encoded, scratch = codec.encode, target.view(codec.target_dtype), workspace.scratch
+    if encode is not None and len(jobs) == 1:
+        with jobs[0].window() as window:
+            if window is not None:
+                # No name holds the array, so that it is gone when the window closes.
+                return encode(np.frombuffer(window, codec.source_dtype), encoded, scratch)
+    source = target if encode is None else workspace.source
+    end = 0
+    for job in jobs:
+        start, end = end, end + job.nbytes
+        job.read(source[start:end], scratch)
+    return encode(source[:end].view(codec.source_dtype), encoded, scratch) if encode is not None else 0
 
 
 def _aligned(nbytes: int) -> int:

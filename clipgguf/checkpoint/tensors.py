@@ -9,11 +9,13 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, cast
 
 from clipgguf.errors import CheckpointError, os_reason
 from clipgguf.regular_file import open_regular
+from clipgguf.sources.mapping import window
 
 # How many bytes are copied at a time where the system does not copy by itself.
 COPY_NBYTES = 1 << 20
@@ -52,9 +54,8 @@ class OpenFiles:
 class SourceBytes:
     """A file that tensors are read from, at any offset and from any thread: opened when needed, and closed in between.
 
-    The bytes are read and not memory-mapped: a map of a file that somebody truncates ends the process with SIGBUS, and
-    reading through one makes Linux hold up to 2 MiB around each page in memory. Reading into a buffer that stays in the
-    processor's cache is no slower.
+    The bytes are read, or mapped into memory a window at a time: a map of the whole file would count as resident memory
+    as far as it was ever used.
     """
 
     def __init__(self, path: Path, open_files: OpenFiles | None = None) -> None:
@@ -116,6 +117,13 @@ class SourceBytes:
         with self._turn:  # Windows has one position for all threads.
             file.seek(offset)
             return cast(io.BufferedReader, file).readinto(target)
+
+    def window(self, offset: int, nbytes: int) -> AbstractContextManager[memoryview | None]:
+        """Give a byte range mapped into memory, for so long and only to be read; None where it has to be read.
+
+        Raises CheckpointError when the file cannot be opened.
+        """
+        return contextlib.nullcontext()
 
     def copy(self, offset: int, nbytes: int, file: IO[bytes]) -> None:
         """Write a byte range to a buffered file at its position, without a copy in this process where Linux can.
@@ -189,6 +197,15 @@ class SourceFile(SourceBytes):
             raise CheckpointError(f"{self.path}: {problem}")
         self._state = state
         return cast(IO[bytes], file)
+
+    @contextlib.contextmanager
+    def window(self, offset: int, nbytes: int) -> Iterator[memoryview | None]:
+        """Give a byte range of a safetensors file mapped into memory; see SourceBytes."""
+        if self.path.suffix != ".safetensors":
+            yield None
+            return
+        with self.in_use() as file, window(file.fileno(), offset, nbytes) as view:
+            yield view
 
 
 def temporary_file(content: Iterable[bytes | memoryview]) -> IO[bytes]:

@@ -1,12 +1,10 @@
 """Computed tensors as if their values lay in a file, made where they are read."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgguf.checkpoint import SourceBytes
 from clipgguf.checkpoint.views import gather
 from clipgguf.encode import SOURCE_DTYPES, widened
 from clipgguf.tensor import Computed, View
@@ -18,10 +16,9 @@ _SPAN_NBYTES = 1 << 16
 class ComputedBytes:
     """The float32 bytes of a computed tensor, row-major; safe to read from several threads."""
 
-    def __init__(self, tensor: Computed, files: Sequence[SourceBytes]) -> None:
-        """Take a tensor, and the files of its inputs."""
+    def __init__(self, tensor: Computed) -> None:
+        """Take a tensor."""
         self._tensor = tensor
-        self._files = {(view.path, view.deflated): file for view, file in zip(tensor.inputs, files, strict=True)}
 
     def read(self, offset: int, target: memoryview) -> None:
         """Fill ``target``, of single bytes, with those from ``offset`` on; CheckpointError when an input is unreadable.
@@ -35,11 +32,10 @@ class ComputedBytes:
 
     def _values(self, view: View) -> NDArray[Any]:
         """Return the values of a part of an input, as float16 for F16 and as float32 for all else."""
-        file = self._files[view.path, view.deflated]
         raw = np.empty(view.shape, SOURCE_DTYPES[view.dtype])
         if view.strides is None:
-            file.read(view.offset, raw.reshape(-1).view(np.uint8).data)
+            view.file.read(view.offset, raw.reshape(-1).view(np.uint8).data)
         else:
             strides = tuple(step * raw.itemsize for step in view.strides)
-            gather(file, view.offset, raw, strides, np.empty(_SPAN_NBYTES, np.uint8))
+            gather(view.file, view.offset, raw, strides, np.empty(_SPAN_NBYTES, np.uint8))
         return raw if view.dtype == "F16" else widened(raw, view.dtype)

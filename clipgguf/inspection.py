@@ -9,6 +9,7 @@ from clipgguf.clip_file import ClipFile
 from clipgguf.errors import shown
 from clipgguf.options import PathLike
 from clipgguf.readers import Verdict, verdicts
+from clipgguf.sources.local import LocalFile
 from clipgguf.tensor import View
 
 # Of what the metadata calls a projector, which is a word; nothing keeps a file from having megabytes there.
@@ -96,11 +97,12 @@ def inspect(path: PathLike) -> Inspection:
 
     Raises CheckpointError when it is missing, truncated or no GGUF file, or when its header contradicts itself.
     """
-    file = ClipFile.of(read_gguf(Path(path)))
+    path = Path(path)
+    file = ClipFile.of(read_gguf(LocalFile(path)))
     return Inspection(
-        path=file.file.path,
+        path=path,
         found=_found(file),
-        nbytes=file.file.size,
+        nbytes=file.file.source.size,
         version=file.file.version,
         alignment=file.file.alignment,
         towers=tuple(_tower(file, part) for part in ("text", "vision") if file.has(part)),

@@ -113,7 +113,7 @@ class _Matching:
         self._find_prefixes()
         outputs = [output for section in family.sections for output in self._section(section)]
         unknown = [
-            f"{tensor.path}: tensor {tensor.name!r} is unknown, {family.title} of this configuration has no such tensor"
+            f"{tensor.file}: tensor {tensor.name!r} is unknown, {family.title} of this configuration has no such tensor"
             for name, tensor in self.tensors.items()
             if not (self.lost or name in self.used or family.leaves_out(name) or family.ignores(name))
         ]
@@ -204,7 +204,7 @@ class _Matching:
         self.used.add(name)
         if tensor.dtype not in DTYPES:
             self.problems.append(
-                f"{tensor.path}: tensor {name!r} is of type {tensor.dtype}, supported are {', '.join(DTYPES)}"
+                f"{tensor.file}: tensor {name!r} is of type {tensor.dtype}, supported are {', '.join(DTYPES)}"
             )
         parts = lengths(pattern.stored, tensor.shape, known)
         if parts is None:
@@ -226,7 +226,7 @@ class _Matching:
         return {word: size for word, size in sizes.items() if size is not None}
 
     def _misfit(self, rule: Rule, part: str, tensor: View, known: Mapping[str, int]) -> str:
-        where = f"{tensor.path}: tensor {tensor.name!r} has shape {shape_text(tensor.shape)}"
+        where = f"{tensor.file}: tensor {tensor.name!r} has shape {shape_text(tensor.shape)}"
         if 0 in tensor.shape:
             return f"{where}, no axis should be of length 0"
         # The configuration asks if what it says is enough to contradict the shape, else a tensor that was there first.

@@ -20,12 +20,13 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgguf.checkpoint import SourceBytes, Sources
 from clipgguf.checkpoint.strides import blocks
 from clipgguf.checkpoint.views import OrderedBlocks, StridedBlocks
 from clipgguf.computed import ComputedBytes
 from clipgguf.encode import SCRATCH_NBYTES, Encoder, encoder
 from clipgguf.planning import PlannedTensor
+from clipgguf.sources import Source
+from clipgguf.sources.holding import Held, Holding
 from clipgguf.tensor import Computed, View
 from clipgguf.workers import Workers
 
@@ -66,9 +67,14 @@ def thread_count(threads: int | None) -> int:
 class SourceRange:
     """A byte range of a source that the file takes as it is."""
 
-    file: SourceBytes
+    held: Held
     offset: int
     nbytes: int
+
+    @property
+    def file(self) -> Source:
+        """The source."""
+        return self.held.source
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +107,15 @@ class _Workspace:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A chunk that is still to be encoded: ``nbytes`` of a source, from ``start`` on, or a block of a view."""
+    """A chunk that is still to be encoded: ``nbytes`` of a source, from ``start`` on, or a block of a view.
+
+    ``held`` are the sources that it needs.
+    """
 
     tensor: PlannedTensor
     codec: Encoder
-    source: "SourceBytes | ComputedBytes | _Block"
+    held: Sequence[Held]
+    source: "Source | ComputedBytes | _Block"
     nbytes: int
     start: int = 0
 
@@ -117,9 +127,9 @@ class _Job:
     def window(self) -> AbstractContextManager[memoryview | None]:
         """Give the source mapped into memory, or None where it has to be read."""
         is_aligned = self.start % self.codec.source_dtype.itemsize == 0  # Old safetensors files have odd headers.
-        if isinstance(self.source, SourceBytes) and is_aligned and self.nbytes >= LEAST_WINDOW:
-            return self.source.window(self.start, self.nbytes)
-        return nullcontext()
+        if isinstance(self.source, _Block | ComputedBytes) or not is_aligned or self.nbytes < LEAST_WINDOW:
+            return nullcontext()
+        return self.source.window(self.start, self.nbytes)
 
     def read(self, target: NDArray[np.uint8], scratch: NDArray[np.uint8]) -> None:
         """Read the source into ``target``, which has its size, row by row."""
@@ -200,7 +210,7 @@ class ChunkStream:
         chunks = 1 + sum(tensor.source.nbytes + tensor.nbytes for tensor in tensors) // BUFFER_NBYTES
         self._threads = min(threads, max(chunks, MOST_THREADS))
         self._ranges = ranges
-        self._sources = Sources([view for tensor in tensors for view in tensor.source.stored])
+        self._holding = Holding([view.file for tensor in tensors for view in tensor.source.stored])
         self._workers = Workers(self._threads, "encode")
 
     def __enter__(self) -> "ChunkStream":
@@ -212,7 +222,7 @@ class ChunkStream:
     ) -> None:
         """End the threads and close the files."""
         self._workers.shutdown(cancel_futures=True)
-        self._sources.close()
+        self._holding.close()
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks in the order of the tensors; each one's data lasts until the next is asked for."""
@@ -259,46 +269,39 @@ class ChunkStream:
         numbers = itertools.count()
         for tensor in self._tensors:
             for part in tensor.source.parts:
-                files = [self._sources.of(next(numbers)) for _ in part.stored]
-                yield from self._part_jobs(tensor, part, files)
+                held = [self._holding.of(next(numbers)) for _ in part.stored]
+                yield from self._part_jobs(tensor, part, held)
 
-    def _part_jobs(
-        self, tensor: PlannedTensor, part: View | Computed, files: Sequence[SourceBytes]
-    ) -> Iterator[_Job | Chunk]:
+    def _part_jobs(self, tensor: PlannedTensor, part: View | Computed, held: Sequence[Held]) -> Iterator[_Job | Chunk]:
         codec = encoder(part.dtype, tensor.ggml_type)
         itemsize = codec.source_dtype.itemsize
         elements = codec.elements(SOURCE_NBYTES, BUFFER_NBYTES)
         if isinstance(part, Computed):
-            computed = ComputedBytes(part, files)
+            computed = ComputedBytes(part)
             for start in range(0, part.nbytes, elements * itemsize):
-                yield _Job(tensor, codec, computed, min(elements * itemsize, part.nbytes - start), start)
+                yield _Job(tensor, codec, held, computed, min(elements * itemsize, part.nbytes - start), start)
             return
-        (file,) = files
         if part.strides is not None:
-            view = self._view(part, part.strides, file, codec, elements)
+            view = _view(part, part.strides, codec, elements)
             for index, shape in blocks(part.shape, elements) if part.nbytes else ():
-                yield _Job(tensor, codec, _Block(view, index, shape), math.prod(shape) * itemsize)
+                yield _Job(tensor, codec, held, _Block(view, index, shape), math.prod(shape) * itemsize)
             return
         is_range = self._ranges and codec.encode is None and part.nbytes >= LEAST_RANGE
         step = RANGE_NBYTES if is_range else elements * itemsize
         for start in range(0, part.nbytes, step):
             offset, nbytes = part.offset + start, min(step, part.nbytes - start)
             if is_range:
-                yield Chunk(tensor, SourceRange(file, offset, nbytes))
+                yield Chunk(tensor, SourceRange(held[0], offset, nbytes))
             else:
-                yield _Job(tensor, codec, file, nbytes, offset)
+                yield _Job(tensor, codec, held, part.file, nbytes, offset)
 
-    def _view(
-        self, source: View, strides: tuple[int, ...], file: SourceBytes, codec: Encoder, elements: int
-    ) -> StridedBlocks | OrderedBlocks:
-        """Return what blocks of so many elements are read from where a tensor is not contiguous."""
-        dtype = codec.source_dtype
-        view = StridedBlocks(
-            file, source.offset, dtype, source.shape, tuple(stride * dtype.itemsize for stride in strides)
-        )
-        if view.is_far_from_order(elements, SCRATCH_NBYTES):
-            return OrderedBlocks(view, self._sources.open_files)
-        return view
+
+def _view(source: View, strides: tuple[int, ...], codec: Encoder, elements: int) -> StridedBlocks | OrderedBlocks:
+    """Return what blocks of so many elements are read from where a tensor is not contiguous."""
+    dtype = codec.source_dtype
+    steps = tuple(stride * dtype.itemsize for stride in strides)
+    view = StridedBlocks(source.file, source.offset, dtype, source.shape, steps)
+    return OrderedBlocks(view) if view.is_far_from_order(elements, SCRATCH_NBYTES) else view
 
 
 def _finished(work: Future[list[Chunk]] | Chunk) -> list[Chunk]:

@@ -3,42 +3,31 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgguf.shape import Pattern, arranged, merged
+from clipgguf.sources import Source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
-class Deflated:
-    """A storage that a zip archive holds compressed: the byte range in the file, and what must come out of it."""
-
-    offset: int
-    compressed_size: int
-    inflated_size: int
-    crc32: int
-
-
-@dataclass(frozen=True, slots=True)
 class View:
-    """Elements of a checkpoint's tensor as they lie in a file, little-endian; the tensor itself, or a part of it.
+    """Elements of a checkpoint's tensor as they lie in a source, little-endian; the tensor itself, or a part of it.
 
     ``dtype`` is safetensors' code ("F32", "BF16", ...); ``nbytes`` is what the elements take when they are contiguous.
-    ``offset`` is where the first element lies in the file, or in the inflated storage where ``deflated`` names one.
-    The elements are contiguous and row-major unless ``strides`` gives, in elements, the step along each axis.
+    ``offset`` is where the first element lies. The elements are contiguous and row-major unless ``strides`` gives, in
+    elements, the step along each axis.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    path: Path
+    file: Source
     offset: int
     nbytes: int
     strides: tuple[int, ...] | None = None
-    deflated: Deflated | None = None
 
     @property
     def itemsize(self) -> int:
@@ -116,11 +105,6 @@ class Joined:
         return self.parts[0].name
 
     @property
-    def path(self) -> Path:
-        """The file of the first one, for messages."""
-        return self.parts[0].path
-
-    @property
     def dtype(self) -> str:
         """The dtype of all of them."""
         return self.parts[0].dtype
@@ -165,11 +149,6 @@ class Computed:
     def stored(self) -> tuple[View, ...]:
         """The views of the checkpoint that it is made of."""
         return self.inputs
-
-    @property
-    def path(self) -> Path:
-        """The file of the first input, for messages."""
-        return self.inputs[0].path
 
     @property
     def nbytes(self) -> int:

@@ -12,6 +12,7 @@ from clipgguf.families.llava_projectors import KINDS
 from clipgguf.keys import KEYS
 from clipgguf.options import PathLike
 from clipgguf.planning import Plan, PlannedTensor
+from clipgguf.sources.local import LocalFile
 from clipgguf.writer import Progress, write_plan
 
 
@@ -46,7 +47,7 @@ def upgrade(
     if feature_layer is not None and feature_layer < 1:
         raise ValueError(f"feature_layer is {feature_layer}, should be the number of blocks to run, at least 1")
     source = Path(old)
-    file = read_gguf(source)
+    file = read_gguf(LocalFile(source))
     added = _missing(ClipFile.of(file), feature_layer)
     path = source if output is None else output_path(source.parent, output, source.name)
     in_place = output is None or (path.exists() and path.samefile(source))
@@ -87,7 +88,7 @@ def _missing(file: ClipFile, feature_layer: int | None) -> "list[MetadataItem]":
 
 def _check_kind(file: ClipFile) -> None:
     """Raise CheckpointError when a file is no mmproj of LLaVA's, or contradicts itself."""
-    path = file.file.path
+    path = file.file.source
 
     def refuse(reason: str) -> CheckpointError:
         return CheckpointError(f"{path}: is no mmproj of a CLIP tower that could be upgraded: {reason}")
@@ -123,7 +124,7 @@ def _check_kind(file: ClipFile) -> None:
 
 def _layer(file: ClipFile, feature_layer: int | None) -> int | None:
     """Return after how many blocks the projector takes the features; None where the file says it in another way."""
-    path, key, stored = file.file.path, KEYS["vision.feature_layer"].key, file.value("vision.blocks")
+    path, key, stored = file.file.source, KEYS["vision.feature_layer"].key, file.value("vision.blocks")
     if feature_layer is not None and feature_layer > stored:
         raise CheckpointError(f"{path}: has {stored:,} blocks, --feature-layer is {feature_layer:,}")
     if key in file.items:

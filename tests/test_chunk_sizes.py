@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from clipgguf import Options, convert, encode, stream
 from clipgguf.element_types import OUTTYPES, tensor_nbytes
 from clipgguf.planning import PlannedTensor
+from clipgguf.sources.local import LocalFile
 from clipgguf.stream import BUFFER_NBYTES, LEAST_RANGE, RANGE_NBYTES, SOURCE_NBYTES, ChunkStream
 from clipgguf.tensor import View
 from clipgguf.verification import verify
@@ -100,7 +101,10 @@ def test_chunks_are_parts_of_the_whole(
 ) -> None:
     path, array = stored[dtype]
     counts = sizes(dtype, ggml_type)
-    tensors = [planned(View(str(n), dtype, (n // ROW, ROW), path, 0, n * ITEMSIZE[dtype]), ggml_type) for n in counts]
+    tensors = [
+        planned(View(str(n), dtype, (n // ROW, ROW), LocalFile(path), 0, n * ITEMSIZE[dtype]), ggml_type)
+        for n in counts
+    ]
     largest = array[: counts[-1]]
     whole = expected(as_float32(largest, dtype), largest, dtype, ggml_type)
     for name, data in streamed(tensors, ranges=dtype == ggml_type.name).items():
@@ -120,7 +124,7 @@ def test_chunks_of_a_transposed_matrix_are_whole_blocks(
     path, array = stored[dtype]
     count = shape[0] * shape[1]
     turned = np.ascontiguousarray(array[:count].reshape(shape[::-1]).T)
-    source = View("a", dtype, shape, path, 0, count * ITEMSIZE[dtype], strides=(1, shape[0]))
+    source = View("a", dtype, shape, LocalFile(path), 0, count * ITEMSIZE[dtype], strides=(1, shape[0]))
     whole = expected(as_float32(turned, dtype).reshape(-1), turned.reshape(-1), dtype, ggml_type)
     assert streamed([planned(source, ggml_type)])["a"] == whole
 
@@ -130,7 +134,9 @@ def test_ranges_about_their_largest_size(tmp_path: Path) -> None:
     raw = np.random.default_rng(1).bytes(counts[-1] * 4)
     (tmp_path / "stored").write_bytes(raw)
     tensors = [
-        planned(View(str(n), "F32", (n // ROW, ROW), tmp_path / "stored", 0, n * 4), GGMLQuantizationType.F32)
+        planned(
+            View(str(n), "F32", (n // ROW, ROW), LocalFile(tmp_path / "stored"), 0, n * 4), GGMLQuantizationType.F32
+        )
         for n in counts
     ]
     for ranges in (True, False):
@@ -146,10 +152,10 @@ def test_verifying_about_the_size_of_a_piece(step: int, tmp_path: Path) -> None:
     (tmp_path / "stored").write_bytes(quants.quantize(single.reshape(-1, ROW), GGMLQuantizationType.Q8_0).tobytes())
     shape = (count // ROW, ROW)
     pair = Pair(
-        planned(View("a", "F32", shape, tmp_path / "source", 0, count * 4), GGMLQuantizationType.Q8_0),
-        View("a", "Q8_0", shape, tmp_path / "stored", 0, count // 32 * 34),
+        planned(View("a", "F32", shape, LocalFile(tmp_path / "source"), 0, count * 4), GGMLQuantizationType.Q8_0),
+        View("a", "Q8_0", shape, LocalFile(tmp_path / "stored"), 0, count // 32 * 34),
     )
-    (comparison,) = compare_tensors([pair], tmp_path / "stored", count // 32 * 34, 2, None).values()
+    (comparison,) = compare_tensors([pair], LocalFile(tmp_path / "stored"), 2, None).values()
     assert (comparison.elements, comparison.verdict) == (count, "rounded")
 
 

@@ -19,6 +19,7 @@ from clipgguf.checkpoint.gguf_file import (
 )
 from clipgguf.limits import LARGEST_HEADER, MOST_ENTRIES, MOST_VALUES
 from clipgguf.options import Outtype
+from clipgguf.sources.local import LocalFile
 from tests.checkpoints import write_model
 from tests.gguf_bytes import array, gguf, key, string, tensor, uint32
 from tests.llava_checkpoints import Llava, write_hf
@@ -34,7 +35,7 @@ MEBIBYTES = 256
 
 def read(path: Path, data: bytes) -> Any:
     path.write_bytes(data)
-    return read_gguf(path)
+    return read_gguf(LocalFile(path))
 
 
 @pytest.mark.parametrize("outtype", ["f32", "f16", "bf16", "q8_0", "q4_1"])
@@ -42,18 +43,18 @@ def read(path: Path, data: bytes) -> Any:
 def test_same_as_ggufs_own_reader(what: str, outtype: Outtype, tmp_path: Path) -> None:
     model = write_model(tmp_path / "m") if what == "clip" else write_hf(tmp_path / "m", Llava(has_newline=True))
     path = convert(model, tmp_path / "x.gguf", options=Options(outtype=outtype)).path
-    file, reader = read_gguf(path), GGUFReader(path)
+    file, reader = read_gguf(LocalFile(path)), GGUFReader(path)
     fields = [field for name, field in reader.fields.items() if not name.startswith("GGUF.")]
     assert [item.key for item in file.metadata] == [field.name for field in fields]
     assert [item.value_type for item in file.metadata] == [field.types[-1] for field in fields]
     values = [list(item.value) if item.is_array else item.value for item in file.metadata]
     assert values == [field.contents() for field in fields]
     assert [
-        (t.name, t.dtype, list(reversed(t.shape)), t.offset, t.nbytes, t.path) for t in file.tensors
+        (t.name, t.dtype, list(reversed(t.shape)), t.offset, t.nbytes, str(t.file)) for t in file.tensors
     ] == [
-        (t.name, t.tensor_type.name, t.shape.tolist(), t.data_offset, t.n_bytes, path) for t in reader.tensors
+        (t.name, t.tensor_type.name, t.shape.tolist(), t.data_offset, t.n_bytes, str(path)) for t in reader.tensors
     ]  # fmt: skip
-    assert (file.version, file.alignment, file.size) == (3, reader.alignment, path.stat().st_size)
+    assert (file.version, file.alignment, file.source.size) == (3, reader.alignment, path.stat().st_size)
     assert file.data_start == reader.data_offset
 
 
@@ -189,7 +190,7 @@ def test_header_of_unbelievable_size(tmp_path: Path) -> None:
     path.write_bytes(gguf([key("a", T.STRING, struct.pack("<Q", LARGEST_HEADER))]))
     os.truncate(path, 2 * LARGEST_HEADER)
     with pytest.raises(CheckpointError, match=f"header of more than {LARGEST_HEADER:,} bytes"):
-        read_gguf(path)
+        read_gguf(LocalFile(path))
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         (tmp_path / ("n" * 300), "n"),
     ):
         with pytest.raises(CheckpointError, match=words):
-            read_gguf(path)
+            read_gguf(LocalFile(path))
 
 
 @pytest.mark.skipif(
@@ -215,7 +216,7 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
         (tmp_path / "link.gguf", "broken symbolic link"),
     ):
         with taking_at_most(1), pytest.raises(CheckpointError, match=words):
-            read_gguf(path)
+            read_gguf(LocalFile(path))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no holes on Windows unless they are asked to")
@@ -226,7 +227,7 @@ def test_only_the_header_is_read(tmp_path: Path) -> None:
     os.truncate(path, path.stat().st_size + nbytes)
     tracemalloc.start()
     with taking_at_most(1):
-        file = read_gguf(path)
+        file = read_gguf(LocalFile(path))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2**20
@@ -238,7 +239,7 @@ def test_a_vocabulary_takes_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(gguf([array("tokenizer.ggml.tokens", T.STRING, len(tokens), b"".join(map(string, tokens)))]))
     tracemalloc.start()
-    file = read_gguf(path)
+    file = read_gguf(LocalFile(path))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert list(file.value("tokenizer.ggml.tokens")) == tokens
@@ -255,7 +256,9 @@ def test_the_worst_that_a_header_can_hold(tmp_path: Path) -> None:
     path.write_bytes(gguf([array("a", T.STRING, count, text * count)]))
     code = (
         "import sys, time; from pathlib import Path; from clipgguf.checkpoint.gguf_file import read_gguf\n"
-        "started = time.process_time(); read_gguf(Path(sys.argv[1])); seconds = time.process_time() - started\n"
+        "from clipgguf.sources.local import LocalFile\n"
+        "file = LocalFile(Path(sys.argv[1]))\n"
+        "started = time.process_time(); read_gguf(file); seconds = time.process_time() - started\n"
         f"assert seconds < {2 * SECONDS}, seconds"
     )
     assert peak_rss("-c", code, path) < MEBIBYTES * 2**20
@@ -293,7 +296,7 @@ def test_mutations(tmp_path: Path) -> None:
     keys = [key(f"{t.name}", t, struct.pack(f"<{code}", value)) for t, (code, value) in SCALARS.items()]
     keys += [uint32(ALIGNMENT, 64), array("texts", T.STRING, 3, string("ab") * 3), array("n", T.INT16, 4, bytes(8))]
     made = gguf(keys, [tensor("x", (2, 2)), tensor("y", (1, 32), Q8_0, 64)], bytes(128), alignment=64)
-    start = read_gguf(tmp_path / "m.gguf").data_start
+    start = read_gguf(LocalFile(tmp_path / "m.gguf")).data_start
     rng = random.Random(20260101)
     path = tmp_path / "x.gguf"
     outcomes = {"read": 0, "refused": 0}

@@ -23,6 +23,7 @@ from clipgguf.checkpoint.safetensors import LARGEST_HEADER, read_safetensors_hea
 from clipgguf.errors import shown
 from clipgguf.json_file import LARGEST_JSON, MOST_VALUES, read_json_object
 from clipgguf.regular_file import open_regular
+from clipgguf.sources.local import LocalFile
 from tests import layouts, llava_checkpoints
 from tests.checkpoints import TINY, edit_json, safetensors_header, write_json, write_model, write_safetensors
 from tests.conftest import Run
@@ -113,7 +114,7 @@ HEADERS: dict[str, tuple[bytes, str]] = {
 def test_safetensors_that_lie(content: bytes, words: str, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    message = refusal(lambda: read_safetensors_header(path))
+    message = refusal(lambda: read_safetensors_header(LocalFile(path)))
     assert message.startswith(f"{path}: ")
     assert words in message
 
@@ -121,7 +122,7 @@ def test_safetensors_that_lie(content: bytes, words: str, tmp_path: Path) -> Non
 def test_the_header_that_the_lies_are_made_of_is_sound(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(header(SOUND))
-    (tensor,) = read_safetensors_header(path)
+    (tensor,) = read_safetensors_header(LocalFile(path))
     assert (tensor.name, tensor.shape, tensor.offset, tensor.nbytes) == ("a", (2,), 8 + len(SOUND), 8)
 
 
@@ -130,7 +131,7 @@ def test_safetensors_header_of_gigabytes_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(struct.pack("<Q", 2**32))
     os.truncate(path, 2**33)
-    assert_refused_without_reading(lambda: read_safetensors_header(path), NOT_SAFETENSORS)
+    assert_refused_without_reading(lambda: read_safetensors_header(LocalFile(path)), NOT_SAFETENSORS)
 
 
 def assert_refused_without_reading(read: Callable[[], object], words: str) -> None:

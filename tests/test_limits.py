@@ -11,6 +11,7 @@ from clipgguf import plan as plan_conversion
 from clipgguf.checkpoint.gguf_file import MetadataItem, read_gguf, too_much
 from clipgguf.limits import LARGEST_HEADER, MOST_ENTRIES, MOST_VALUES
 from clipgguf.planning import Plan
+from clipgguf.sources.local import LocalFile
 from tests.checkpoints import TINY
 from tests.conftest import Run
 from tests.gguf_bytes import string, tensor
@@ -25,7 +26,7 @@ def long_vocabulary(model: Path, nbytes: int) -> None:
 
 def header_nbytes(path: Path) -> int:
     """Return where the entry of a file's last tensor ends."""
-    last = read_gguf(path).tensors[-1]
+    last = read_gguf(LocalFile(path)).tensors[-1]
     return path.read_bytes().rindex(string(last.name)) + len(tensor(last.name, last.shape))
 
 

@@ -15,11 +15,11 @@ import pytest
 
 from clipgguf import CheckpointError, Options, convert
 from clipgguf import plan as plan_conversion
-from clipgguf.checkpoint import SourceFile
 from clipgguf.element_types import OUTTYPES
 from clipgguf.encode import SCRATCH_NBYTES, SOURCE_DTYPES, encoder
 from clipgguf.options import Outtype
 from clipgguf.sources import mapping
+from clipgguf.sources.local import LocalFile
 from clipgguf.stream import LEAST_WINDOW, SOURCE_NBYTES, ChunkStream
 from tests.checkpoints import Clip, Text, Vision, write_model
 from tests.processes import uncovered
@@ -46,7 +46,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> list[Window]:
                 found.append((offset, nbytes))
             yield view
 
-    monkeypatch.setattr("clipgguf.checkpoint.tensors.window", count)
+    monkeypatch.setattr("clipgguf.sources.local.window", count)
     return found
 
 
@@ -113,9 +113,9 @@ def test_pages_that_are_missing_are_read_and_those_of_an_older_linux_are_not(
 
 
 @contextlib.contextmanager
-def file_of(directory: Path, data: bytes, name: str = "a.safetensors") -> Iterator[SourceFile]:
+def file_of(directory: Path, data: bytes, name: str = "a.safetensors") -> Iterator[LocalFile]:
     (directory / name).write_bytes(data)
-    with contextlib.closing(SourceFile(directory / name, len(data))) as source:
+    with contextlib.closing(LocalFile(directory / name)) as source:
         yield source
 
 
@@ -178,15 +178,15 @@ def test_a_file_that_is_truncated_after_its_size_was_looked_at_gives_it_too(
 TRUNCATE = """
 import os, sys
 from clipgguf import ClipGGUFError, convert
-from clipgguf.checkpoint import SourceFile
+from clipgguf.sources.local import LocalFile
 model, out = sys.argv[1:]
 turns = iter(range(100))
-window = SourceFile.window
+window = LocalFile.window
 def truncating(*arguments):
     if next(turns) == 3:
         os.truncate(model + "/model.safetensors", 1_000_000)
     return window(*arguments)
-SourceFile.window = truncating
+LocalFile.window = truncating
 try:
     convert(model, out, threads=1)
 except ClipGGUFError as e:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from clipgguf import CheckpointError, convert
 from clipgguf.checkpoint.safetensors import check_header, read_safetensors_header
 from clipgguf.regular_file import RegularFile
+from clipgguf.sources.local import LocalFile
 from tests.checkpoints import safetensors_header, write_model
 from tests.conftest import Run
 from tests.layouts import write_clip
@@ -40,7 +41,7 @@ def test_entry_in_another_form(entry: object, tmp_path: Path) -> None:
     with safe_open(path, framework="numpy"):
         pass
     with pytest.raises(CheckpointError, match=r"tensor 'a' is .*, should be an object with dtype"):
-        read_safetensors_header(path)
+        read_safetensors_header(LocalFile(path))
 
 
 def test_file_of_torch_under_the_wrong_name(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_file_of_torch_under_the_wrong_name(tmp_path: Path) -> None:
     for content in (b"PK\3\4" + bytes(60), b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46" + bytes(60)):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"is a file of torch\.save, and should have a name"):
-            read_safetensors_header(path)
+            read_safetensors_header(LocalFile(path))
 
 
 @pytest.mark.parametrize("most", [1, 7, 1000])
@@ -176,4 +177,4 @@ def test_header_that_ends_early(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(struct.pack("<Q", 100) + b"{}")
     with pytest.raises(CheckpointError, match="truncated or no safetensors file"):
-        read_safetensors_header(path)
+        read_safetensors_header(LocalFile(path))

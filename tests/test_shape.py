@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from clipgguf.shape import lengths, parse, shape_of
+from clipgguf.sources.local import LocalFile
 from clipgguf.tensor import View
 
 Floats = NDArray[Any]
@@ -44,7 +45,7 @@ def test_arrangements_are_numpys(text: str) -> None:
     parts = lengths(pattern.stored, shape, sizes)
     assert parts is not None
     wanted = expected(array)
-    view = View("t", "F32", shape, Path("x"), 8, array.nbytes)
+    view = View("t", "F32", shape, LocalFile(Path(__file__)), 8, array.nbytes)
     found = list(view.rearranged(pattern, parts, len(wanted)))
     assert [shape for shape, _ in found] == [part.shape for part in wanted]
     for (_, part), values in zip(found, wanted, strict=True):
@@ -62,7 +63,7 @@ def test_what_is_contiguous_stays_so(text: str) -> None:
     parts = lengths(parse(text).stored, shape, sizes)
     assert parts is not None
     count = len(expected(np.zeros(shape)))
-    view = View("t", "F32", shape, Path("x"), 0, 4 * int(np.prod(shape)))
+    view = View("t", "F32", shape, LocalFile(Path(__file__)), 0, 4 * int(np.prod(shape)))
     assert all(part.strides is None for _, part in view.rearranged(parse(text), parts, count))
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from clipgguf import CheckpointError, convert, verify
-from clipgguf.checkpoint import Checkpoint, SourceFile, Sources
-from clipgguf.checkpoint.deflate import inflate
-from clipgguf.checkpoint.tensors import MOST_OPEN
-from clipgguf.tensor import Deflated, View
+from clipgguf.checkpoint import Checkpoint
+from clipgguf.checkpoint.deflate import Deflated, inflate
+from clipgguf.sources import Source
+from clipgguf.sources.holding import Holding
+from clipgguf.sources.local import MOST_OPEN, LocalFile
 from tests import torch_bytes
 from tests.checkpoints import Clip, Text, Vision, write_model
 from tests.processes import uncovered
@@ -55,7 +56,7 @@ def deflated(model: Path) -> Path:
     checkpoint = Checkpoint.open(model)
     storages, records = {}, {}
     for number, (name, source) in enumerate(checkpoint.tensors.items()):
-        raw = source.path.read_bytes()[source.offset :][: source.nbytes]
+        raw = Path(str(source.file)).read_bytes()[source.offset :][: source.nbytes]
         steps = tuple(int(np.prod(source.shape[i + 1 :], dtype=int)) for i in range(len(source.shape)))
         where = torch_bytes.storage(str(number), len(raw) // 4)
         records[name] = torch_bytes.tensor(where, 0, source.shape, steps)
@@ -88,45 +89,48 @@ def test_hundreds_of_compressed_storages_under_a_limit_of_64_files(tmp_path: Pat
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> list[View]:
+def files(tmp_path: Path) -> list[LocalFile]:
     for number in range(3 * MOST_OPEN):
         (tmp_path / f"shard-{number}").write_bytes(bytes([number] * 8))
-    return [View(str(n), "U8", (8,), tmp_path / f"shard-{n}", 0, 8) for n in range(3 * MOST_OPEN)]
+    found = [LocalFile(tmp_path / f"shard-{n}") for n in range(3 * MOST_OPEN)]
+    for file in found:
+        file.close()
+    return found
 
 
-def test_few_files_are_open_at_a_time(files: list[View]) -> None:
+def test_few_files_are_open_at_a_time(files: list[LocalFile]) -> None:
     target = memoryview(bytearray(8))
     order = (*range(len(files)), 0, 1, 2, 0, 40)
-    sources = Sources([files[number] for number in order])
+    sources = Holding([files[number] for number in order])
     for turn, number in enumerate(order):
-        sources.of(turn).read(0, target)
+        sources.of(turn).source.read(0, target)
         assert target == bytes([number] * 8)
         assert len(open_files("shard-")) <= MOST_OPEN
     sources.close()
     assert not open_files("shard-")
 
 
-def test_files_that_are_being_read_stay_open(files: list[View]) -> None:
-    sources = Sources(files)
+def test_files_that_are_being_read_stay_open(files: list[LocalFile]) -> None:
+    sources = Holding(files)
     with contextlib.ExitStack() as stack:
         for number in range(len(files)):
-            file = stack.enter_context(sources.of(number).in_use())
+            file = stack.enter_context(files[number].in_use())
             assert os.pread(file.fileno(), 8, 0) == bytes([number] * 8)
         assert len(open_files("shard-")) == len(files)
-    with SourceFile(files[0].path, 8).in_use():
+    with LocalFile(files[0].path).in_use():
         assert len(open_files("shard-0")) == 1
     del file
     sources.close()
     assert not open_files("shard-")
 
 
-def test_threads_that_share_files(files: list[View]) -> None:
-    sources = Sources(files)
+def test_threads_that_share_files(files: list[LocalFile]) -> None:
+    sources = Holding(files)
     shared = [sources.of(number) for number in range(len(files))]
 
     def read(number: int) -> bytes:
         target = bytearray(8)
-        shared[number].read(0, memoryview(target))
+        shared[number].source.read(0, memoryview(target))
         return bytes(target)
 
     with ThreadPoolExecutor(MOST_OPEN) as executor:
@@ -155,9 +159,9 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize(("change", "words"), CHANGES.values(), ids=CHANGES)
 def test_a_file_that_is_opened_again_is_the_same(
-    change: Callable[[Path], object], words: str, files: list[View]
+    change: Callable[[Path], object], words: str, files: list[LocalFile]
 ) -> None:
-    source = SourceFile(files[0].path, 8)
+    source = files[0]
     source.close()
     change(files[0].path)
     with pytest.raises(CheckpointError, match=rf"shard-0: {words}"):
@@ -165,10 +169,10 @@ def test_a_file_that_is_opened_again_is_the_same(
     assert not open_files("shard-")
 
 
-def test_a_shard_that_is_gone_leaves_nothing_open(files: list[View]) -> None:
+def test_a_shard_that_is_gone_leaves_nothing_open(files: list[LocalFile]) -> None:
     files[-1].path.unlink()
     with pytest.raises(CheckpointError, match="is missing"):
-        Sources(files)
+        Holding(files)
     assert not open_files("shard-")
 
 
@@ -186,29 +190,29 @@ def test_a_compressed_storage_is_inflated_once_and_dropped_after_its_last_tensor
 ) -> None:
     model = write_model(tmp_path / "m", DEEP)
     expected = {
-        tensor.name: tensor.path.read_bytes()[tensor.offset :][: tensor.nbytes]
+        tensor.name: Path(str(tensor.file)).read_bytes()[tensor.offset :][: tensor.nbytes]
         for tensor in Checkpoint.open(model).tensors.values()
     }
     deflated(model)
     inflated: list[Deflated] = []
 
-    def count(path: Path, storage: Deflated) -> Iterator[bytes]:
+    def count(archive: Source, storage: Deflated) -> Iterator[bytes]:
         inflated.append(storage)
-        return inflate(path, storage)
+        return inflate(archive, storage)
 
     monkeypatch.setattr("clipgguf.checkpoint.deflate.inflate", count)
     tensors = list(Checkpoint.open(model).tensors.values())
     inflated.clear()  # Of the pickle.
     # The second time, all others were needed in between.
-    sources = Sources(tensors * times)
+    sources = Holding([tensor.file for tensor in tensors * times])
     for number, tensor in enumerate(tensors * times):
-        file = sources.of(number)
+        held = sources.of(number)
         found = memoryview(bytearray(tensor.nbytes))
-        file.read(tensor.offset, found)
+        held.source.read(tensor.offset, found)
         assert found == expected[tensor.name]
         left = min(number + 1, len(tensors) * times - number)
         assert len(open_files(temporary)) <= (1 if times == 1 else left)
-        del file
+        del held
     assert len(inflated) == len(set(inflated)) == len(tensors)
     assert not open_files(temporary)
     sources.close()

@@ -13,11 +13,13 @@ import pytest
 
 from clipgguf import CheckpointError, Options, convert, verify
 from clipgguf import plan as plan_conversion
-from clipgguf.checkpoint import Checkpoint, SourceFile
+from clipgguf.checkpoint import Checkpoint
+from clipgguf.checkpoint.deflate import InflatedStorage
 from clipgguf.checkpoint.strides import BAND_NBYTES
 from clipgguf.checkpoint.views import OrderedBlocks
 from clipgguf.encode import SCRATCH_NBYTES
 from clipgguf.options import Outtype
+from clipgguf.sources.local import LocalFile
 from clipgguf.stream import BUFFER_NBYTES, LEAST_RANGE, LOOK_AHEAD, SOURCE_NBYTES, ChunkStream, SourceRange
 from tests import torch_bytes
 from tests.checkpoints import Clip, Text, Vision, to_dtype, values, write_model
@@ -115,8 +117,9 @@ def test_compressed_torch_file(tmp_path: Path) -> None:
 def test_damage_in_a_compressed_storage_is_found(tmp_path: Path) -> None:
     model = write_torch_model(tmp_path / "m", CLIP, "F32", reverse_axes=False)
     repack(model / "pytorch_model.bin", zipfile.ZIP_DEFLATED)
-    deflated = Checkpoint.open(model).tensors["text_projection.weight"].deflated
-    assert deflated is not None
+    storage = Checkpoint.open(model).tensors["text_projection.weight"].file
+    assert isinstance(storage, InflatedStorage)
+    deflated = storage.deflated
     raw = bytearray((model / "pytorch_model.bin").read_bytes())
     raw[deflated.offset + deflated.compressed_size // 2] ^= 0x40
     (model / "pytorch_model.bin").write_bytes(raw)
@@ -156,7 +159,7 @@ def test_what_sendfile_cannot_copy_is_read_and_written(tmp_path: Path) -> None:
     stored = np.random.default_rng(1).bytes(3 << 20)
     path = tmp_path / "stored"
     path.write_bytes(stored)
-    source = SourceFile(path, len(stored))
+    source = LocalFile(path)
     for mode in ("wb", "ab"):  # Linux sends nothing to a file that is appended to.
         with (tmp_path / mode).open(mode) as file:
             file.write(b"before")
@@ -178,7 +181,7 @@ def test_an_error_of_sendfile_is_that_of_the_side_that_failed(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "sendfile", fail)
-    unreadable, good = SourceFile(Path("/proc/self/mem"), 0), SourceFile(Path(__file__), 100)
+    unreadable, good = LocalFile(Path("/proc/self/mem")), LocalFile(Path(__file__))
     with (tmp_path / "out").open("wb") as file:
         with pytest.raises(CheckpointError, match=r"mem: bytes 0 to 16 cannot be read: Input/output error"):
             unreadable.copy(0, 16, file)
@@ -192,7 +195,7 @@ def test_an_error_of_sendfile_is_that_of_the_side_that_failed(
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file that cannot be read though it is open")
 def test_a_source_that_cannot_be_read_is_an_error() -> None:
-    source = SourceFile(Path("/proc/self/mem"), 0)
+    source = LocalFile(Path("/proc/self/mem"))
     with pytest.raises(CheckpointError, match=r"mem: bytes 0 to 16 cannot be read: Input/output error"):
         source.read(0, memoryview(bytearray(16)))
     source.close()

@@ -18,11 +18,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipgguf.checkpoint import SourceBytes, SourceFile
-from clipgguf.checkpoint.deflate import InflatedStorage
+from clipgguf.checkpoint.deflate import Deflated, InflatedStorage
 from clipgguf.checkpoint.torch_zip import read_torch_file
 from clipgguf.errors import CheckpointError
-from clipgguf.tensor import Deflated, View
+from clipgguf.regular_file import NO_MODEL_FILES
+from clipgguf.sources import Source
+from clipgguf.sources.local import LocalFile
+from clipgguf.tensor import View
 from tests.torch_bytes import (
     archive,
     call,
@@ -72,11 +74,7 @@ def values(source: View) -> NDArray[Any]:
     if not source.nbytes:
         return np.empty(source.shape, dtype)
     strides = None if source.strides is None else [stride * dtype.itemsize for stride in source.strides]
-    storage: SourceBytes = (
-        InflatedStorage(source.path, source.deflated)
-        if source.deflated
-        else SourceFile(source.path, source.offset + source.extent)
-    )
+    storage = source.file
     stored = np.empty(source.extent, np.uint8)
     try:
         storage.read(source.offset, stored.data)
@@ -86,7 +84,7 @@ def values(source: View) -> NDArray[Any]:
 
 
 def one(path: Path) -> NDArray[Any]:
-    (source,) = read_torch_file(path)
+    (source,) = read_torch_file(LocalFile(path))
     return values(source)
 
 
@@ -103,7 +101,7 @@ def saved(tmp_path: Path) -> Callable[[bytes], Path]:
 def problem(path: Path) -> str:
     """Return the one line that refuses a file, without the path that it begins with."""
     with pytest.raises(CheckpointError) as caught:
-        read_torch_file(path)
+        read_torch_file(LocalFile(path, NO_MODEL_FILES))
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert message.isprintable()
@@ -119,13 +117,13 @@ def test_tensors_have_the_values_that_torch_saved(path: Path) -> None:
     with np.load(FIXTURES / "good" / "expected.npz") as file:
         expected = {key: file[key] for key in file.files if key.startswith(f"{path.name}/")}
     assert expected
-    sources = read_torch_file(path)
+    sources = read_torch_file(LocalFile(path))
     found = {f"{path.name}/{source.dtype}/{source.name}": source for source in sources}
     assert list(found) == list(expected)
     for key, source in found.items():
         wanted = expected[key]
         array = values(source)
-        assert source.path == path
+        assert str(source.file) == str(path)
         assert source.shape == wanted.shape
         assert source.nbytes == wanted.nbytes
         assert array.dtype == wanted.dtype
@@ -135,13 +133,13 @@ def test_tensors_have_the_values_that_torch_saved(path: Path) -> None:
 
 
 def read_range(source: View) -> bytes:
-    if source.deflated:
+    if not isinstance(source.file, LocalFile):
         return b""
-    return source.path.read_bytes()[source.offset : source.offset + source.nbytes]
+    return source.file.path.read_bytes()[source.offset : source.offset + source.nbytes]
 
 
 def test_views_share_their_storage() -> None:
-    sources = {source.name: source for source in read_torch_file(FIXTURES / "good" / "shared.bin")}
+    sources = {source.name: source for source in read_torch_file(LocalFile(FIXTURES / "good" / "shared.bin"))}
     whole = sources["a"]
     assert sources["a.t"].offset == whole.offset
     assert sources["a.t"].strides == (1, 4)
@@ -153,8 +151,8 @@ def test_views_share_their_storage() -> None:
 
 def test_stored_entries_need_no_inflating_and_deflated_ones_do() -> None:
     for name, expected in (("shared.bin", False), ("deflated-shared.bin", True)):
-        sources = read_torch_file(FIXTURES / "good" / name)
-        assert [source.deflated is not None for source in sources] == [expected] * len(sources)
+        sources = read_torch_file(LocalFile(FIXTURES / "good" / name))
+        assert [isinstance(source.file, InflatedStorage) for source in sources] == [expected] * len(sources)
 
 
 def test_opening_reads_neither_the_storages_nor_the_rest_of_the_file(saved: Callable[[bytes], Path]) -> None:
@@ -165,7 +163,7 @@ def test_opening_reads_neither_the_storages_nor_the_rest_of_the_file(saved: Call
     del content
     tracemalloc.start()
     try:
-        (source,) = read_torch_file(path)
+        (source,) = read_torch_file(LocalFile(path))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -193,7 +191,7 @@ def test_archive_with_entries_for_folders(saved: Callable[[bytes], Path]) -> Non
 def test_objects_of_a_long_number(saved: Callable[[bytes], Path]) -> None:
     put, get = pickle.LONG_BINPUT + b"\0\1\0\0", pickle.LONG_BINGET + b"\0\1\0\0"
     value = b"}(" + text("a") + WEIGHT + put + text("b") + get + b"u"
-    a, b = read_torch_file(saved(checkpoint(value, FOUR)))
+    a, b = read_torch_file(LocalFile(saved(checkpoint(value, FOUR))))
     assert (a.name, b.name) == ("a", "b")
     assert values(a).tolist() == values(b).tolist() == [0, 1, 2, 3]
 
@@ -220,13 +218,13 @@ def test_size_made_by_torch_size(saved: Callable[[bytes], Path]) -> None:
 @pytest.mark.parametrize("wrapper", ["state_dict", "module"])
 def test_wrapper_beside_tensors_is_a_part_of_names(wrapper: str, saved: Callable[[bytes], Path]) -> None:
     value = mapping({wrapper: mapping({"weight": WEIGHT}), "bias": WEIGHT})
-    names = [source.name for source in read_torch_file(saved(checkpoint(value, FOUR)))]
+    names = [source.name for source in read_torch_file(LocalFile(saved(checkpoint(value, FOUR))))]
     assert names == [f"{wrapper}.weight", "bias"]
 
 
 def test_state_dict_of_a_wrapped_module(saved: Callable[[bytes], Path]) -> None:
     value = mapping({"state_dict": mapping({"module": mapping({"weight": WEIGHT})}), "epoch": number(3)})
-    assert [source.name for source in read_torch_file(saved(checkpoint(value, FOUR)))] == ["weight"]
+    assert [source.name for source in read_torch_file(LocalFile(saved(checkpoint(value, FOUR))))] == ["weight"]
 
 
 def test_attributes_of_a_state_dict_are_ignored(saved: Callable[[bytes], Path]) -> None:
@@ -238,13 +236,13 @@ def test_storage_shared_by_types_of_other_sizes_when_empty(saved: Callable[[byte
     value = mapping(
         {"a": tensor(storage("0", 0), 0, (0,), (1,)), "b": tensor(storage("0", 0, "LongStorage"), 5, (3, 0), (9, 9))}
     )
-    for source in read_torch_file(saved(checkpoint(value, {"0": b""}))):
+    for source in read_torch_file(LocalFile(saved(checkpoint(value, {"0": b""})))):
         assert source.nbytes == source.extent == 0
         assert source.strides is None
 
 
 def test_state_dict_without_tensors(saved: Callable[[bytes], Path]) -> None:
-    assert read_torch_file(saved(checkpoint(mapping({"epoch": number(3)})))) == []
+    assert read_torch_file(LocalFile(saved(checkpoint(mapping({"epoch": number(3)}))))) == []
 
 
 # Files of torch that hold something else than a state dict, and files of somebody who means harm.
@@ -528,7 +526,7 @@ def shared_block(entries: int, size: int) -> bytes:
 
 
 def test_entries_that_share_one_compressed_block(saved: Callable[[bytes], Path]) -> None:
-    assert len(read_torch_file(saved(shared_block(1, 1 << 20)))) == 1
+    assert len(read_torch_file(LocalFile(saved(shared_block(1, 1 << 20))))) == 1
     assert "entry archive/data/000000 ends at byte" in problem(saved(shared_block(100, 1 << 20)))
 
 
@@ -580,7 +578,7 @@ def test_views_that_take_a_read_for_each_element(
     if are_refused:
         assert "by which elements overlap in too many ways" in problem(path)
     else:
-        assert read_torch_file(path)[0].strides == strides
+        assert read_torch_file(LocalFile(path))[0].strides == strides
 
 
 FOREIGN = {
@@ -629,11 +627,11 @@ def test_changed_bytes_give_tensors_inside_the_file_or_an_error(name: str, saved
             damaged[chance.randrange(len(damaged))] = chance.choice((0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)))
         path = saved(bytes(damaged))
         try:
-            sources = read_torch_file(path)
+            sources = read_torch_file(LocalFile(path))
         except CheckpointError:
             continue
         for source in sources:
-            end = source.deflated.inflated_size if source.deflated else len(damaged)
+            end = source.file.size
             assert 0 <= source.offset <= source.offset + source.extent <= end
 
 
@@ -644,20 +642,20 @@ def deflated_weight(saved: Callable[[bytes], Path], size: int) -> tuple[View, by
     content = np.random.default_rng(0).integers(0, 16, size, np.uint8).tobytes()
     value = mapping({"weight": tensor(storage("0", size, "ByteStorage"), 0, (size,), (1,))})
     entries = {"data.pkl": pickled(value), "data/0": content}
-    (source,) = read_torch_file(saved(archive(entries, compression=zipfile.ZIP_DEFLATED)))
+    (source,) = read_torch_file(LocalFile(saved(archive(entries, compression=zipfile.ZIP_DEFLATED))))
     return source, content
 
 
-def read_byte(source: SourceBytes) -> None:
+def read_byte(source: Source) -> None:
     source.read(0, memoryview(bytearray(1)))
 
 
 def test_large_storage_is_inflated_in_bounded_memory(saved: Callable[[bytes], Path]) -> None:
     source, content = deflated_weight(saved, (8 << 20) + 3)
-    assert source.deflated is not None
+    assert isinstance(source.file, InflatedStorage)
     tracemalloc.start()
     try:
-        inflated = InflatedStorage(source.path, source.deflated)
+        inflated = source.file
         read_byte(inflated)
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -685,37 +683,38 @@ def test_inflating_what_the_directory_describes_wrongly(
     change: dict[str, int], words: str, saved: Callable[[bytes], Path]
 ) -> None:
     source, _ = deflated_weight(saved, 100_000)
-    right = source.deflated
-    assert right is not None
+    assert isinstance(source.file, InflatedStorage)
+    right = source.file.deflated
     fields = {name: getattr(right, name) for name in ("offset", "compressed_size", "inflated_size", "crc32")}
     with pytest.raises(CheckpointError) as caught:
-        read_byte(InflatedStorage(source.path, Deflated(**fields | change)))
+        read_byte(InflatedStorage(source.file.origin, Deflated(**fields | change)))
     assert words in str(caught.value)
 
 
 def test_inflating_a_file_that_is_gone(saved: Callable[[bytes], Path]) -> None:
     source, _ = deflated_weight(saved, 1000)
-    assert source.deflated is not None
-    source.path.unlink()
+    assert isinstance(source.file, InflatedStorage)
+    source.file.origin.close()
+    Path(str(source.file)).unlink()
     with pytest.raises(CheckpointError, match="is missing"):
-        read_byte(InflatedStorage(source.path, source.deflated))
+        read_byte(source.file)
 
 
 def test_inflating_without_a_place_for_it(saved: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     source, _ = deflated_weight(saved, 1000)
-    assert source.deflated is not None
-    monkeypatch.setattr("tempfile.tempdir", str(source.path.parent / "missing"))
+    assert isinstance(source.file, InflatedStorage)
+    monkeypatch.setattr("tempfile.tempdir", str(Path(str(source.file)).parent / "missing"))
     with pytest.raises(CheckpointError, match="cannot be inflated into"):
-        read_byte(InflatedStorage(source.path, source.deflated))
+        read_byte(source.file)
 
 
 def test_extent_of_tensors() -> None:
-    record = View("a", "F16", (3, 2), Path("a"), 0, 12)
+    record = View("a", "F16", (3, 2), LocalFile(Path(__file__)), 0, 12)
     assert record.extent == 12
-    strided = View("a", "F16", (3, 2), Path("a"), 0, 12, strides=(4, 1))
+    strided = View("a", "F16", (3, 2), LocalFile(Path(__file__)), 0, 12, strides=(4, 1))
     assert strided.extent == (2 * 4 + 1 + 1) * 2
     assert strided.extent // 2 >= math.prod(strided.shape)
-    assert View("a", "F16", (3, 2), Path("a"), 0, 12, strides=(0, 0)).extent == 2
+    assert View("a", "F16", (3, 2), LocalFile(Path(__file__)), 0, 12, strides=(0, 0)).extent == 2
 
 
 def test_fixture_directory_is_not_written_to(tmp_path: Path) -> None:
@@ -723,6 +722,6 @@ def test_fixture_directory_is_not_written_to(tmp_path: Path) -> None:
     shutil.copytree(FIXTURES / "good", copy)
     before = {path: path.read_bytes() for path in copy.iterdir()}
     for path in copy.glob("*.bin"):
-        for source in read_torch_file(path):
+        for source in read_torch_file(LocalFile(path)):
             values(source)
     assert {path: path.read_bytes() for path in copy.iterdir()} == before

@@ -12,6 +12,7 @@ from gguf import GGUFReader, GGUFValueType, GGUFWriter
 
 from clipgguf import CheckpointError, Options, convert, upgrade
 from clipgguf.checkpoint.gguf_file import MetadataItem, read_gguf
+from clipgguf.sources.local import LocalFile
 from tests.checkpoints import write_model
 from tests.conftest import Run
 from tests.gguf_bytes import array, rewritten
@@ -280,7 +281,7 @@ def test_metadata_that_cannot_be_used_or_kept(tmp_path: Path) -> None:
     marked = rewritten(new, tmp_path / "a.gguf", metadata=[MetadataItem("a", GGUFValueType.FLOAT32, values)])
     data = marked.read_bytes()
     assert full in data
-    end = read_gguf(marked).data_start
+    end = read_gguf(LocalFile(marked)).data_start
     header = data[:end].replace(full, empty)
     assert len(header) == end - 32
     marked.write_bytes(header + data[end:])
@@ -294,4 +295,4 @@ def test_every_truncation_of_a_gguf_file(tmp_path: Path) -> None:
     for length in [*range(0, 4000, 7), *range(4000, len(whole) - 32, 5003)]:
         path.write_bytes(whole[:length])
         with pytest.raises(CheckpointError):
-            read_gguf(path)
+            read_gguf(LocalFile(path))

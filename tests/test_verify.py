@@ -17,6 +17,7 @@ from clipgguf import CheckpointError, ConfigError, Options, Verification, conver
 from clipgguf.checkpoint.gguf_file import MetadataItem, read_gguf
 from clipgguf.encode import SCRATCH_NBYTES, SOURCE_DTYPES, encoder
 from clipgguf.options import Outtype
+from clipgguf.sources.local import LocalFile
 from clipgguf.verification.values import COMPARABLE, PIECE, compare_values
 from tests import layouts
 from tests.checkpoints import (
@@ -174,7 +175,7 @@ def test_all_blocks_stored_for_an_earlier_layer(tmp_path: Path) -> None:
     path = convert(model, tmp_path, options=Options(keep_last_layer=True)).path
     layer = MetadataItem("clip.vision.feature_layer", T.INT32, [2])
     result = verify(rewritten(path, tmp_path / "x.gguf", metadata=[layer]), model)
-    assert (result.problems, len(result.tensors)) == ((), len(read_gguf(path).tensors))
+    assert (result.problems, len(result.tensors)) == ((), len(read_gguf(LocalFile(path)).tensors))
 
 
 def test_a_layer_chosen_where_the_configuration_asks_for_several(tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_results_do_not_depend_on_threads(threads: int, model: Path, tmp_path: P
 @pytest.mark.parametrize("outtype", OUTTYPES)
 def test_one_flipped_bit_anywhere(outtype: Outtype, model: Path, tmp_path: Path) -> None:
     path = convert(model, tmp_path, options=Options(outtype=outtype)).path
-    content, tensors = path.read_bytes(), read_gguf(path).tensors
+    content, tensors = path.read_bytes(), read_gguf(LocalFile(path)).tensors
     chosen = random.Random(outtype)
     by_type = {tensor.dtype: [t for t in tensors if t.dtype == tensor.dtype] for tensor in tensors}
     for same in by_type.values():
@@ -224,7 +225,7 @@ def test_one_flipped_bit_anywhere(outtype: Outtype, model: Path, tmp_path: Path)
 def test_the_lowest_bit_of_a_scale_and_of_a_level(model: Path, tmp_path: Path) -> None:
     path = convert(model, tmp_path, options=Options(outtype="q4_0")).path
     content = path.read_bytes()
-    tensor = next(tensor for tensor in read_gguf(path).tensors if tensor.dtype == "Q4_0")
+    tensor = next(tensor for tensor in read_gguf(LocalFile(path)).tensors if tensor.dtype == "Q4_0")
     for byte in (0, 2, 18, 18 * 7 + 17):
         offset = tensor.offset + byte
         result = verify(changed(path, offset, bytes([content[offset] ^ 1])), model)
@@ -266,7 +267,7 @@ def test_exchanged_tensors(
 @pytest.mark.parametrize("outtype", OUTTYPES)
 def test_a_transposed_square_matrix(outtype: Outtype, model: Path, tmp_path: Path) -> None:
     path = convert(model, tmp_path, options=Options(outtype=outtype)).path
-    tensor = next(tensor for tensor in read_gguf(path).tensors if tensor.name == "t.blk.1.attn_out.weight")
+    tensor = next(tensor for tensor in read_gguf(LocalFile(path)).tensors if tensor.name == "t.blk.1.attn_out.weight")
     assert tensor.shape == (32, 32)
     ggml_type = GGMLQuantizationType[tensor.dtype]
     data = np.frombuffer(path.read_bytes()[tensor.offset :][: tensor.nbytes], np.uint8)
@@ -281,7 +282,7 @@ def test_a_transposed_square_matrix(outtype: Outtype, model: Path, tmp_path: Pat
 
 def test_a_missing_block(model: Path, tmp_path: Path) -> None:
     path = convert(model, tmp_path).path
-    names = [tensor.name for tensor in read_gguf(path).tensors if tensor.name.startswith("v.blk.2.")]
+    names = [tensor.name for tensor in read_gguf(LocalFile(path)).tensors if tensor.name.startswith("v.blk.2.")]
     result = verify(rewritten(path, tmp_path / "x.gguf", without=names), model)
     assert bad(result) == dict.fromkeys(names, "missing")
     assert f"tensor 'v.blk.2.attn_k.weight' is missing, the checkpoint has it as {HF_K!r}" in result.problems
@@ -303,7 +304,7 @@ def test_blocks_of_an_mmproj(tmp_path: Path) -> None:
     model = write_hf(tmp_path / "m", Llava())
     path = convert(model, tmp_path).path
     blocks = MetadataItem("clip.vision.block_count", GGUFValueType.UINT32, 2)
-    names = [tensor.name for tensor in read_gguf(path).tensors if tensor.name.startswith("v.blk.2.")]
+    names = [tensor.name for tensor in read_gguf(LocalFile(path)).tensors if tensor.name.startswith("v.blk.2.")]
     result = verify(rewritten(path, tmp_path / "x.gguf", without=names, metadata=[blocks]), model)
     assert bad(result) == dict.fromkeys(names, "missing")
     assert result.problems[-1] == "metadata key 'clip.vision.block_count' is 2, should be 3"
@@ -449,8 +450,8 @@ def test_a_projector_that_was_not_given(tmp_path: Path) -> None:
 
 def test_a_file_of_something_else(model: Path, tmp_path: Path) -> None:
     path = convert(model, tmp_path).path
-    names = [tensor.name for tensor in read_gguf(path).tensors]
-    keys = [item.key for item in read_gguf(path).metadata]
+    names = [tensor.name for tensor in read_gguf(LocalFile(path)).tensors]
+    keys = [item.key for item in read_gguf(LocalFile(path)).metadata]
     other = rewritten(path, tmp_path / "x.gguf", without=names + keys)
     with pytest.raises(CheckpointError, match="is no GGUF file of CLIP, it has neither towers nor a projector"):
         verify(other, model)
@@ -574,7 +575,7 @@ def test_the_command(model: Path, tmp_path: Path, run: Run) -> None:
         f"agrees: {path} is what a conversion of {model} gives",
     ]
     shown = run("verify", path, model, "--all").stdout.splitlines()
-    names = {tensor.name for tensor in read_gguf(path).tensors}
+    names = {tensor.name for tensor in read_gguf(LocalFile(path)).tensors}
     assert {line.split()[0] for line in shown if line} >= names
     quiet = run("verify", path, model, "-q", "--threads", "3")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
@@ -582,7 +583,7 @@ def test_the_command(model: Path, tmp_path: Path, run: Run) -> None:
 
 def test_the_command_says_what_is_wrong(model: Path, tmp_path: Path, run: Run) -> None:
     path = convert(model, tmp_path).path
-    tensor = read_gguf(path).tensors[-1]
+    tensor = read_gguf(LocalFile(path)).tensors[-1]
     wrong = changed(path, tensor.offset + 3, b"\0")
     mean = ("--image-mean", "0.5", "0.5", "0.5")
     result = run("verify", wrong, model, *mean)
@@ -622,7 +623,7 @@ def test_many_faults_are_told_in_part(model: Path, tmp_path: Path, run: Run) -> 
 @pytest.mark.parametrize(("columns", "headings"), [(80, 6), (200, 9)])
 def test_tables_fit_the_terminal(columns: int, headings: int, model: Path, tmp_path: Path) -> None:
     path = convert(model, tmp_path, options=Options(outtype="q8_0")).path
-    tensors = [t for t in read_gguf(path).tensors if t.name.endswith("blk.1.attn_out.weight")]
+    tensors = [t for t in read_gguf(LocalFile(path)).tensors if t.name.endswith("blk.1.attn_out.weight")]
     for tensor in tensors:
         changed(path, tensor.offset, b"\1\2\3").rename(path)
     shown = on_a_terminal(columns, "verify", path, model)
@@ -634,7 +635,7 @@ def test_tables_fit_the_terminal(columns: int, headings: int, model: Path, tmp_p
 
 def test_json(model: Path, tmp_path: Path, run: Run) -> None:
     path = convert(model, tmp_path, options=Options(outtype="q4_0")).path
-    names = [tensor.name for tensor in read_gguf(path).tensors]
+    names = [tensor.name for tensor in read_gguf(LocalFile(path)).tensors]
     path = rewritten(
         path,
         tmp_path / "x.gguf",

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipgguf.checkpoint import SourceFile
 from clipgguf.checkpoint.strides import BAND_NBYTES, blocks, cost, extent
 from clipgguf.checkpoint.views import OrderedBlocks, StridedBlocks
 from clipgguf.encode import SCRATCH_NBYTES
 from clipgguf.errors import CheckpointError
+from clipgguf.sources.local import LocalFile
 
 Floats = NDArray[np.float32]
 
@@ -43,7 +43,7 @@ def make(tmp_path: Path, shape: tuple[int, ...], strides: tuple[int, ...]) -> tu
     path = tmp_path / "stored"
     stored.tofile(path)
     expected = np.lib.stride_tricks.as_strided(stored[5:], shape, [4 * s for s in strides])
-    view = StridedBlocks(SourceFile(path, stored.nbytes), 20, stored.dtype, shape, tuple(4 * s for s in strides))
+    view = StridedBlocks(LocalFile(path), 20, stored.dtype, shape, tuple(4 * s for s in strides))
     return view, expected
 
 
@@ -71,13 +71,13 @@ def test_views_are_read(shape: tuple[int, ...], strides: tuple[int, ...], elemen
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The bytes that each read asked for."""
     counted: list[int] = []
-    read = SourceFile._read_some
+    read = LocalFile._read_some
 
-    def count(self: SourceFile, file: object, offset: int, target: memoryview) -> int:
+    def count(self: LocalFile, file: object, offset: int, target: memoryview) -> int:
         counted.append(len(target))
         return read(self, file, offset, target)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("clipgguf.checkpoint.tensors.SourceBytes._read_some", count)
+    monkeypatch.setattr("clipgguf.sources.local.OpenedSource._read_some", count)
     return counted
 
 
@@ -110,7 +110,7 @@ def test_reads_are_few(shape: tuple[int, ...], strides: tuple[int, ...], calls: 
     path.touch()
     size = extent(shape, strides, 1) * 4
     os.truncate(path, size)
-    view = StridedBlocks(SourceFile(path, size), 0, np.dtype("<f4"), shape, tuple(4 * s for s in strides))
+    view = StridedBlocks(LocalFile(path), 0, np.dtype("<f4"), shape, tuple(4 * s for s in strides))
     far = view.is_far_from_order(ELEMENTS, SCRATCH_NBYTES)
     reader = OrderedBlocks(view) if far else view
     span, target = np.empty(SCRATCH_NBYTES, np.uint8), np.empty(ELEMENTS, "<f4")

@@ -5,17 +5,12 @@ from pathlib import Path
 
 from clipgguf.checkpoint.not_weights import given_files, other_folder, other_weights
 from clipgguf.checkpoint.shards import Wanted, read_file, read_shards
-from clipgguf.checkpoint.sources import Sources
-from clipgguf.checkpoint.tensors import SourceBytes, SourceFile
 from clipgguf.errors import CheckpointError
 from clipgguf.json_file import is_present
 from clipgguf.tensor import View
 
 __all__ = [
     "Checkpoint",
-    "SourceBytes",
-    "SourceFile",
-    "Sources",
     "Wanted",
 ]
 

@@ -2,25 +2,40 @@
 
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import IO
 
-from clipgguf.checkpoint.tensors import OpenFiles, SourceBytes, temporary_file
 from clipgguf.errors import CheckpointError, os_reason
-from clipgguf.regular_file import open_regular
-from clipgguf.tensor import Deflated
+from clipgguf.sources import Reader, Source
+from clipgguf.sources.local import OpenedSource, temporary_file
 
 # How many bytes are inflated at once; about twice this is in memory.
 INFLATE_CHUNK = 1 << 20
 
 
-class InflatedStorage(SourceBytes):
+@dataclass(frozen=True, slots=True)
+class Deflated:
+    """A storage that a zip archive holds compressed: the byte range in the file, and what must come out of it."""
+
+    offset: int
+    compressed_size: int
+    inflated_size: int
+    crc32: int
+
+
+class InflatedStorage(OpenedSource):
     """A deflated storage's bytes, in a temporary file without a name that they are inflated into when they are used."""
 
-    def __init__(self, path: Path, deflated: Deflated, open_files: OpenFiles | None = None) -> None:
+    def __init__(self, archive: Source, deflated: Deflated) -> None:
         """Take where the storage is."""
-        super().__init__(path, open_files)
-        self._deflated = deflated
+        super().__init__(archive.name, deflated.inflated_size)
+        self._archive = archive
+        self.deflated = deflated
+
+    @property
+    def origin(self) -> Source:
+        """The archive."""
+        return self._archive
 
     def _open(self) -> IO[bytes]:
         """Inflate the storage; takes its time, and its inflated size on disk until ``close``.
@@ -28,30 +43,31 @@ class InflatedStorage(SourceBytes):
         Raises CheckpointError when what comes out is not what the archive's directory says, or does not fit the disk.
         """
         try:
-            return temporary_file(inflate(self.path, self._deflated))
+            return temporary_file(inflate(self._archive, self.deflated))
         except OSError as e:
             raise CheckpointError(
-                f"{self.path}: is compressed, and a storage of {self._deflated.inflated_size:,} bytes cannot be "
-                f"inflated into a temporary file: {os_reason(e)}"
+                f"{self.name}: is compressed, and a storage of {self.size:,} bytes cannot be inflated into a temporary "
+                f"file: {os_reason(e)}"
             ) from e
 
 
-def inflate(path: Path, deflated: Deflated) -> Iterator[bytes]:
+def inflate(archive: Source, deflated: Deflated) -> Iterator[bytes]:
     """Yield a deflated storage's bytes in chunks of at most INFLATE_CHUNK, never more than ``inflated_size`` in all.
 
     The compression is zip's method 8, which is raw deflate (RFC 1951). Raises CheckpointError when the size or the
     CRC-32 turns out to be another than the archive's directory says.
     """
-    where = f"{path}: the entry compressed at byte {deflated.offset:,}"
+    where = f"{archive.name}: the entry compressed at byte {deflated.offset:,}"
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     left, size, crc32 = deflated.compressed_size, 0, 0
     pending = b""
+    file = Reader(archive)
+    file.seek(deflated.offset)
     try:
-        with open_regular(path, CheckpointError) as file:
-            file.seek(deflated.offset)
+        with archive.in_use():
             while not decompressor.eof:
                 if not pending:
-                    pending = file.read(min(left, INFLATE_CHUNK)) or b""
+                    pending = file.read(min(left, INFLATE_CHUNK))
                     left -= len(pending)
                 chunk = decompressor.decompress(pending, INFLATE_CHUNK)
                 if not chunk and not pending:
@@ -64,8 +80,6 @@ def inflate(path: Path, deflated: Deflated) -> Iterator[bytes]:
                         f"{where} inflates to more than the {deflated.inflated_size:,} bytes it should"
                     )
                 yield chunk
-    except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read: {os_reason(e)}") from e
     except zlib.error as e:
         raise CheckpointError(f"{where} is damaged: {e}") from e
     if size != deflated.inflated_size:

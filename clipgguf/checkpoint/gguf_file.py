@@ -7,26 +7,27 @@ string of a vocabulary, and believes whatever length a file names. So the header
 length is believed before it is compared with the bytes that are left.
 """
 
+import contextlib
 import io
 import math
-import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
-from clipgguf.errors import CheckpointError, os_reason
+from clipgguf.errors import CheckpointError
 from clipgguf.limits import LARGEST_HEADER, MOST_ENTRIES, MOST_VALUES
-from clipgguf.regular_file import open_regular
+from clipgguf.sources import Reader, Source
 from clipgguf.tensor import View
 from clipgguf.vocabulary import Vocabulary
 
 MAGIC = b"GGUF"
+# How many bytes of a header are read at once.
+BUFFER_NBYTES = 1 << 16
 # Version 1 had lengths of 32 bits; ggml does not read it any more, either.
 VERSIONS = (2, 3)
 ALIGNMENT_KEY = "general.alignment"
@@ -92,15 +93,14 @@ class MetadataItem:
 class GGUFFile:
     """What a GGUF file says that it holds; a tensor's dtype is the name of its GGML type.
 
-    ``size`` is the file's, and ``data_start`` where the tensors' bytes begin in it, aligned.
+    ``data_start`` is where the tensors' bytes begin in it, aligned.
     """
 
-    path: Path
+    source: Source
     metadata: tuple[MetadataItem, ...]
     tensors: tuple[View, ...]
     version: int
     alignment: int
-    size: int
     data_start: int
 
     def value(self, key: str) -> Any:
@@ -108,18 +108,15 @@ class GGUFFile:
         return next((item.value for item in self.metadata if item.key == key), None)
 
 
-def read_gguf(path: Path) -> GGUFFile:
+def read_gguf(source: Source) -> GGUFFile:
     """Read the header of a little-endian GGUF file of version 2 or 3; no tensor's bytes.
 
     Strings that are no UTF-8 are refused, as gguf-py does: with replacements they could not be written again.
-    Raises CheckpointError when the file is missing, truncated or no GGUF file, or when its header contradicts itself
+    Raises CheckpointError when the file is truncated or no GGUF file, or when its header contradicts itself
     or the file's size.
     """
-    try:
-        with io.BufferedReader(open_regular(path, CheckpointError)) as file:
-            return _Header(file, path, os.fstat(file.fileno()).st_size).read()
-    except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read: {os_reason(e)}") from e
+    with contextlib.closing(source), source.in_use(), io.BufferedReader(Reader(source), BUFFER_NBYTES) as file:
+        return _Header(file, source).read()
 
 
 def too_much(metadata: Sequence[MetadataItem], tensors: Sequence[tuple[str, tuple[int, ...]]]) -> str | None:
@@ -153,10 +150,10 @@ def _item_nbytes(item: MetadataItem) -> int:
 class _Header:
     """The bytes of a header, taken one after the other."""
 
-    def __init__(self, file: IO[bytes], path: Path, size: int) -> None:
+    def __init__(self, file: IO[bytes], source: Source) -> None:
         self._file = file
-        self._path = path
-        self._size = size
+        self._source = source
+        self._size = source.size
         self._position = 0
         self._values = 0
 
@@ -188,14 +185,16 @@ class _Header:
             infos[name] = self._tensor_info(name)
         start = -(-self._position // alignment) * alignment
         tensors = tuple(
-            View(name, ggml_type.name, shape, self._path, start + offset, _nbytes(shape, ggml_type))
+            View(name, ggml_type.name, shape, self._source, start + offset, _nbytes(shape, ggml_type))
             for name, (ggml_type, shape, offset) in infos.items()
         )
-        CheckpointError.raise_all(f"{self._path}: {problem}" for problem in self._misplaced(tensors, start, alignment))
-        return GGUFFile(self._path, tuple(metadata.values()), tensors, version, alignment, self._size, start)
+        CheckpointError.raise_all(
+            f"{self._source}: {problem}" for problem in self._misplaced(tensors, start, alignment)
+        )
+        return GGUFFile(self._source, tuple(metadata.values()), tensors, version, alignment, start)
 
     def _error(self, what: str) -> CheckpointError:
-        return CheckpointError(f"{self._path}: {what}")
+        return CheckpointError(f"{self._source}: {what}")
 
     def _check_end(self, end: int, what: str) -> None:
         """Raise CheckpointError when something ends after the file, or after the longest header."""

@@ -8,16 +8,15 @@ an entry ``__metadata__``; then the tensors' bytes, to which the offsets count f
 import json
 import mmap
 import operator
-import os
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, NoReturn
 
 from safetensors import SafetensorError, safe_open
 
 from clipgguf.errors import CheckpointError, os_reason, shown
 from clipgguf.json_file import DuplicateKeyError, unique_object
-from clipgguf.regular_file import NO_MODEL_FILES, RegularFile, open_regular
+from clipgguf.sources import Reader, Source
+from clipgguf.sources.local import LocalFile
 from clipgguf.tensor import View
 
 # A tensor takes some 120 bytes of a header, so this is enough for 70,000. The package allows 100 MB, for which Python
@@ -40,44 +39,40 @@ _BITS = {
 }
 
 
-def read_safetensors_header(path: Path) -> list[View]:
+def read_safetensors_header(source: Source) -> list[View]:
     """Return what a safetensors file says that it holds, in the order of its header; reads no tensor's bytes.
 
-    Raises CheckpointError when the file is missing, truncated or no safetensors file.
+    Raises CheckpointError when the file is truncated or no safetensors file.
     """
-    with open_regular(path, CheckpointError, NO_MODEL_FILES) as file:
-        try:
-            size = os.fstat(file.fileno()).st_size
-            head = file.read(8)
-            length = int.from_bytes(head, "little")
-            if length > LARGEST_HEADER:
-                if head.startswith(_TORCH_MAGIC):
-                    raise CheckpointError(f"{path}: is a file of torch.save, and should have a name that ends in .bin")
-                raise CheckpointError(
-                    f"{path}: is no safetensors file: its first 8 bytes tell of a header of {length:,} bytes, "
-                    f"should be {LARGEST_HEADER:,} at most (the file has {size:,} bytes)"
-                )
-            is_judged = _is_judged_by_the_package(path, file)
-            header = json.loads(
-                file.read(length), object_pairs_hook=unique_object, parse_constant=None if is_judged else _no_constant
-            )
-            if not is_judged:
-                check_header(header, size - 8 - length)
-            header.pop("__metadata__", None)
-            records = [_record(path, 8 + length, name, info) for name, info in header.items()]
-        except DuplicateKeyError as e:
-            # The format forbids it, and the package takes the last one in silence.
-            raise CheckpointError(f"{path}: has the key {shown(e.key)} twice in its header") from e
-        except (SafetensorError, ValueError, RecursionError) as e:  # No JSON any more: the file has changed in between.
-            raise CheckpointError(
-                f"{path}: is truncated or no safetensors file: {e} (the file has {size:,} bytes)"
-            ) from e
-        except OSError as e:
-            raise CheckpointError(f"{path}: cannot be read: {os_reason(e)}") from e
-    return records
+    file, name, size = Reader(source), source.name, source.size
+    head = file.read(8)
+    length = int.from_bytes(head, "little")
+    if length > LARGEST_HEADER:
+        if head.startswith(_TORCH_MAGIC):
+            raise CheckpointError(f"{name}: is a file of torch.save, and should have a name that ends in .bin")
+        raise CheckpointError(
+            f"{name}: is no safetensors file: its first 8 bytes tell of a header of {length:,} bytes, "
+            f"should be {LARGEST_HEADER:,} at most (the file has {size:,} bytes)"
+        )
+    try:
+        is_judged = isinstance(source, LocalFile) and _is_judged_by_the_package(source)
+        header = json.loads(
+            file.read(length), object_pairs_hook=unique_object, parse_constant=None if is_judged else _no_constant
+        )
+        if not is_judged:
+            check_header(header, size - 8 - length)
+        header.pop("__metadata__", None)
+        return [_record(source, 8 + length, name, info) for name, info in header.items()]
+    except DuplicateKeyError as e:
+        # The format forbids it, and the package takes the last one in silence.
+        raise CheckpointError(f"{name}: has the key {shown(e.key)} twice in its header") from e
+    except (SafetensorError, ValueError, RecursionError) as e:  # No JSON any more: the file has changed in between.
+        raise CheckpointError(f"{name}: is truncated or no safetensors file: {e} (the file has {size:,} bytes)") from e
+    except OSError as e:
+        raise CheckpointError(f"{name}: cannot be read: {os_reason(e)}") from e
 
 
-def _is_judged_by_the_package(path: Path, file: RegularFile) -> bool:
+def _is_judged_by_the_package(file: LocalFile) -> bool:
     """Have the package validate a file; return False where it cannot, because the file is too large to be mapped.
 
     It maps the whole file into the process's addresses, for which there may be less room than the file takes
@@ -85,18 +80,19 @@ def _is_judged_by_the_package(path: Path, file: RegularFile) -> bool:
     shapes that agree with them; the offsets it keeps to itself. Raises SafetensorError or OSError.
     """
     try:
-        with safe_open(path, framework="numpy"):
+        with safe_open(file.path, framework="numpy"):
             return True
     except (MemoryError, OSError, SafetensorError):  # Which of them it is depends on the package's version.
         try:
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ).close()
+            with file.in_use() as opened:
+                mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ).close()
         except (OSError, ValueError):
-            if os.fstat(file.fileno()).st_size:
+            if file.size:
                 return False
         raise
 
 
-def _record(path: Path, start: int, name: str, info: Any) -> View:
+def _record(source: Source, start: int, name: str, info: Any) -> View:
     """Return the record of an entry of the header, which ends at ``start``."""
     # The package also takes a list of the three values, and an object with the dtype for its key.
     if not isinstance(info, dict) or not isinstance(info["dtype"], str):
@@ -106,7 +102,7 @@ def _record(path: Path, start: int, name: str, info: Any) -> View:
         name=name,
         dtype=info["dtype"],
         shape=tuple(info["shape"]),
-        path=path,
+        file=source,
         offset=start + begin,
         nbytes=end - begin,
     )

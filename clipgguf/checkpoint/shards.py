@@ -8,10 +8,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from clipgguf.checkpoint.not_weights import other_folder
 from clipgguf.checkpoint.safetensors import read_safetensors_header
-from clipgguf.checkpoint.tensors import SourceBytes, SourceFile
 from clipgguf.errors import CheckpointError, collect, first_few, shown
 from clipgguf.json_file import read_json_object
 from clipgguf.limits import MOST_ENTRIES
+from clipgguf.regular_file import NO_MODEL_FILES
+from clipgguf.sources.local import LocalFile
 from clipgguf.tensor import View
 
 Wanted = Callable[[str], bool]
@@ -29,13 +30,14 @@ def read_file(path: Path, wanted: Wanted, wrapping: str | None = None) -> dict[s
 
     Raises CheckpointError when the file is missing or damaged.
     """
-    if path.suffix == ".safetensors":
-        found = read_safetensors_header(path)
-    else:
-        # Only now: the reader of torch's formats takes as long to import as everything else in here.
-        from clipgguf.checkpoint.torch_zip import read_torch_file
+    with contextlib.closing(LocalFile(path, NO_MODEL_FILES)) as file:
+        if path.suffix == ".safetensors":
+            found = read_safetensors_header(file)
+        else:
+            # Only now: the reader of torch's formats takes as long to import as everything else in here.
+            from clipgguf.checkpoint.torch_zip import read_torch_file
 
-        found = read_torch_file(path)
+            found = read_torch_file(file)
     if wrapping is None:
         wrapping = _wrapping([tensor.name for tensor in found])
     return {name: tensor for tensor in found if wanted(name := tensor.name.removeprefix(wrapping))}
@@ -138,7 +140,7 @@ def _merged(shards: Collection[Mapping[str, View]]) -> dict[str, View]:
         first_few(
             (pair for pair in twice if not _is_same(*pair)),
             lambda pair: (
-                f"{pair[0].path}: tensor {pair[0].name!r} stands in {pair[1].path}, too, with other values; it should "
+                f"{pair[0].file}: tensor {pair[0].name!r} stands in {pair[1].file}, too, with other values; it should "
                 "stand in one shard, or be the same in both"
             ),
         )
@@ -153,20 +155,11 @@ def _is_same(one: View, other: View) -> bool:
         if getattr(one, attribute) != getattr(other, attribute):
             return False
     nbytes = one.extent
-    with contextlib.closing(_opened(one)) as file, contextlib.closing(_opened(other)) as other_file:
+    with contextlib.closing(one.file), contextlib.closing(other.file):
         for start in range(0, nbytes, COMPARED_NBYTES):
             buffers = [memoryview(bytearray(min(COMPARED_NBYTES, nbytes - start))) for _ in range(2)]
-            file.read(one.offset + start, buffers[0])
-            other_file.read(other.offset + start, buffers[1])
+            one.file.read(one.offset + start, buffers[0])
+            other.file.read(other.offset + start, buffers[1])
             if buffers[0] != buffers[1]:
                 return False
     return True
-
-
-def _opened(tensor: View) -> SourceBytes:
-    """Return what a tensor is read from."""
-    if tensor.deflated is None:
-        return SourceFile(tensor.path, tensor.offset + tensor.extent)
-    from clipgguf.checkpoint.deflate import InflatedStorage
-
-    return InflatedStorage(tensor.path, tensor.deflated)

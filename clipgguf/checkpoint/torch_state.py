@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from clipgguf.checkpoint.strides import SMALL_READ, extent, stored_cost
 from clipgguf.checkpoint.torch_globals import LONGEST_NAME, Storage, StorageView, kind_of, printable
 from clipgguf.errors import CheckpointError
 from clipgguf.limits import MOST_ENTRIES
-from clipgguf.tensor import Deflated, View
+from clipgguf.sources import Source
+from clipgguf.tensor import View
 
 # A checkpoint of a training run may hold the state dict under one of these keys, with the rest of the run beside it:
 # "state_dict" is PyTorch Lightning's and OpenCLIP's, "module" is DeepSpeed's.
@@ -25,15 +25,15 @@ HIGHEST_COST = 64
 
 @dataclass(frozen=True, slots=True)
 class StorageBytes:
-    """Where a storage's bytes lie: in the file, or in what ``deflated`` inflates to; ``entry`` is its name there."""
+    """Where a storage's bytes lie; ``entry`` is its name in the archive."""
 
     entry: str
+    file: Source
     offset: int
     nbytes: int
-    deflated: Deflated | None = None
 
 
-def source_tensors(state: object, locate: Callable[[Storage], StorageBytes], path: Path, file_size: int) -> list[View]:
+def source_tensors(state: object, locate: Callable[[Storage], StorageBytes], source: Source) -> list[View]:
     """Return the tensors of a state dict, those of nested dicts under names joined with dots.
 
     What is neither a tensor nor a dict is left out: numbers, strings, lists. ``locate`` finds a storage's bytes.
@@ -41,14 +41,14 @@ def source_tensors(state: object, locate: Callable[[Storage], StorageBytes], pat
     inside its storage.
     """
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: holds {kind_of(state)}, should hold a state dict: tensors by their names")
+        raise CheckpointError(f"{source}: holds {kind_of(state)}, should hold a state dict: tensors by their names")
     tensors: dict[str, View] = {}
-    for name, view in _named_views(_unwrap(state), path):
+    for name, view in _named_views(_unwrap(state), source):
         if name in tensors:
-            raise CheckpointError(f"{path}: has two tensors of the name {name!r}, with and without nested dicts")
+            raise CheckpointError(f"{source}: has two tensors of the name {name!r}, with and without nested dicts")
         if len(tensors) == MOST_ENTRIES:
-            raise CheckpointError(f"{path}: has more than {MOST_ENTRIES:,} tensors, no model has as many in a file")
-        tensors[name] = _source_tensor(name, view, locate(view.storage), path, file_size)
+            raise CheckpointError(f"{source}: has more than {MOST_ENTRIES:,} tensors, no model has as many in a file")
+        tensors[name] = _source_tensor(name, view, locate(view.storage), source)
     return list(tensors.values())
 
 
@@ -61,7 +61,7 @@ def _unwrap(state: dict[object, object]) -> dict[object, object]:
     return state
 
 
-def _named_views(state: dict[object, object], path: Path) -> Iterator[tuple[str, StorageView]]:
+def _named_views(state: dict[object, object], source: Source) -> Iterator[tuple[str, StorageView]]:
     entries = 0
     under_way: list[tuple[tuple[object, ...], Iterator[tuple[object, object]]]] = [((), iter(state.items()))]
     while under_way:
@@ -69,34 +69,34 @@ def _named_views(state: dict[object, object], path: Path) -> Iterator[tuple[str,
         for key, value in items:
             entries += 1
             if entries > MOST_ITEMS:
-                raise CheckpointError(f"{path}: has more than {MOST_ITEMS:,} entries in nested dicts; refused")
+                raise CheckpointError(f"{source}: has more than {MOST_ITEMS:,} entries in nested dicts; refused")
             if isinstance(value, StorageView):
-                yield _name((*keys, key), path), value
+                yield _name((*keys, key), source), value
             elif isinstance(value, dict):
                 if len(under_way) == DEEPEST_NESTING:
-                    raise CheckpointError(f"{path}: has dicts nested more than {DEEPEST_NESTING} deep; refused")
+                    raise CheckpointError(f"{source}: has dicts nested more than {DEEPEST_NESTING} deep; refused")
                 under_way.append(((*keys, key), iter(value.items())))
                 break
         else:
             under_way.pop()
 
 
-def _name(keys: tuple[object, ...], path: Path) -> str:
+def _name(keys: tuple[object, ...], source: Source) -> str:
     parts: list[str] = []
     for key in keys:
         if not isinstance(key, str):
-            raise CheckpointError(f"{path}: has a tensor under the key {key}, should be a string, its name")
+            raise CheckpointError(f"{source}: has a tensor under the key {key}, should be a string, its name")
         parts.append(key)
     length = sum(map(len, parts)) + len(parts) - 1
     if length > LONGEST_NAME:
         raise CheckpointError(
-            f"{path}: has a tensor whose name has {length:,} characters, should have {LONGEST_NAME} at most"
+            f"{source}: has a tensor whose name has {length:,} characters, should have {LONGEST_NAME} at most"
         )
     return ".".join(parts)
 
 
-def _source_tensor(name: str, view: StorageView, stored: StorageBytes, path: Path, file_size: int) -> View:
-    where = f"{path}: tensor {name!r}"
+def _source_tensor(name: str, view: StorageView, stored: StorageBytes, source: Source) -> View:
+    where = f"{source}: tensor {name!r}"
     storage, itemsize = view.storage, view.element.itemsize
     if storage.nbytes > stored.nbytes:
         raise CheckpointError(
@@ -119,10 +119,10 @@ def _source_tensor(name: str, view: StorageView, stored: StorageBytes, path: Pat
                 f"{view.element.code} ends at byte {(last + 1) * itemsize:,} of its storage, which has {room:,}"
             )
         # Elements that share memory make a tensor larger than its storage, which expand() does for small ones.
-        if nbytes > max(file_size, room):
+        if nbytes > max(source.size, room):
             raise CheckpointError(
                 f"{where} is larger than its storage: shape {view.shape} in {view.element.code} makes {nbytes:,} "
-                f"bytes, the whole file has {file_size:,}"
+                f"bytes, the whole file has {source.size:,}"
             )
         offset += view.offset * itemsize
         _check_cost(where, view)
@@ -130,11 +130,10 @@ def _source_tensor(name: str, view: StorageView, stored: StorageBytes, path: Pat
         name=name,
         dtype=view.element.code,
         shape=view.shape,
-        path=path,
+        file=stored.file,
         offset=offset,
         nbytes=nbytes,
         strides=None if _is_contiguous(view) else view.strides,
-        deflated=stored.deflated,
     )
 
 

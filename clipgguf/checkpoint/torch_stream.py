@@ -5,14 +5,13 @@ magic number, the protocol's number, a dict about the system, the object, and th
 each key the number of its elements, as a little-endian integer of 64 bits, and the elements, unaligned.
 """
 
-import io
 from collections.abc import Callable
-from pathlib import Path
 
 from clipgguf.checkpoint.torch_globals import Storage, printable
 from clipgguf.checkpoint.torch_pickle import LARGEST_PICKLE, unpickle
 from clipgguf.checkpoint.torch_state import StorageBytes
 from clipgguf.errors import CheckpointError
+from clipgguf.sources import Reader, Source
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
@@ -20,57 +19,57 @@ PROTOCOL_VERSION = 1001
 FEW_OPCODES = 1000
 
 
-def read_stream(path: Path, file: io.FileIO, size: int) -> tuple[object, Callable[[Storage], StorageBytes]]:
+def read_stream(source: Source) -> tuple[object, Callable[[Storage], StorageBytes]]:
     """Return the object that a file describes, and what finds its storages' bytes.
 
     Raises CheckpointError when the file is truncated, damaged or no torch.save's.
     """
-    where = f"{path}: its pickle"
-    file.seek(0)
+    where = f"{source}: its pickle"
     # Where the pickles end is known only after they are read, so some of the storages may come along.
-    head = file.read(min(size, LARGEST_PICKLE))
+    head = Reader(source).read(LARGEST_PICKLE)
     magic = unpickle(head, where, 0, FEW_OPCODES)
     if magic.value != MAGIC_NUMBER:
-        raise CheckpointError(f"{path}: is a pickle, but none of torch.save, which begins with a magic number")
+        raise CheckpointError(f"{source}: is a pickle, but none of torch.save, which begins with a magic number")
     protocol = unpickle(head, where, magic.end, FEW_OPCODES)
     if protocol.value != PROTOCOL_VERSION:
-        raise CheckpointError(f"{path}: is of another version of torch.save's format, should be {PROTOCOL_VERSION}")
+        raise CheckpointError(f"{source}: is of another version of torch.save's format, should be {PROTOCOL_VERSION}")
     system = unpickle(head, where, protocol.end, FEW_OPCODES)
     if not isinstance(system.value, dict) or system.value.get("little_endian") is not True:
-        raise CheckpointError(f"{path}: is not little-endian; should be saved on a little-endian machine")
+        raise CheckpointError(f"{source}: is not little-endian; should be saved on a little-endian machine")
     state = unpickle(head, where, system.end)
     keys = unpickle(head, where, state.end)
     if not isinstance(keys.value, list):
-        raise CheckpointError(f"{path}: lacks the list of storages after its state dict")
-    stored = _find_storages(keys.value, state.storages, keys.end, path, file, size)
+        raise CheckpointError(f"{source}: lacks the list of storages after its state dict")
+    stored = _find_storages(keys.value, state.storages, keys.end, source)
 
     def locate(storage: Storage) -> StorageBytes:
         if storage.key not in stored:
-            raise CheckpointError(f"{path}: lacks storage {printable(storage.key)}, which its state dict refers to")
+            raise CheckpointError(f"{source}: lacks storage {printable(storage.key)}, which its state dict refers to")
         return stored[storage.key]
 
     return state.value, locate
 
 
 def _find_storages(
-    keys: list[object], storages: dict[str, Storage], position: int, path: Path, file: io.FileIO, size: int
+    keys: list[object], storages: dict[str, Storage], position: int, source: Source
 ) -> dict[str, StorageBytes]:
+    file = Reader(source)
     stored: dict[str, StorageBytes] = {}
     for key in keys:
         if not isinstance(key, str) or key not in storages or key in stored:
-            raise CheckpointError(f"{path}: lists a storage twice, or one that its state dict does not refer to")
-        where = f"{path}: storage {printable(key)}"
+            raise CheckpointError(f"{source}: lists a storage twice, or one that its state dict does not refer to")
+        where = f"{source}: storage {printable(key)}"
         expected = storages[key]
         file.seek(position)
         count = file.read(8)
         if len(count) < 8:
-            raise CheckpointError(f"{where} should begin at byte {position:,}, the file has {size:,} bytes")
+            raise CheckpointError(f"{where} should begin at byte {position:,}, the file has {source.size:,} bytes")
         elements = int.from_bytes(count, "little", signed=True)
         if elements != expected.elements:
             raise CheckpointError(f"{where} has {elements:,} elements, should have {expected.elements:,}")
         offset = position + len(count)
         position = offset + expected.nbytes
-        if position > size:
-            raise CheckpointError(f"{where} ends at byte {position:,}, the file has {size:,} bytes")
-        stored[key] = StorageBytes(f"storage {key}", offset, expected.nbytes)
+        if position > source.size:
+            raise CheckpointError(f"{where} ends at byte {position:,}, the file has {source.size:,} bytes")
+        stored[key] = StorageBytes(f"storage {key}", source, offset, expected.nbytes)
     return stored

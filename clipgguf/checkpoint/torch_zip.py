@@ -6,23 +6,20 @@ the storages; and entries that older files lack, of which ``byteorder`` matters.
 compression; other programs that pack the archive anew compress it. Files of before are for torch_stream.
 """
 
-import io
-import os
 import pickle
 import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from clipgguf.checkpoint.deflate import inflate
+from clipgguf.checkpoint.deflate import Deflated, InflatedStorage, inflate
 from clipgguf.checkpoint.torch_globals import Storage, printable
 from clipgguf.checkpoint.torch_pickle import LARGEST_PICKLE, unpickle
 from clipgguf.checkpoint.torch_state import StorageBytes, source_tensors
 from clipgguf.checkpoint.torch_stream import read_stream
-from clipgguf.errors import CheckpointError, os_reason
-from clipgguf.regular_file import NO_MODEL_FILES, RegularFile, open_regular
-from clipgguf.tensor import Deflated, View
+from clipgguf.errors import CheckpointError
+from clipgguf.sources import Reader, Source
+from clipgguf.tensor import View
 
 # An archive's directory takes about 100 bytes for a storage.
 LARGEST_DIRECTORY = 1 << 22
@@ -68,27 +65,21 @@ class _Entry:
         return self.info.header_offset + LOCAL_HEADER.size + len(self.raw_name) + self.info.compress_size
 
 
-def read_torch_file(path: Path) -> list[View]:
+def read_torch_file(source: Source) -> list[View]:
     """Return the tensors of a state dict that torch.save wrote, in the dict's order; reads no tensor's bytes.
 
     The dict may be nested, its tensors' names are then joined with dots, or be wrapped as in torch_state.WRAPPERS.
-    Raises CheckpointError when the file is missing, truncated or damaged, is no torch.save's, or asks for anything else
-    than tensors. Nothing in it is executed.
+    Raises CheckpointError when the file is truncated or damaged, is no torch.save's, or asks for anything else than
+    tensors. Nothing in it is executed.
     """
-    try:
-        # Unbuffered, because what is read are a few bytes here and there.
-        with open_regular(path, CheckpointError, NO_MODEL_FILES) as file:
-            size = os.fstat(file.fileno()).st_size
-            head = file.read(512)
-            if head.startswith(ZIP_MAGIC):
-                state, locate = _read_zip(path, file, size)
-            elif head.startswith(pickle.PROTO):
-                state, locate = read_stream(path, file, size)
-            else:
-                raise CheckpointError(f"{path}: {_describe_foreign(head)}")
-            return source_tensors(state, locate, path, size)
-    except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read: {os_reason(e)}") from e
+    head = Reader(source).read(512)
+    if head.startswith(ZIP_MAGIC):
+        state, locate = _read_zip(source)
+    elif head.startswith(pickle.PROTO):
+        state, locate = read_stream(source)
+    else:
+        raise CheckpointError(f"{source}: {_describe_foreign(head)}")
+    return source_tensors(state, locate, source)
 
 
 def _describe_foreign(head: bytes) -> str:
@@ -108,7 +99,7 @@ def _describe_foreign(head: bytes) -> str:
     )
 
 
-class _DirectoryFile(RegularFile):
+class _DirectoryFile(Reader):
     """A file for zipfile to read the directory from, which allocates whatever a damaged length asks for."""
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -118,13 +109,13 @@ class _DirectoryFile(RegularFile):
         return super().read(size)
 
 
-def _read_zip(path: Path, file: io.FileIO, size: int) -> tuple[object, Callable[[Storage], StorageBytes]]:
+def _read_zip(source: Source) -> tuple[object, Callable[[Storage], StorageBytes]]:
     """Return the object that an archive describes, and what finds its storages' bytes."""
-    entries = _read_directory(path, file, size)
-    root = _find_root(path, entries)
-    _check_byte_order(path, file, size, entries.get(f"{root}/byteorder"))
-    pickled = _read_entry(path, file, size, entries[f"{root}/data.pkl"], LARGEST_PICKLE)
-    state = unpickle(pickled, f"{path}: data.pkl").value
+    entries = _read_directory(source)
+    root = _find_root(source, entries)
+    _check_byte_order(source, entries.get(f"{root}/byteorder"))
+    pickled = _read_entry(source, entries[f"{root}/data.pkl"], LARGEST_PICKLE)
+    state = unpickle(pickled, f"{source}: data.pkl").value
     found: dict[str, StorageBytes] = {}
     compressed = [0, 0]
 
@@ -133,28 +124,28 @@ def _read_zip(path: Path, file: io.FileIO, size: int) -> tuple[object, Callable[
             entry = entries.get(f"{root}/data/{storage.key}")
             if entry is None:
                 raise CheckpointError(
-                    f"{path}: lacks the entry data/{printable(storage.key)}, a storage that data.pkl refers to"
+                    f"{source}: lacks the entry data/{printable(storage.key)}, a storage that data.pkl refers to"
                 )
-            found[storage.key] = _locate(path, file, size, entry)
-            if found[storage.key].deflated:
+            found[storage.key] = _locate(source, entry)
+            if isinstance(found[storage.key].file, InflatedStorage):
                 compressed[0] += entry.info.compress_size
                 compressed[1] += entry.info.file_size
-                _check_ratio(f"{path}: its storages", *compressed)
+                _check_ratio(f"{source}: its storages", *compressed)
         return found[storage.key]
 
     return state, locate
 
 
-def _read_directory(path: Path, file: io.FileIO, size: int) -> dict[str, _Entry]:
+def _read_directory(source: Source) -> dict[str, _Entry]:
     """Return an archive's entries by name, after making sure that every one can be read."""
     try:
-        with _DirectoryFile(file.fileno(), closefd=False) as directory, zipfile.ZipFile(directory) as archive:
+        with zipfile.ZipFile(_DirectoryFile(source)) as archive:
             infos, directory_offset = archive.infolist(), archive.start_dir
     except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, struct.error) as e:
         # zipfile's own error, and what it lets through: a seek to nowhere, a version or feature that it does not know,
         # a name that is no UTF-8, an extra field that is too short.
         raise CheckpointError(
-            f"{path}: is a truncated or damaged zip archive: {e} (the file has {size:,} bytes)"
+            f"{source}: is a truncated or damaged zip archive: {e} (the file has {source.size:,} bytes)"
         ) from e
     infos.sort(key=lambda info: info.header_offset)
     ends = [*(info.header_offset for info in infos[1:]), directory_offset]
@@ -163,12 +154,12 @@ def _read_directory(path: Path, file: io.FileIO, size: int) -> dict[str, _Entry]
         # Not info.filename: zipfile cuts that off at a NUL, and changes it on Windows.
         name, entry = info.orig_filename, _Entry(info, end)
         if problem := _entry_problem(info, name):
-            raise CheckpointError(f"{path}: entry {printable(name)} {problem}")
+            raise CheckpointError(f"{source}: entry {printable(name)} {problem}")
         if name in entries:
-            raise CheckpointError(f"{path}: has two entries of the name {printable(name)}")
+            raise CheckpointError(f"{source}: has two entries of the name {printable(name)}")
         if entry.least_end > end:
             raise CheckpointError(
-                f"{path}: entry {printable(name)} ends at byte {entry.least_end:,}, should where the next one or the "
+                f"{source}: entry {printable(name)} ends at byte {entry.least_end:,}, should where the next one or the "
                 f"directory begins, at byte {end:,}"
             )
         entries[name] = entry
@@ -190,36 +181,37 @@ def _entry_problem(info: zipfile.ZipInfo, name: str) -> str | None:
     return None
 
 
-def _find_root(path: Path, entries: dict[str, _Entry]) -> str:
+def _find_root(source: Source, entries: dict[str, _Entry]) -> str:
     """Return the name of the folder that everything is in."""
-    inside = [name.split("/") for name in entries]
+    inside = [entry.split("/") for entry in entries]
     if any(parts[1:] == ["constants.pkl"] or parts[1:2] == ["code"] for parts in inside):
         raise CheckpointError(
-            f"{path}: is a TorchScript archive, which holds a program; "
+            f"{source}: is a TorchScript archive, which holds a program; "
             "should be a state dict: torch.save(torch.jit.load(...).state_dict(), ...)"
         )
     roots = [parts[0] for parts in inside if parts[1:] == ["data.pkl"]]
     if len(roots) != 1:
         raise CheckpointError(
-            f"{path}: is a zip archive with {len(roots)} entries <folder>/data.pkl, one of torch.save has exactly one"
+            f"{source}: is a zip archive with {len(roots)} entries <folder>/data.pkl, one of torch.save has exactly one"
         )
     return roots[0]
 
 
-def _check_byte_order(path: Path, file: io.FileIO, size: int, entry: _Entry | None) -> None:
+def _check_byte_order(source: Source, entry: _Entry | None) -> None:
     # torch writes the entry since 2.1; files of before come from little-endian machines, as torch assumes too.
-    order = _read_entry(path, file, size, entry, 16) if entry else b"little"
+    order = _read_entry(source, entry, 16) if entry else b"little"
     if order != b"little":
-        raise CheckpointError(f"{path}: has the byte order {printable(order.decode('latin-1'))}, should be little")
+        raise CheckpointError(f"{source}: has the byte order {printable(order.decode('latin-1'))}, should be little")
 
 
-def _locate(path: Path, file: io.FileIO, size: int, entry: _Entry) -> StorageBytes:
+def _locate(source: Source, entry: _Entry) -> StorageBytes:
     """Return where an entry's bytes lie, which only its local header says."""
     info = entry.info
     name = info.orig_filename
-    where = f"{path}: entry {printable(name)}"
+    where = f"{source}: entry {printable(name)}"
     header = b""
-    if 0 <= info.header_offset < size:
+    file = Reader(source)
+    if info.header_offset >= 0:
         file.seek(info.header_offset)
         header = file.read(LOCAL_HEADER.size + len(entry.raw_name))
     if len(header) < LOCAL_HEADER.size or not header.startswith(ZIP_MAGIC):
@@ -248,10 +240,10 @@ def _locate(path: Path, file: io.FileIO, size: int, entry: _Entry) -> StorageByt
             f"at byte {entry.end:,}"
         )
     if method == zipfile.ZIP_STORED or not info.file_size:
-        return StorageBytes(name, offset, info.file_size)
+        return StorageBytes(name, source, offset, info.file_size)
     _check_ratio(where, info.compress_size, info.file_size)
     deflated = Deflated(offset, info.compress_size, info.file_size, info.CRC)
-    return StorageBytes(name, 0, info.file_size, deflated)
+    return StorageBytes(name, InflatedStorage(source, deflated), 0, info.file_size)
 
 
 def _check_ratio(where: str, compressed: int, inflated: int) -> None:
@@ -262,7 +254,7 @@ def _check_ratio(where: str, compressed: int, inflated: int) -> None:
         )
 
 
-def _read_entry(path: Path, file: io.FileIO, size: int, entry: _Entry, most: int) -> bytes:
+def _read_entry(source: Source, entry: _Entry, most: int) -> bytes:
     """Return the bytes of a small entry.
 
     Those of a stored one are not held against its CRC-32: torch writes none that is right after
@@ -271,10 +263,12 @@ def _read_entry(path: Path, file: io.FileIO, size: int, entry: _Entry, most: int
     info = entry.info
     if info.file_size > most:
         raise CheckpointError(
-            f"{path}: entry {printable(info.orig_filename)} has {info.file_size:,} bytes, should have {most:,} at most"
+            f"{source}: entry {printable(info.orig_filename)} has {info.file_size:,} bytes, should have {most:,} at "
+            "most"
         )
-    stored = _locate(path, file, size, entry)
-    if stored.deflated:
-        return b"".join(inflate(path, stored.deflated))
+    stored = _locate(source, entry)
+    if isinstance(stored.file, InflatedStorage):
+        return b"".join(inflate(source, stored.file.deflated))
+    file = Reader(source)
     file.seek(stored.offset)
     return file.read(stored.nbytes)

@@ -20,8 +20,9 @@ from clipgguf.checkpoint.strides import (
     stored_cost,
     stored_order,
 )
-from clipgguf.checkpoint.tensors import OpenFiles, SourceBytes, temporary_file
 from clipgguf.errors import CheckpointError, os_reason
+from clipgguf.sources import Source
+from clipgguf.sources.local import OpenedSource, temporary_file
 
 _MAKING_BANDS = threading.Lock()
 
@@ -30,7 +31,7 @@ _MAKING_BANDS = threading.Lock()
 class StridedBlocks:
     """Elements of a file at ``offset``, with the step along each axis in bytes."""
 
-    file: SourceBytes
+    file: Source
     offset: int
     dtype: np.dtype[Any]
     shape: Axes
@@ -54,7 +55,7 @@ class StridedBlocks:
         return direct > SPARSE * stored_cost(self.shape, self.strides, self.dtype.itemsize)
 
 
-def gather(file: SourceBytes, offset: int, target: NDArray[Any], strides: Axes, span: NDArray[np.uint8]) -> None:
+def gather(file: Source, offset: int, target: NDArray[Any], strides: Axes, span: NDArray[np.uint8]) -> None:
     """Fill an array from a strided view of a file, reading ranges of it into ``span``."""
     parts = split(target.shape, strides, target.itemsize, len(span))
     if parts is None:
@@ -77,7 +78,7 @@ class _Band:
     offset: int
 
 
-class OrderedBlocks(SourceBytes):
+class OrderedBlocks(OpenedSource):
     """A view whose elements lie far apart in the file, in a temporary file where they lie closer together.
 
     Of a large transposed matrix, a row's elements lie everywhere, and each block of a few rows would need all of the
@@ -85,9 +86,9 @@ class OrderedBlocks(SourceBytes):
     of elements in each band.
     """
 
-    def __init__(self, view: StridedBlocks, open_files: OpenFiles | None = None) -> None:
+    def __init__(self, view: StridedBlocks) -> None:
         """Take a view, which is read when this is used."""
-        super().__init__(view.file.path, open_files)
+        super().__init__(view.file.name, math.prod(view.shape) * view.dtype.itemsize)
         self._view = view
         self._order = stored_order(view.shape, view.strides)
         self._bands = tuple(self._make_bands())
@@ -112,7 +113,7 @@ class OrderedBlocks(SourceBytes):
                 return temporary_file(self._read_bands())
         except OSError as e:
             raise CheckpointError(
-                f"{self.path}: a tensor of shape {self._view.shape} is not contiguous, and cannot be put into order "
+                f"{self.name}: a tensor of shape {self._view.shape} is not contiguous, and cannot be put into order "
                 f"in a temporary file: {os_reason(e)}"
             ) from e
 

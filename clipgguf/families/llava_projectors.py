@@ -123,7 +123,7 @@ def by_tail(tensors: Sequence[View]) -> dict[str, View]:
             found[f"{_HF_TAILS.get(head, head)}.{rest}" if rest else head] = tensor
         else:
             raise CheckpointError(
-                f"{tensor.path}: tensor {tensor.name!r} is of Phi-3's HD projector, which merges patches two by two; "
+                f"{tensor.file}: tensor {tensor.name!r} is of Phi-3's HD projector, which merges patches two by two; "
                 "no reader of GGUF files can run it as a LLaVA projector"
             )
     return found

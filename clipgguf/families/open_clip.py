@@ -188,7 +188,7 @@ def open_model(inputs: Inputs) -> Model:
     values = read_values(family, inputs)
     checkpoint = inputs.open_checkpoint(lambda name: not family.leaves_out(name))
     if timm := next((t for name, t in checkpoint.tensors.items() if name.startswith("visual.trunk.")), None):
-        raise CheckpointError(f"{timm.path}: tensor {timm.name!r} is of a timm tower, supported are OpenCLIP's own ViT")
+        raise CheckpointError(f"{timm.file}: tensor {timm.name!r} is of a timm tower, supported are OpenCLIP's own ViT")
     model = matched_model(family, inputs, values, checkpoint.tensors, checkpoint, ("visual.", "transformer."))
     return replace(model, warnings=model.warnings + value_warnings(values, family.parts, path))
 

@@ -1,1 +1,110 @@
-"""Where the bytes of checkpoints lie."""
+"""Where the bytes of a model lie: files and folders of them, on this machine or elsewhere."""
+
+import io
+from contextlib import AbstractContextManager, nullcontext
+from typing import IO, TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+# How many bytes are copied at a time where the system does not copy by itself.
+COPY_NBYTES = 1 << 20
+
+
+class Source(Protocol):
+    """The bytes of one file, at any offset and from any thread.
+
+    ``name`` is what messages call it, ``size`` its bytes. ``read_cost`` is how many bytes could be read in the time
+    that one more request takes.
+    """
+
+    name: str
+    size: int
+    read_cost: int
+
+    def __str__(self) -> str:
+        """Return the name, so that messages can have the source itself."""
+        return self.name
+
+    def read(self, offset: int, target: memoryview) -> None:
+        """Fill ``target``, of single bytes, with those from ``offset`` on; CheckpointError when they cannot be read."""
+
+    def close(self) -> None:
+        """Give back what reading takes, until the next time; those that are reading keep it till they are done."""
+
+    def in_use(self) -> AbstractContextManager[object]:
+        """Keep for so long what reading takes. Raises CheckpointError when there is nothing to read any more."""
+        return nullcontext()
+
+    def window(self, offset: int, nbytes: int) -> AbstractContextManager[memoryview | None]:
+        """Give a byte range mapped into memory, for so long and only to be read; None where it has to be read."""
+        return nullcontext()
+
+    def copy(self, offset: int, nbytes: int, file: IO[bytes]) -> None:
+        """Write a byte range to a buffered file at its position.
+
+        Raises CheckpointError when the range cannot be read, OSError when it cannot be written.
+        """
+        buffer = memoryview(bytearray(min(nbytes, COPY_NBYTES)))
+        while nbytes:
+            part = buffer[:nbytes]
+            self.read(offset, part)
+            file.write(part)
+            offset, nbytes = offset + len(part), nbytes - len(part)
+
+
+class Folder(Protocol):
+    """The files of a model by name: a directory, or what is like one elsewhere. ``name`` is what messages call it."""
+
+    name: str
+
+    def __contains__(self, file: str) -> bool:
+        """Return whether there is something of this name, readable or not."""
+
+    def open(self, file: str) -> Source:
+        """Open a file. Raises CheckpointError when it is missing or none that a model has."""
+
+
+class Reader(io.RawIOBase):
+    """A source as an unbuffered file with a position; reads as much as is asked for, and less only at its end."""
+
+    def __init__(self, source: Source) -> None:
+        """Begin at the source's beginning."""
+        self._source = source
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Return that this can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return that the position can be set."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Set the position. Raises ValueError for one before the beginning."""
+        position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._source.size}[whence]
+        if position < 0:
+            raise ValueError(f"negative seek position {position}")
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def readinto(self, buffer: "Buffer") -> int:
+        """Fill a buffer, as far as the source goes, and return how many bytes that were."""
+        target = memoryview(buffer).cast("B")
+        target = target[: max(0, self._source.size - self._position)]
+        if len(target):
+            self._source.read(self._position, target)
+        self._position += len(target)
+        return len(target)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read so many bytes, all that are left without a number; never more memory than there are bytes."""
+        left = max(0, self._source.size - self._position)
+        target = bytearray(left if size is None or size < 0 else min(size, left))
+        self.readinto(target)
+        return bytes(target)

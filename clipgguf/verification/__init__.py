@@ -10,6 +10,7 @@ from clipgguf.checkpoint.gguf_file import read_gguf
 from clipgguf.clip_file import ClipFile
 from clipgguf.options import DEFAULTS, Options, PathLike
 from clipgguf.planning import Plan, PlannedTensor
+from clipgguf.sources.local import LocalFile
 from clipgguf.stream import thread_count
 from clipgguf.tensor import View
 from clipgguf.verification.expected import expected_file
@@ -160,7 +161,7 @@ def verify(
     of its kind; UsageError (a ValueError) for options that do not apply.
     """
     path, model = Path(file), Path(model_dir)
-    stored = ClipFile.of(read_gguf(path))
+    stored = ClipFile.of(read_gguf(LocalFile(path)))
     expected = expected_file(stored, model, options)
     differences, notes = compare_metadata(stored, expected.plan)
     tensors = _check_tensors(stored, expected.plan, threads, progress)
@@ -203,7 +204,7 @@ def _check_tensors(
         else:
             pairs.append(Pair(planned, stored))
         checks[planned.name] = _check(planned, stored, verdict)
-    compared = compare_tensors(pairs, file.file.path, file.file.size, thread_count(threads), progress)
+    compared = compare_tensors(pairs, file.file.source, thread_count(threads), progress)
     for name, comparison in compared.items():
         checks[name] = replace(checks[name], verdict=comparison.verdict, comparison=comparison)
     for name, stored in file.tensors.items():

@@ -37,7 +37,7 @@ def expected_file(file: ClipFile, model_dir: Path, options: Options) -> Expected
     model = open_model(model_dir, _with_towers(file, options), _told(file))
     if file.projector_names and not model.family.projector:
         raise CheckpointError(
-            f"{file.file.path}: has a LLaVA projector, {model_dir} has none; --llava-projector takes it"
+            f"{file.file.source}: has a LLaVA projector, {model_dir} has none; --llava-projector takes it"
         )
     plan = _with_file_type(make_plan(model, outtype), file, outtype)
     return Expected(plan, outtype, (*model.told_notes, *_other_type_notes(file, plan, outtype)))
@@ -49,7 +49,7 @@ def _with_towers(file: ClipFile, options: Options) -> Options:
     has_text, has_vision = (file.tells(part) or file.has(part) for part in ("text", "vision"))
     has_projector = file.value("has_llava") or bool(file.projector_names)
     if not (has_text or has_vision or has_projector):
-        raise CheckpointError(f"{file.file.path}: is no GGUF file of CLIP, it has neither towers nor a projector")
+        raise CheckpointError(f"{file.file.source}: is no GGUF file of CLIP, it has neither towers nor a projector")
     is_mmproj = has_projector or options.llava_projector is not None
     return replace(
         options,

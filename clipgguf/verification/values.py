@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
-from clipgguf.checkpoint import SourceBytes, SourceFile
 from clipgguf.planning import PlannedTensor
+from clipgguf.sources import Source
 from clipgguf.stream import LOOK_AHEAD, ChunkStream, SourceRange
 from clipgguf.tensor import View
 from clipgguf.workers import Workers
@@ -260,9 +259,9 @@ class Pair:
 
 
 def compare_tensors(
-    pairs: Sequence[Pair], path: Path, size: int, threads: int, progress: Progress | None
+    pairs: Sequence[Pair], file: Source, threads: int, progress: Progress | None
 ) -> dict[str, Comparison]:
-    """Compare tensors of the GGUF file ``path``, of ``size`` bytes, with their sources; return the results by name.
+    """Compare tensors of a GGUF file with their sources; return the results by name.
 
     ``progress`` is called with the bytes of the sources that are compared, and those of all.
     Raises CheckpointError when a file is gone or has become shorter.
@@ -279,7 +278,7 @@ def compare_tensors(
     with (
         # What is contiguous comes as ranges, which are read where they are compared; for the rest one thread will do.
         ChunkStream(sources, 1, ranges=True) as stream,
-        contextlib.closing(SourceFile(path, size)) as file,
+        contextlib.closing(file),
         Workers(threads, "compare") as workers,
     ):
         try:
@@ -295,7 +294,7 @@ def compare_tensors(
 
 
 def _ahead(
-    stream: ChunkStream, stored: dict[str, View], file: SourceBytes, workers: Workers, most: int
+    stream: ChunkStream, stored: dict[str, View], file: Source, workers: Workers, most: int
 ) -> Iterator[tuple[int, str, "Future[Comparison]"]]:
     """Yield for each chunk its bytes, its tensor's name and its comparison, of which ``most`` are under way."""
     under_way: deque[tuple[int, str, Future[Comparison]]] = deque()
@@ -321,7 +320,7 @@ class _Part:
     data: SourceRange | Bytes
     source_dtype: str
     count: int
-    file: SourceBytes
+    file: Source
     stored: View
     start: int
 

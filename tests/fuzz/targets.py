@@ -8,6 +8,7 @@ from typing import get_args
 from clipgguf import Options, convert, inspect, plan, upgrade, verify
 from clipgguf.checkpoint.gguf_file import read_gguf
 from clipgguf.options import Outtype
+from clipgguf.sources.local import LocalFile
 from clipgguf.writer import write_plan
 from tests import layouts, llava_checkpoints, test_upgrade, torch_bytes
 from tests.checkpoints import Clip, Text, Vision
@@ -61,7 +62,7 @@ def _convert(directory: Path, output: Path, chance: Chance, is_mmproj: bool, **o
     path = output / "out.gguf"
     write_plan(plan(directory / "model", asked), path, threads=1)
     # What we write, we can read.
-    read_gguf(path)
+    read_gguf(LocalFile(path))
 
 
 def _convert_with(*, is_mmproj: bool = False, **options: str) -> Callable[[Path, Path, Chance], None]:
@@ -92,7 +93,7 @@ def _gguf(directory: Path) -> None:
 
 
 def _upgrade(directory: Path, output: Path, chance: Chance) -> None:
-    read_gguf(upgrade(directory / "old.gguf", output / "out.gguf", feature_layer=1).path)
+    read_gguf(LocalFile(upgrade(directory / "old.gguf", output / "out.gguf", feature_layer=1).path))
 
 
 def _inspect(directory: Path, output: Path, chance: Chance) -> None:

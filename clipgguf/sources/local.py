@@ -1,4 +1,4 @@
-"""The files that a checkpoint's tensors are read from: ranges of bytes, at any offset and from any thread."""
+"""Files of this machine as sources: read at any offset and from any thread, few of them open at a time."""
 
 import contextlib
 import io
@@ -8,68 +8,67 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, cast
 
 from clipgguf.errors import CheckpointError, os_reason
-from clipgguf.regular_file import open_regular
+from clipgguf.regular_file import STAND_INS, StandIn, open_regular
+from clipgguf.sources import Source
 from clipgguf.sources.mapping import window
 
-# How many bytes are copied at a time where the system does not copy by itself.
-COPY_NBYTES = 1 << 20
 # How many files are open at a time, besides those that are being read. A model may have a hundred shards and a thousand
 # compressed storages; some systems give a process 256 descriptors.
 MOST_OPEN = 16
 
 
-class OpenFiles:
+class _OpenFiles:
     """Which files are open; when it becomes too many, those that were not used for longest are closed."""
 
     def __init__(self) -> None:
-        """Begin with none."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.turns = itertools.count()
         # What nobody refers to any more closes its file, and has no place here.
-        self._sources: weakref.WeakSet[SourceBytes] = weakref.WeakSet()
+        self._sources: weakref.WeakSet[OpenedSource] = weakref.WeakSet()
 
-    def opened(self, source: "SourceBytes") -> None:
+    def opened(self, source: "OpenedSource") -> None:
         """Take note, with the lock held, of a file that was opened, and close what is too many and not in use."""
         self._sources.add(source)
         for oldest in sorted(self._sources, key=lambda source: source.last_use)[:-MOST_OPEN]:
             if not oldest.users and not oldest.stays_open:
                 oldest.close()
 
-    def closed(self, source: "SourceBytes") -> None:
+    def closed(self, source: "OpenedSource") -> None:
         """Take note of a file that was closed."""
         self._sources.discard(source)
 
-    def close(self) -> None:
-        """Close all files."""
-        for source in list(self._sources):
-            source.close()
+
+_OPEN = _OpenFiles()
 
 
-class SourceBytes:
-    """A file that tensors are read from, at any offset and from any thread: opened when needed, and closed in between.
+class OpenedSource(Source):
+    """A source that is read from a file of this machine, which is opened when it is needed and closed in between."""
 
-    The bytes are read, or mapped into memory a window at a time: a map of the whole file would count as resident memory
-    as far as it was ever used.
-    """
+    read_cost = 4096
 
-    def __init__(self, path: Path, open_files: OpenFiles | None = None) -> None:
-        """Take what messages call the file, and what it is counted among while it is open."""
-        self.path = path
-        self._open_files = open_files or OpenFiles()
+    def __init__(self, name: str, size: int) -> None:
+        """Take what messages call it, and how many bytes it has."""
+        self.name = name
+        self.size = size
         self._opening = threading.Lock()
         self._turn = threading.Lock()
         self._file: IO[bytes] | None = None
+        self._is_closing = False
         # How many are using it now, and when one last began to; the lock of the open files guards both.
         self.users = 0
         self.last_use = 0
         # Whether it should not be closed in between, because opening it once more takes long.
         self.stays_open = False
+
+    @property
+    def origin(self) -> Source:
+        """The file of the model that the bytes come from."""
+        return self
 
     def _open(self) -> IO[bytes]:
         """Open the file for reading, for the first time or again; raises CheckpointError when it cannot be."""
@@ -78,15 +77,18 @@ class SourceBytes:
     @contextlib.contextmanager
     def in_use(self) -> Iterator[IO[bytes]]:
         """Give the file, which stays open for so long. Raises CheckpointError when it cannot be opened."""
-        with self._open_files.lock:
+        with _OPEN.lock:
             self.users += 1
-            self.last_use = next(self._open_files.turns)
+            self.last_use = next(_OPEN.turns)
+            self._is_closing = False
         try:
             # With a user, nobody closes it.
             yield self._file or self._opened()
         finally:
-            with self._open_files.lock:
+            with _OPEN.lock:
                 self.users -= 1
+                if self._is_closing:
+                    self.close()
 
     def _opened(self) -> IO[bytes]:
         with self._opening:
@@ -94,8 +96,8 @@ class SourceBytes:
                 self._file = self._open()
                 # Chunks that are under way may be the last that refer to this.
                 self._close_file = weakref.finalize(self, self._file.close)
-                with self._open_files.lock:
-                    self._open_files.opened(self)
+                with _OPEN.lock:
+                    _OPEN.opened(self)
             return self._file
 
     def read(self, offset: int, target: memoryview) -> None:
@@ -118,13 +120,6 @@ class SourceBytes:
             file.seek(offset)
             return cast(io.BufferedReader, file).readinto(target)
 
-    def window(self, offset: int, nbytes: int) -> AbstractContextManager[memoryview | None]:
-        """Give a byte range mapped into memory, for so long and only to be read; None where it has to be read.
-
-        Raises CheckpointError when the file cannot be opened.
-        """
-        return contextlib.nullcontext()
-
     def copy(self, offset: int, nbytes: int, file: IO[bytes]) -> None:
         """Write a byte range to a buffered file at its position, without a copy in this process where Linux can.
 
@@ -136,22 +131,19 @@ class SourceBytes:
                 sent = _send(source.fileno(), offset, nbytes, file.fileno())
                 offset, nbytes = offset + sent, nbytes - sent
                 file.seek(os.lseek(file.fileno(), 0, os.SEEK_CUR))  # The buffered file does not know how far it got.
-            buffer = memoryview(bytearray(min(nbytes, COPY_NBYTES)))
-            while nbytes:
-                part = buffer[:nbytes]
-                self.read(offset, part)
-                file.write(part)
-                offset, nbytes = offset + len(part), nbytes - len(part)
+            super().copy(offset, nbytes, file)
 
     def _unreadable(self, offset: int, nbytes: int, reason: str) -> CheckpointError:
-        return CheckpointError(f"{self.path}: bytes {offset:,} to {offset + nbytes:,} cannot be read: {reason}")
+        return CheckpointError(f"{self.name}: bytes {offset:,} to {offset + nbytes:,} cannot be read: {reason}")
 
     def close(self) -> None:
-        """Close the file until it is used again."""
-        if self._file is not None:
-            self._file = None
-            self._close_file()
-            self._open_files.closed(self)
+        """Close the file until it is used again; while it is in use, that waits."""
+        with _OPEN.lock:
+            self._is_closing = self.users > 0
+            if self._file is not None and not self.users:
+                self._file = None
+                self._close_file()
+                _OPEN.closed(self)
 
 
 if sys.platform == "linux":
@@ -169,38 +161,36 @@ if sys.platform == "linux":
         return sent
 
 
-class SourceFile(SourceBytes):
-    """A file of the checkpoint."""
+class LocalFile(OpenedSource):
+    """A regular file, which must stay as it is."""
 
-    def __init__(self, path: Path, size: int, open_files: OpenFiles | None = None) -> None:
-        """Open a file that must have at least ``size`` bytes.
-
-        Raises CheckpointError when it cannot be opened or has become shorter since its header was read.
-        """
-        super().__init__(path, open_files)
-        self._size = size
+    def __init__(self, path: Path, refused: Sequence[StandIn] = STAND_INS) -> None:
+        """Open a file, unless it begins as something that is ``refused``. Raises CheckpointError when it cannot be."""
+        super().__init__(str(path), 0)
+        self.path = path
+        self._refused = refused
         self._state: tuple[int, ...] | None = None
         with self.in_use():
             pass
 
     def _open(self) -> IO[bytes]:
-        file = open_regular(self.path, CheckpointError)
+        file = open_regular(self.path, CheckpointError, self._refused)
         status = os.fstat(file.fileno())
         state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
         problem = None
-        if status.st_size < self._size:
-            problem = f"has {status.st_size:,} bytes, its header asks for {self._size:,}"
+        if status.st_size < self.size:
+            problem = f"has {status.st_size:,} bytes, its header asks for {self.size:,}"
         elif self._state not in (None, state):
             problem = "has changed since it was first opened, should stay as it is till the end"
         if problem is not None:
             file.close()
             raise CheckpointError(f"{self.path}: {problem}")
-        self._state = state
+        self.size, self._state = status.st_size, state
         return cast(IO[bytes], file)
 
     @contextlib.contextmanager
     def window(self, offset: int, nbytes: int) -> Iterator[memoryview | None]:
-        """Give a byte range of a safetensors file mapped into memory; see SourceBytes."""
+        """Give a byte range of a safetensors file mapped into memory, to be read for so long; else None."""
         if self.path.suffix != ".safetensors":
             yield None
             return

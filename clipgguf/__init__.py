@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from clipgguf.options import Options, Outtype, PathLike, ProjectorType
     from clipgguf.planning import Plan, PlannedTensor
     from clipgguf.readers import Verdict
-    from clipgguf.tensor import Computed, Deflated, Joined, View
+    from clipgguf.tensor import Computed, Joined, View
     from clipgguf.upgrading import Upgrade, upgrade
     from clipgguf.verification import Finding, TensorCheck, Verification, verify
     from clipgguf.verification.metadata import MetadataDifference
@@ -37,7 +37,7 @@ _MODULES = {
     "options": ("Options", "Outtype", "PathLike", "ProjectorType"),
     "planning": ("Plan", "PlannedTensor"),
     "readers": ("Verdict",),
-    "tensor": ("Computed", "Deflated", "Joined", "View"),
+    "tensor": ("Computed", "Joined", "View"),
     "upgrading": ("Upgrade", "upgrade"),
     "verification": ("Finding", "TensorCheck", "Verification", "verify"),
     "verification.metadata": ("MetadataDifference",),
@@ -51,7 +51,6 @@ __all__ = [
     "Computed",
     "ConfigError",
     "Conversion",
-    "Deflated",
     "Finding",
     "Inspection",
     "Joined",

@@ -1,14 +1,13 @@
 """What a model's JSON files say besides its configuration: its name, and its image processor's statistics."""
 
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from clipgguf.errors import ConfigError, shown
-from clipgguf.json_file import is_present, read_json_object
+from clipgguf.json_file import read_json_object
+from clipgguf.sources import File, Folder
 
 # CLIPImageProcessor's IMAGE_MEAN and IMAGE_STD, "OPENAI_CLIP_MEAN" and "OPENAI_CLIP_STD" in transformers.
 CLIP_IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -21,24 +20,13 @@ LARGEST_UINT32 = 2**32 - 1
 LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
 
 
-def model_name(config: Mapping[str, Any], directory: Path) -> str:
-    """Return what goes into a file as general.name: ``_name_or_path``, else the base name of the model's directory.
+def model_name(config: Mapping[str, Any], directory: Folder) -> str:
+    """Return what goes into a file as general.name: ``_name_or_path``, else the title of the model's folder.
 
-    What is no valid Unicode in it is replaced, and a directory's name is read as UTF-8 whatever the locale.
+    What is no valid Unicode in it is replaced.
     """
     name = config.get("_name_or_path")
-    return valid_text(name if isinstance(name, str) else directory_name(directory))
-
-
-def directory_name(directory: Path) -> str:
-    """Return the base name of a directory, whatever way it is spelled; ".." is the parent's name.
-
-    It is read as UTF-8 whatever the locale.
-    """
-    path = directory.absolute()
-    if path.name in ("", ".."):
-        path = path.resolve()
-    return os.fsencode(path.name).decode("utf-8", "replace")
+    return valid_text(name if isinstance(name, str) else directory.title)
 
 
 def valid_text(text: str) -> str:
@@ -70,7 +58,7 @@ SIGLIP_STATISTICS = ImageStatistics(SIGLIP_IMAGE_STATISTICS, SIGLIP_IMAGE_STATIS
 
 
 def read_image_statistics(
-    directories: Sequence[Path],
+    directories: Sequence[Folder],
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     default: ImageStatistics,
@@ -104,15 +92,15 @@ def rgb_statistics(values: Any, where: str) -> ImageStatistics:
     )
 
 
-def image_processor(directories: Sequence[Path], keys: Sequence[str]) -> tuple[Path, Mapping[str, Any]]:
+def image_processor(directories: Sequence[Folder], keys: Sequence[str]) -> tuple[File | Folder, Mapping[str, Any]]:
     """Return the first file of an image processor that has any of some keys, and the object that has it.
 
     Without any, that is the first directory and an empty object. Raises ConfigError where a file is malformed.
     """
     for directory in directories:
         for name, key in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
-            path = directory / name
-            values = read_json_object(path) if is_present(path) else {}
+            path = directory.file(name)
+            values = read_json_object(path) if path.is_present else {}
             if key is not None:
                 values = values.get(key) or {}
             if not isinstance(values, dict):

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clipgguf.config import directory_name
 from clipgguf.destination import check_output, output_path, safe_name
 from clipgguf.families import open_model
 from clipgguf.options import DEFAULTS, Options, PathLike
+from clipgguf.sources.local import LocalFolder
 
 # numpy and gguf, 20 MB of code and as much of a second as all the rest, are imported by the functions that need them,
 # after the JSON is read: the memory that parsing a vocabulary took then serves them, instead of adding to the peak.
@@ -81,7 +81,7 @@ def convert(
 
 def plan(model_dir: PathLike, options: Options = DEFAULTS) -> "Plan":
     """Work out what ``convert`` would write, from JSON and headers alone; it raises what that raises."""
-    model = open_model(Path(model_dir), options)
+    model = open_model(model_dir, options)
     from clipgguf.planning import make_plan
 
     return make_plan(model, options.outtype)
@@ -91,7 +91,7 @@ def planned_path(model_dir: PathLike, output: PathLike | None, options: Options,
     """Return where the file of a plan goes; UsageError when ``output`` does not say it."""
     model = Path(model_dir)
     directory = model if model.is_dir() else model.parent
-    name = safe_name(directory_name(directory) if options.name is None else options.name)
+    name = safe_name(LocalFolder(directory).title if options.name is None else options.name)
     return output_path(directory, output, made.file_name, {"name": name, "outtype": made.outtype})
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from clipgguf.checkpoint import Checkpoint, Wanted
@@ -18,6 +17,7 @@ from clipgguf.config import (
 from clipgguf.errors import ConfigError, collect, shown
 from clipgguf.family import Family, Value
 from clipgguf.options import Options
+from clipgguf.sources import File, Folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Config:
     ``labels`` are what messages call the objects inside, where that is another name.
     """
 
-    path: Path
+    path: File
     values: Mapping[str, Any]
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -80,10 +80,10 @@ class Inputs:
     add to.
     """
 
-    model: Path
+    model: Folder | File
     config: Config
     options: Options
-    places: tuple[Path, ...] = ()
+    places: tuple[Folder, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -92,9 +92,9 @@ class Inputs:
     told_notes: list[str] = field(default_factory=list)
 
     @property
-    def directory(self) -> Path:
-        """The model's directory, also where ``model`` is a file of weights in it."""
-        return self.model if self.model.is_dir() else self.model.parent
+    def directory(self) -> Folder:
+        """The model's folder, also where ``model`` is a file of weights in it."""
+        return self.model.folder if isinstance(self.model, File) else self.model
 
     @property
     def name(self) -> str:
@@ -105,9 +105,9 @@ class Inputs:
 
     def open_checkpoint(self, wanted: Wanted = lambda name: True) -> Checkpoint:
         """Open the weights of the model: those of the file that was given, else those that its directory has."""
-        if self.model.is_dir():
-            return Checkpoint.open(self.model, wanted, self.options.variant)
-        return Checkpoint.open_file(self.model, wanted)
+        if isinstance(self.model, File):
+            return Checkpoint.open_file(self.model, wanted)
+        return Checkpoint.open(self.model, wanted, self.options.variant)
 
     def find(self, source: str) -> tuple[str, Any]:
         """Return what messages call a value of config.json, and the value; None when it is missing.
@@ -155,7 +155,7 @@ def read_values(family: Family, inputs: Inputs) -> dict[str, Any]:
     return values
 
 
-def _made(of: Callable[[Mapping[str, Any]], Any], values: Mapping[str, Any], path: Path) -> Any:
+def _made(of: Callable[[Mapping[str, Any]], Any], values: Mapping[str, Any], path: File) -> Any:
     try:
         return of(values)
     except ValueError as e:

@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipgguf.checkpoint.gguf_file import MetadataItem, read_gguf
+from clipgguf.checkpoint.gguf_file import MetadataItem
+from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.clip_file import ClipFile
 from clipgguf.errors import shown
 from clipgguf.options import PathLike

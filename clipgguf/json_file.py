@@ -1,14 +1,13 @@
 """JSON files of a model directory: read whole, checked, and never trusted."""
 
+import contextlib
 import json
-import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from clipgguf.errors import ConfigError, os_reason, shown
-from clipgguf.regular_file import NO_MODEL_FILES, open_regular
+from clipgguf.errors import CheckpointError, ConfigError, shown
+from clipgguf.sources import File
 
 # What a JSON file may have: CLIP's tokenizer.json is 3.6 MB with 200,000 values, the index of 90,000 tensors 9 MB.
 # It bounds memory: at worst, one character beyond 16 bits, a byte of text takes 4, and a key with its value 200.
@@ -25,12 +24,7 @@ class DuplicateKeyError(ValueError):
         self.key = key
 
 
-def is_present(path: Path) -> bool:
-    """Return whether there is something of this name; a broken symbolic link does not pass for nothing."""
-    return path.is_symlink() or path.exists()
-
-
-def read_json_object(path: Path, *, emptied: Sequence[str] = ()) -> dict[str, Any]:
+def read_json_object(path: File, *, emptied: Sequence[str] = ()) -> dict[str, Any]:
     """Return the object that a UTF-8 JSON file holds.
 
     ``emptied`` are the keys that lead to a large array which nobody needs: an empty list is returned in its place, and
@@ -127,17 +121,17 @@ def _match(pattern: "re.Pattern[str]", text: str, at: int) -> "re.Match[str]":
     return match
 
 
-def _read_bytes(path: Path) -> bytes:
-    with open_regular(path, ConfigError, NO_MODEL_FILES) as file:
-        try:
-            data = file.read(LARGEST_JSON + 1)
-            size = os.fstat(file.fileno()).st_size
-        except OSError as e:
-            raise ConfigError(f"{path}: cannot be read: {os_reason(e)}") from e
-    if len(data) > LARGEST_JSON:
-        raise ConfigError(f"{path}: has {size:,} bytes, should have {LARGEST_JSON:,} at most")
+def _read_bytes(file: File) -> bytearray:
+    try:
+        with contextlib.closing(file.open()) as source:
+            if source.size > LARGEST_JSON:
+                raise ConfigError(f"{file}: has {source.size:,} bytes, should have {LARGEST_JSON:,} at most")
+            data = bytearray(source.size)
+            source.read(0, memoryview(data))
+    except CheckpointError as e:
+        raise ConfigError(*e.problems) from e
     # Every value but the whole comes after one of these.
     values = sum(map(data.count, (b",", b"[", b"{")))
     if values > MOST_VALUES:
-        raise ConfigError(f"{path}: has {values:,} values, should have {MOST_VALUES:,} at most")
+        raise ConfigError(f"{file}: has {values:,} values, should have {MOST_VALUES:,} at most")
     return data

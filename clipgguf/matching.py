@@ -4,12 +4,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from clipgguf.errors import CheckpointError, ConfigError, collect
 from clipgguf.family import Family, Prefix, Rule, Section
 from clipgguf.shape import lengths, shape_of, shape_text, size_name, words
+from clipgguf.sources import File, Folder
 from clipgguf.tensor import DTYPES, Tensor, View
 
 
@@ -44,7 +44,7 @@ def match(
     tensors: Mapping[str, View],
     values: Mapping[str, Any],
     *,
-    where: Path,
+    where: Folder,
     config_name: str,
     ignore_unknown: bool = False,
 ) -> Match:
@@ -59,7 +59,7 @@ def match(
     return _Matching(family, tensors, values, where, config_name).run(ignore_unknown)
 
 
-def refuse_quantized(config: Mapping[str, Any], path: Path, tensors: Iterable[View]) -> None:
+def refuse_quantized(config: Mapping[str, Any], path: File, tensors: Iterable[View]) -> None:
     """Raise ConfigError when a config.json says that the checkpoint is quantized, and one of the wanted tensors is.
 
     Often the language model alone is: its tower and its projector can be converted.
@@ -91,7 +91,7 @@ class _Matching:
     family: Family
     tensors: Mapping[str, View]
     values: Mapping[str, Any]
-    where: Path
+    where: Folder
     config_name: str
     sizes: dict[str, int] = field(default_factory=dict)
     # What asks for a size: the configuration, or the first tensor that had it.

@@ -7,7 +7,6 @@ into order, which one thread does at a time, three of BAND_NBYTES come on top.
 
 import itertools
 import math
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -28,7 +27,7 @@ from clipgguf.planning import PlannedTensor
 from clipgguf.sources import Source
 from clipgguf.sources.holding import Held, Holding
 from clipgguf.tensor import Computed, View
-from clipgguf.workers import Workers
+from clipgguf.workers import MOST_THREADS, Workers
 
 # The most that a chunk takes as it is read, and as it is written: large enough that a chunk's overhead vanishes, small
 # enough that it stays in the processor's cache between the steps.
@@ -43,24 +42,6 @@ LEAST_WINDOW = 1 << 16
 # Of what is in one buffer, each chunk begins where every element type may.
 ALIGNMENT = 64
 LOOK_AHEAD = 2
-# The most threads by default, and the most that can be asked for: each takes over 2 MiB, and long before there are as
-# many, the disk or the interpreter's lock is what all wait for.
-MOST_THREADS = 8
-MOST_ASKED_FOR = 64
-
-
-def thread_count(threads: int | None) -> int:
-    """Return how many threads to work on.
-
-    That is as many as are asked for, MOST_ASKED_FOR at most; else one a core, MOST_THREADS at most.
-    Raises ValueError when fewer than one are asked for.
-    """
-    if threads is not None:
-        if threads < 1:
-            raise ValueError(f"threads is {threads}, should be at least 1")
-        return min(threads, MOST_ASKED_FOR)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_THREADS)
 
 
 @dataclass(frozen=True, slots=True)

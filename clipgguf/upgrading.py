@@ -4,7 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipgguf.checkpoint.gguf_file import MetadataItem, read_gguf
+from clipgguf.checkpoint.gguf_file import MetadataItem
+from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.clip_file import ARCHITECTURE, ClipFile
 from clipgguf.destination import output_path
 from clipgguf.errors import CheckpointError, OutputError, shown

@@ -2,11 +2,11 @@
 
 from array import array
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, overload
 
 from clipgguf.errors import ConfigError, shown
-from clipgguf.json_file import is_present, read_json_object
+from clipgguf.json_file import read_json_object
+from clipgguf.sources import File, Folder
 
 
 class Vocabulary(Sequence[str]):
@@ -54,7 +54,7 @@ class Vocabulary(Sequence[str]):
         return self._text[self._bounds[chosen] : self._bounds[chosen + 1]].decode()
 
 
-def read_vocabulary(directory: Path, given: Path | None = None) -> Vocabulary:
+def read_vocabulary(directory: Folder, given: Folder | File | None = None) -> Vocabulary:
     """Return the vocabulary of a model directory, or the one of a file or directory that is ``given``.
 
     It comes from vocab.json (an object, token to id), else from tokenizer.json, the only one that transformers 5
@@ -62,25 +62,25 @@ def read_vocabulary(directory: Path, given: Path | None = None) -> Vocabulary:
     encoder: in tokenizer/ for text_encoder/, in tokenizer_2/ for text_encoder_2/.
     Raises ConfigError when there is neither, or when the ids are not exactly 0 to n - 1.
     """
-    if given is not None and not given.is_dir():
+    if isinstance(given, File):
         return _read_file(given)
     places = [given] if given is not None else [directory, *_sibling_tokenizer(directory)]
     for place in places:
         for name in ("vocab.json", "tokenizer.json"):
-            if is_present(place / name):
-                return _read_file(place / name)
+            if name in place:
+                return _read_file(place.file(name))
     raise ConfigError(
         f"{' and '.join(map(str, places))}: no vocab.json and no tokenizer.json; the text tower needs its vocabulary "
         "(--vocab takes one, --vision-only converts without)"
     )
 
 
-def _sibling_tokenizer(directory: Path) -> list[Path]:
-    name = directory.absolute().name
-    return [directory.absolute().parent / name.replace("text_encoder", "tokenizer")] if "text_encoder" in name else []
+def _sibling_tokenizer(directory: Folder) -> list[Folder]:
+    name = directory.title
+    return [directory.folder("../" + name.replace("text_encoder", "tokenizer"))] if "text_encoder" in name else []
 
 
-def _read_file(path: Path) -> Vocabulary:
+def _read_file(path: File) -> Vocabulary:
     """Read a vocab.json or a tokenizer.json, which is told by its ``model``."""
     # Two thirds of a tokenizer.json are the merges, two strings for each token, and nobody needs them here.
     values = read_json_object(path, emptied=() if path.name == "vocab.json" else ("model", "merges"))
@@ -89,7 +89,7 @@ def _read_file(path: Path) -> Vocabulary:
     return _by_id(values.items(), path)
 
 
-def _tokenizer_items(tokenizer: dict[str, Any], path: Path) -> dict[str, Any]:
+def _tokenizer_items(tokenizer: dict[str, Any], path: File) -> dict[str, Any]:
     model, added = tokenizer.get("model"), tokenizer.get("added_tokens") or []
     tokens = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(tokens, dict):
@@ -100,7 +100,7 @@ def _tokenizer_items(tokenizer: dict[str, Any], path: Path) -> dict[str, Any]:
     return {**tokens, **{token["content"]: token.get("id") for token in added}}
 
 
-def _by_id(items: Iterable[tuple[str, Any]], path: Path) -> Vocabulary:
+def _by_id(items: Iterable[tuple[str, Any]], path: File) -> Vocabulary:
     tokens: dict[int, str] = {}
     for token, token_id in items:
         if type(token_id) is not int or token_id < 0:

@@ -1,11 +1,31 @@
 """Threads that work: as many as are asked for, or as the system gives."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# The most threads by default, and the most that can be asked for: each takes over 2 MiB, and long before there are as
+# many, the disk or the interpreter's lock is what all wait for.
+MOST_THREADS = 8
+MOST_ASKED_FOR = 64
+
+
+def thread_count(threads: int | None) -> int:
+    """Return how many threads to work on.
+
+    That is as many as are asked for, MOST_ASKED_FOR at most; else one a core, MOST_THREADS at most.
+    Raises ValueError when fewer than one are asked for.
+    """
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"threads is {threads}, should be at least 1")
+        return min(threads, MOST_ASKED_FOR)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_THREADS)
 
 
 class Workers(ThreadPoolExecutor):

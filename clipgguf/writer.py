@@ -15,8 +15,8 @@ from gguf import GGUFEndian, GGUFValueType, GGUFWriter, Keys
 from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.output_file import replacing
 from clipgguf.planning import Plan, PlannedTensor
-from clipgguf.stream import Chunk, ChunkStream, SourceRange, thread_count
-from clipgguf.workers import Workers
+from clipgguf.stream import Chunk, ChunkStream, SourceRange
+from clipgguf.workers import Workers, thread_count
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

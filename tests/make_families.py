@@ -20,6 +20,7 @@ from typing import Any
 from gguf import GGUFReader
 
 from clipgguf.checkpoint import Checkpoint
+from clipgguf.sources.local import LocalFolder
 from tests.family_fixtures import DTYPES, FIXTURES, OUTTYPES, Fixture, digest
 
 RELEASE = "0.3.36"
@@ -114,7 +115,10 @@ def main() -> None:
                 for file in JSON_FILES
                 if (arguments.model / file).exists()
             }
-            shapes = {name: tensor.shape for name, tensor in sorted(Checkpoint.open(arguments.model).tensors.items())}
+            shapes = {
+                name: tensor.shape
+                for name, tensor in sorted(Checkpoint.open(LocalFolder(arguments.model)).tensors.items())
+            }
             path.write_text(json.dumps({"files": files, "shapes": shapes}))
         values = json.loads(path.read_text())
         values |= reference(Fixture.read(path), home)

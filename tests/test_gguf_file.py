@@ -12,7 +12,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType
 
 from clipgguf import CheckpointError, Options, convert, inspect
-from clipgguf.checkpoint.gguf_file import (
+from clipgguf.checkpoint.gguf_reader import (
     LARGEST_ALIGNMENT,
     LONGEST_NAME,
     read_gguf,
@@ -255,7 +255,7 @@ def test_the_worst_that_a_header_can_hold(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(gguf([array("a", T.STRING, count, text * count)]))
     code = (
-        "import sys, time; from pathlib import Path; from clipgguf.checkpoint.gguf_file import read_gguf\n"
+        "import sys, time; from pathlib import Path; from clipgguf.checkpoint.gguf_reader import read_gguf\n"
         "from clipgguf.sources.local import LocalFile\n"
         "file = LocalFile(Path(sys.argv[1]))\n"
         "started = time.process_time(); read_gguf(file); seconds = time.process_time() - started\n"

@@ -4,6 +4,7 @@
 ``tests/test_fuzz.py`` finds goes here if it is about neither.
 """
 
+import errno
 import faulthandler
 import json
 import os
@@ -23,6 +24,7 @@ from clipgguf.checkpoint.safetensors import LARGEST_HEADER, read_safetensors_hea
 from clipgguf.errors import shown
 from clipgguf.json_file import LARGEST_JSON, MOST_VALUES, read_json_object
 from clipgguf.regular_file import open_regular
+from clipgguf.sources.given import given_file
 from clipgguf.sources.local import LocalFile
 from tests import layouts, llava_checkpoints
 from tests.checkpoints import TINY, edit_json, safetensors_header, write_json, write_model, write_safetensors
@@ -243,16 +245,16 @@ def test_json_of_gigabytes_is_not_read(name: str, tmp_path: Path) -> None:
 def test_json_of_the_largest_size_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(b'{"a": 1}' + b" " * (LARGEST_JSON - 8))
-    assert read_json_object(path) == {"a": 1}
+    assert read_json_object(given_file(path)) == {"a": 1}
     path.write_bytes(b'{"a": 1}' + b" " * (LARGEST_JSON - 7))
-    assert f"has {LARGEST_JSON + 1:,} bytes" in refusal(lambda: read_json_object(path))
+    assert f"has {LARGEST_JSON + 1:,} bytes" in refusal(lambda: read_json_object(given_file(path)))
 
 
 def test_json_of_too_many_values_is_not_parsed(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     for value in ("[]", "{}", '""'):
         path.write_text(f'{{"a": [{",".join([value] * (2 * MOST_VALUES))}]}}')
-        assert f"values, should have {MOST_VALUES:,} at most" in refusal(lambda: read_json_object(path))
+        assert f"values, should have {MOST_VALUES:,} at most" in refusal(lambda: read_json_object(given_file(path)))
 
 
 # Numbers that are none, or too large: the file, where in it, its new value, and what the error says.
@@ -633,9 +635,12 @@ def test_shards_of_more_tensors_than_can_be(tmp_path: Path) -> None:
         plan_conversion(model, options=Options(ignore_unknown=True))
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file that cannot be read though it is open")
-def test_json_that_cannot_be_read(tmp_path: Path) -> None:
+def test_json_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
     path = tmp_path / "config.json"
-    path.symlink_to("/proc/self/mem")
-    with pytest.raises(ConfigError, match=r"config\.json: cannot be read: Input/output error"):
-        read_json_object(path)
+    path.write_text("{}")
+    monkeypatch.setattr("clipgguf.sources.local.OpenedSource._read_some", fail)
+    with pytest.raises(ConfigError, match=r"config\.json: bytes 0 to 2 cannot be read: Input/output error"):
+        read_json_object(given_file(path))

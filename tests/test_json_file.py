@@ -9,6 +9,7 @@ import pytest
 
 from clipgguf.errors import ConfigError
 from clipgguf.json_file import read_json_object
+from clipgguf.sources.given import given_file
 
 EMPTIED = ("model", "merges")
 
@@ -16,7 +17,7 @@ EMPTIED = ("model", "merges")
 def outcome(path: Path, emptied: tuple[str, ...] = ()) -> Any:
     """Return what a file is read as, or the text of the error."""
     try:
-        value = read_json_object(path, emptied=emptied)
+        value = read_json_object(given_file(path), emptied=emptied)
     except ConfigError as e:
         return str(e)
     model = value.get("model")
@@ -87,4 +88,4 @@ def test_the_array_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text('{"model": {"vocab": {"a": 0}, "merges": ["a b", "c d"], "x": [1]}, "merges": [2]}')
     expected = {"model": {"vocab": {"a": 0}, "merges": [], "x": [1]}, "merges": [2]}
-    assert read_json_object(path, emptied=EMPTIED) == expected
+    assert read_json_object(given_file(path), emptied=EMPTIED) == expected

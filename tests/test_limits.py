@@ -8,7 +8,8 @@ from gguf import GGUFValueType
 
 from clipgguf import CheckpointError, convert, inspect
 from clipgguf import plan as plan_conversion
-from clipgguf.checkpoint.gguf_file import MetadataItem, read_gguf, too_much
+from clipgguf.checkpoint.gguf_file import MetadataItem, too_much
+from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.limits import LARGEST_HEADER, MOST_ENTRIES, MOST_VALUES
 from clipgguf.planning import Plan
 from clipgguf.sources.local import LocalFile

@@ -17,7 +17,7 @@ from clipgguf.checkpoint import Checkpoint
 from clipgguf.checkpoint.deflate import Deflated, inflate
 from clipgguf.sources import Source
 from clipgguf.sources.holding import Holding
-from clipgguf.sources.local import MOST_OPEN, LocalFile
+from clipgguf.sources.local import MOST_OPEN, LocalFile, LocalFolder
 from tests import torch_bytes
 from tests.checkpoints import Clip, Text, Vision, write_model
 from tests.processes import uncovered
@@ -53,7 +53,7 @@ def run_with_descriptors(count: int, *arguments: object) -> "subprocess.Complete
 
 def deflated(model: Path) -> Path:
     """Pack a model's weights into a compressed .bin file, each tensor in a storage of its own; return it."""
-    checkpoint = Checkpoint.open(model)
+    checkpoint = Checkpoint.open(LocalFolder(model))
     storages, records = {}, {}
     for number, (name, source) in enumerate(checkpoint.tensors.items()):
         raw = Path(str(source.file)).read_bytes()[source.offset :][: source.nbytes]
@@ -191,7 +191,7 @@ def test_a_compressed_storage_is_inflated_once_and_dropped_after_its_last_tensor
     model = write_model(tmp_path / "m", DEEP)
     expected = {
         tensor.name: Path(str(tensor.file)).read_bytes()[tensor.offset :][: tensor.nbytes]
-        for tensor in Checkpoint.open(model).tensors.values()
+        for tensor in Checkpoint.open(LocalFolder(model)).tensors.values()
     }
     deflated(model)
     inflated: list[Deflated] = []
@@ -201,7 +201,7 @@ def test_a_compressed_storage_is_inflated_once_and_dropped_after_its_last_tensor
         return inflate(archive, storage)
 
     monkeypatch.setattr("clipgguf.checkpoint.deflate.inflate", count)
-    tensors = list(Checkpoint.open(model).tensors.values())
+    tensors = list(Checkpoint.open(LocalFolder(model)).tensors.values())
     inflated.clear()  # Of the pickle.
     # The second time, all others were needed in between.
     sources = Holding([tensor.file for tensor in tensors * times])

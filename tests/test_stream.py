@@ -19,7 +19,7 @@ from clipgguf.checkpoint.strides import BAND_NBYTES
 from clipgguf.checkpoint.views import OrderedBlocks
 from clipgguf.encode import SCRATCH_NBYTES
 from clipgguf.options import Outtype
-from clipgguf.sources.local import LocalFile
+from clipgguf.sources.local import LocalFile, LocalFolder
 from clipgguf.stream import BUFFER_NBYTES, LEAST_RANGE, LOOK_AHEAD, SOURCE_NBYTES, ChunkStream, SourceRange
 from tests import torch_bytes
 from tests.checkpoints import Clip, Text, Vision, to_dtype, values, write_model
@@ -55,7 +55,7 @@ def test_torch_files_give_the_same_bytes(dtype: str, outtype: Outtype, reverse_a
         write_model(tmp_path / "a" / "m", CLIP, dtype=dtype), tmp_path / "out-a", options=Options(outtype=outtype)
     )
     model = write_torch_model(tmp_path / "b" / "m", CLIP, dtype, reverse_axes=reverse_axes)
-    is_strided = Checkpoint.open(model).tensors["text_projection.weight"].strides is not None
+    is_strided = Checkpoint.open(LocalFolder(model)).tensors["text_projection.weight"].strides is not None
     assert is_strided == reverse_axes
     assert (
         convert(model, tmp_path / "out-b", options=Options(outtype=outtype)).path.read_bytes()
@@ -117,7 +117,7 @@ def test_compressed_torch_file(tmp_path: Path) -> None:
 def test_damage_in_a_compressed_storage_is_found(tmp_path: Path) -> None:
     model = write_torch_model(tmp_path / "m", CLIP, "F32", reverse_axes=False)
     repack(model / "pytorch_model.bin", zipfile.ZIP_DEFLATED)
-    storage = Checkpoint.open(model).tensors["text_projection.weight"].file
+    storage = Checkpoint.open(LocalFolder(model)).tensors["text_projection.weight"].file
     assert isinstance(storage, InflatedStorage)
     deflated = storage.deflated
     raw = bytearray((model / "pytorch_model.bin").read_bytes())

@@ -9,6 +9,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
 from clipgguf.planning import PlannedTensor
+from clipgguf.sources.local import LocalFile
 from clipgguf.stream import SOURCE_NBYTES, ChunkStream
 from clipgguf.tensor import Computed, Joined, Read, Tensor, View, plus
 
@@ -21,7 +22,9 @@ def stored(path: Path, dtype: str = "<f4", seed: int = 0) -> tuple[View, NDArray
     """Write a matrix into a file of its own; return a view of it, and its values."""
     values = np.random.default_rng(seed).standard_normal((ROWS, WIDTH)).astype(dtype)
     path.write_bytes(values.tobytes())
-    return View(path.name, {"<f4": "F32", "<f2": "F16"}[dtype], (ROWS, WIDTH), path, 0, values.nbytes), values
+    return View(
+        path.name, {"<f4": "F32", "<f2": "F16"}[dtype], (ROWS, WIDTH), LocalFile(path), 0, values.nbytes
+    ), values
 
 
 def streamed(source: Tensor, shape: tuple[int, ...], ggml_type: GGMLQuantizationType) -> bytes:

@@ -9,8 +9,8 @@ import pytest
 
 from clipgguf import convert, verify
 from clipgguf import plan as plan_conversion
-from clipgguf.stream import MOST_ASKED_FOR, MOST_THREADS, ChunkStream, thread_count
-from clipgguf.workers import Workers
+from clipgguf.stream import ChunkStream
+from clipgguf.workers import MOST_ASKED_FOR, MOST_THREADS, Workers, thread_count
 from clipgguf.writer import write_plan
 from tests.checkpoints import Clip, Text, Vision, write_model
 from tests.processes import MIB, peak_rss

@@ -11,7 +11,8 @@ import pytest
 from gguf import GGUFReader, GGUFValueType, GGUFWriter
 
 from clipgguf import CheckpointError, Options, convert, upgrade
-from clipgguf.checkpoint.gguf_file import MetadataItem, read_gguf
+from clipgguf.checkpoint.gguf_file import MetadataItem
+from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.sources.local import LocalFile
 from tests.checkpoints import write_model
 from tests.conftest import Run

@@ -14,7 +14,8 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFValueType, quants
 
 from clipgguf import CheckpointError, ConfigError, Options, Verification, convert, verify
-from clipgguf.checkpoint.gguf_file import MetadataItem, read_gguf
+from clipgguf.checkpoint.gguf_file import MetadataItem
+from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.encode import SCRATCH_NBYTES, SOURCE_DTYPES, encoder
 from clipgguf.options import Outtype
 from clipgguf.sources.local import LocalFile

@@ -1,12 +1,11 @@
 """Read checkpoints: which tensors there are, and where their bytes lie."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from clipgguf.checkpoint.not_weights import given_files, other_folder, other_weights
 from clipgguf.checkpoint.shards import Wanted, read_file, read_shards
 from clipgguf.errors import CheckpointError
-from clipgguf.json_file import is_present
+from clipgguf.sources import File, Folder
 from clipgguf.tensor import View
 
 __all__ = [
@@ -27,46 +26,46 @@ CONTAINERS = (
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The tensors of a model directory (or of a file) by name, whatever files they are spread over.
+    """The tensors of a folder (or of a file) by name, whatever files they are spread over.
 
     A prefix that modules around the model put in front of all names ("module.") is not a part of them.
     ``container`` is the file by which they were found: an index of shards, or the one file with all of them.
     """
 
-    directory: Path
-    container: Path
+    folder: Folder
+    container: File
     tensors: dict[str, View]
 
     @property
     def is_safetensors(self) -> bool:
         """Whether the weights are in safetensors files and not in torch's."""
-        return ".safetensors" in self.container.suffixes
+        return ".safetensors" in self.container.name
 
     @classmethod
-    def find(cls, directory: Path, variant: str | None = None) -> Path:
+    def find(cls, directory: Folder, variant: str | None = None) -> File:
         """Return the index or single file of a directory's weights; opens nothing.
 
         ``variant`` is what transformers and diffusers put into the names: "fp16" for model.fp16.safetensors.
         Raises CheckpointError when there is none.
         """
         names = CONTAINERS if variant is None else [n for c in CONTAINERS for n in _variant_names(c, variant)]
-        path = next((directory / name for name in names if is_present(directory / name)), None)
+        path = next((directory.file(name) for name in names if name in directory), None)
         if path is not None:
             return path
         missing = f"has no weights, should have one of {', '.join(names)}"
-        plain = [name for name in CONTAINERS if is_present(directory / name)]
+        plain = [name for name in CONTAINERS if name in directory]
         if plain:
             raise CheckpointError(f"{directory}: {missing}; without --variant {plain[0]} is taken")
         what = other_folder(directory) or other_weights(directory) or missing + given_files(directory)
         raise CheckpointError(f"{directory}: {what}")
 
     @classmethod
-    def others(cls, container: Path) -> list[str]:
+    def others(cls, container: File) -> list[str]:
         """Return the names of the other containers that stand beside one, whose weights are not read."""
-        return [name for name in CONTAINERS if name != container.name and is_present(container.parent / name)]
+        return [name for name in CONTAINERS if name != container.name and name in container.folder]
 
     @classmethod
-    def open(cls, directory: Path, wanted: Wanted = lambda name: True, variant: str | None = None) -> "Checkpoint":
+    def open(cls, directory: Folder, wanted: Wanted = lambda name: True, variant: str | None = None) -> "Checkpoint":
         """Read the headers of a directory's weights: one file, or the shards that an index names.
 
         Only the tensors whose names are ``wanted`` are returned, and a shard without any is not even opened.
@@ -76,13 +75,13 @@ class Checkpoint:
         return cls.open_file(cls.find(directory, variant), wanted)
 
     @classmethod
-    def open_file(cls, path: Path, wanted: Wanted = lambda name: True) -> "Checkpoint":
+    def open_file(cls, path: File, wanted: Wanted = lambda name: True) -> "Checkpoint":
         """Read the header of a single file of weights, or those of the shards that an index names.
 
         Raises CheckpointError when one is missing or damaged, ConfigError when the index is no JSON.
         """
-        tensors = read_shards(path, wanted) if path.suffix == ".json" else read_file(path, wanted)
-        return cls(path.parent, path, tensors)
+        tensors = read_shards(path, wanted) if path.name.endswith(".json") else read_file(path, wanted)
+        return cls(path.folder, path, tensors)
 
 
 def _variant_names(name: str, variant: str) -> list[str]:

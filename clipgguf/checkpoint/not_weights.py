@@ -5,6 +5,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from clipgguf.sources import Folder
+from clipgguf.sources.local import LocalFolder
+
 # Weights of other programs, which transformers saves beside ours or instead of them.
 _TRANSFORMERS_4 = "transformers 4 turns them into ours: load the model with {}=True and save it with save_pretrained"
 OTHER_FORMATS: Sequence[tuple[str, str, str]] = (
@@ -27,25 +30,16 @@ VARIANT = re.compile(
 SUB_MODELS = ("text_encoder", "text_encoder_2", "image_encoder")
 MOST_NAMED = 5
 
-# A model's name on the Hugging Face hub, also as a part of its address there.
-_HUB = re.compile(r"(?:https?:/(?:www\.)?huggingface\.co/|hf\.co/)?([\w-][\w.-]*/[\w-][\w.-]*)(?:/(?:tree|blob)/.*)?")
-_FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json")
+
+def _directory(folder: Folder) -> Path | None:
+    """Return the directory that a folder is; None where it is none of this machine, of which nothing is said here."""
+    return folder.path if isinstance(folder, LocalFolder) else None
 
 
-def hub_advice(path: Path) -> str:
-    """Return how to download what a path that is not there may mean on the Hugging Face hub; empty for any other."""
-    match = _HUB.fullmatch(path.as_posix())
-    if match is None or path.suffix in _FILE_SUFFIXES or path.parent.exists():
-        return ""
-    name = match[1].rpartition("/")[2]
-    return (
-        f"; if it is a model of the Hugging Face hub, `hf download {match[1]} --local-dir {name}` gets it, and {name} "
-        "can then be converted"
-    )
-
-
-def other_folder(directory: Path) -> str | None:
+def other_folder(folder: Folder) -> str | None:
     """Return what a directory is that holds a model in another place, or none yet; None when it is not recognised."""
+    if (directory := _directory(folder)) is None:
+        return None
     if snapshot := _snapshot(directory):
         return f"is a model's folder in the cache of the Hugging Face hub, the model itself is in {snapshot}"
     if (directory / "model_index.json").is_file():
@@ -57,8 +51,10 @@ def other_folder(directory: Path) -> str | None:
     return None
 
 
-def other_weights(directory: Path) -> str | None:
+def other_weights(folder: Folder) -> str | None:
     """Return which weights a directory has instead of ours, and what to do; None when there are none."""
+    if (directory := _directory(folder)) is None:
+        return None
     if variants := sorted(set(_variants(directory))):
         takes = " or ".join(f"`--variant {variant}`" for variant in variants)
         return f"has no model.safetensors, but weights of a variant; {takes} takes them"
@@ -68,8 +64,10 @@ def other_weights(directory: Path) -> str | None:
     return None
 
 
-def given_files(directory: Path) -> str:
+def given_files(folder: Folder) -> str:
     """Return, to end a sentence, which files of weights a directory has that would have to be given; or nothing."""
+    if (directory := _directory(folder)) is None:
+        return ""
     names = [name for pattern in WEIGHTS for name in _names(directory, pattern) if not NO_WEIGHTS.match(name)]
     if shards := [name for name in names if SHARD.search(name)]:
         return f"; it has shards ({_listed(shards)}), but not the index that names them"

@@ -1,18 +1,16 @@
 """The tensors of one file of weights, or of all shards that an index names, by the names that the model gave them."""
 
 import contextlib
-import os
 import re
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePath, PurePosixPath, PureWindowsPath
 
 from clipgguf.checkpoint.not_weights import other_folder
 from clipgguf.checkpoint.safetensors import read_safetensors_header
 from clipgguf.errors import CheckpointError, collect, first_few, shown
 from clipgguf.json_file import read_json_object
 from clipgguf.limits import MOST_ENTRIES
-from clipgguf.regular_file import NO_MODEL_FILES
-from clipgguf.sources.local import LocalFile
+from clipgguf.sources import File
 from clipgguf.tensor import View
 
 Wanted = Callable[[str], bool]
@@ -25,13 +23,13 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 COMPARED_NBYTES = 1 << 20
 
 
-def read_file(path: Path, wanted: Wanted, wrapping: str | None = None) -> dict[str, View]:
+def read_file(path: File, wanted: Wanted, wrapping: str | None = None) -> dict[str, View]:
     """Return the tensors of a file that are wanted, by name without ``wrapping``, or without what wraps all of them.
 
     Raises CheckpointError when the file is missing or damaged.
     """
-    with contextlib.closing(LocalFile(path, NO_MODEL_FILES)) as file:
-        if path.suffix == ".safetensors":
+    with contextlib.closing(path.open()) as file:
+        if path.name.endswith(".safetensors"):
             found = read_safetensors_header(file)
         else:
             # Only now: the reader of torch's formats takes as long to import as everything else in here.
@@ -43,7 +41,7 @@ def read_file(path: Path, wanted: Wanted, wrapping: str | None = None) -> dict[s
     return {name: tensor for tensor in found if wanted(name := tensor.name.removeprefix(wrapping))}
 
 
-def read_shards(index: Path, wanted: Wanted) -> dict[str, View]:
+def read_shards(index: File, wanted: Wanted) -> dict[str, View]:
     """Return the wanted tensors of all shards that an index names; a shard without any is not even opened.
 
     Raises CheckpointError when a shard is missing or damaged, lacks a tensor that the index puts there, or has other
@@ -55,9 +53,9 @@ def read_shards(index: Path, wanted: Wanted) -> dict[str, View]:
     files = {name: file for name, file in unwrapped if wanted(name)}
     _check_presence(index, files)
     # As paths, among which "x" and "./x" are one.
-    paths = {name: index.parent / file for name, file in files.items()}
+    paths = {name: index.folder.file(PurePath(file).as_posix()) for name, file in files.items()}
     problems: list[str] = []
-    shards: dict[Path, dict[str, View]] = {}
+    shards: dict[File, dict[str, View]] = {}
     for path in dict.fromkeys(paths.values()):
         with collect(problems):
             shards[path] = read_file(path, wanted, wrapping)
@@ -82,7 +80,7 @@ def _wrapping(names: Collection[str]) -> str:
     return prefix
 
 
-def _weight_map(index: Path) -> dict[str, str]:
+def _weight_map(index: File) -> dict[str, str]:
     """Return the file of each tensor that an index names."""
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -109,19 +107,14 @@ def _stays_inside(file: object) -> bool:
     return not any(path.anchor or ".." in path.parts for path in (PurePosixPath(file), PureWindowsPath(file)))
 
 
-def _check_presence(index: Path, files: Mapping[str, str]) -> None:
+def _check_presence(index: File, files: Mapping[str, str]) -> None:
     """Raise CheckpointError for shards that are not there, before any is opened."""
-    directory = os.fspath(index.parent)
-    missing = [
-        file
-        for file in dict.fromkeys(files.values())
-        if not os.path.lexists(os.path.join(directory, file))  # noqa: PTH118 - a Path for each takes ten times as long.
-    ]
-    what = other_folder(index.parent) if missing else None
+    missing = [file for file in dict.fromkeys(files.values()) if file not in index.folder]
+    what = other_folder(index.folder) if missing else None
     CheckpointError.raise_all(
         (
-            *([f"{index.parent}: {what}"] if what else []),
-            *first_few(missing, lambda file: f"{index.parent / file}: is missing, {index.name} names it"),
+            *([f"{index.folder}: {what}"] if what else []),
+            *first_few(missing, lambda file: f"{index.folder.name_of(file)}: is missing, {index.name} names it"),
         )
     )
 

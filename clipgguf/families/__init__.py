@@ -2,17 +2,17 @@
 
 import importlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from clipgguf.checkpoint import Checkpoint
-from clipgguf.checkpoint.not_weights import hub_advice, other_folder
+from clipgguf.checkpoint import CONTAINERS, Checkpoint
+from clipgguf.checkpoint.not_weights import other_folder
 from clipgguf.errors import CheckpointError, ConfigError, os_reason, shown
 from clipgguf.inputs import Config, Inputs, Told
-from clipgguf.json_file import is_present, read_json_object
+from clipgguf.json_file import read_json_object
 from clipgguf.model import Model, open_family
-from clipgguf.options import Options
-from clipgguf.regular_file import NO_MODEL_FILES, open_regular
+from clipgguf.options import Options, PathLike
+from clipgguf.sources import File, Folder
+from clipgguf.sources.given import hub_advice, place
 
 # The module of each family: the model_types of config.json that it is met by, and what its files call the projector
 # (clip.projector_type). A module has the table FAMILY, or where there is more to do than to read tables, a function
@@ -28,38 +28,39 @@ PROJECTORS = {projector: module for module, (_, projectors) in MODULES.items() f
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 
 
-def open_model(model: Path, options: Options, told: Told | None = None) -> Model:
+def open_model(given: PathLike, options: Options, told: Told | None = None) -> Model:
     """Open a checkpoint: read its JSON files and headers, and find out what it is.
 
-    ``model`` is its directory, or a file of weights in it; ``told`` is what a GGUF file tells that is verified. Raises
+    ``given`` is its directory, or a file of weights in it; ``told`` is what a GGUF file tells that is verified. Raises
     ConfigError or CheckpointError when it is nothing that can be converted as requested, UsageError when there are
     options that do not apply to it.
     """
     try:
+        model = place(given)
         opened = _open(model, options, told)
     except OSError as e:  # A directory that may not be searched, a name that is too long.
-        raise CheckpointError(f"{e.filename or model}: cannot be read: {os_reason(e)}") from e
+        raise CheckpointError(f"{e.filename or given}: cannot be read: {os_reason(e)}") from e
     description = opened.family.description or f"image encoder of {opened.family.title}"
-    uses = opened.uses | ({"variant"} if model.is_dir() else set())
+    uses = opened.uses | (set() if isinstance(model, File) else {"variant"})
     options.refuse_unused(uses, f"{model} gives {'an' if description[0] in 'aeiou' else 'a'} {description}")
     return opened
 
 
-def _open(model: Path, options: Options, told: Told | None) -> Model:
-    if not model.exists():
+def _open(model: Folder | File, options: Options, told: Told | None) -> Model:
+    if isinstance(model, File) and not model.is_present:
         raise CheckpointError(
             f"{model}: is missing, should be a model's directory, with config.json and its weights{hub_advice(model)}"
         )
-    directory = model if model.is_dir() else model.parent
-    if model.is_file():
+    directory = model.folder if isinstance(model, File) else model
+    if isinstance(model, File):
         # Before its directory is looked at: somebody may have given something else than weights.
-        open_regular(model, CheckpointError, NO_MODEL_FILES).close()
-    path, own = directory / "config.json", directory / OPEN_CLIP_CONFIG
-    if not is_present(path) and not is_present(own) and (what := other_folder(directory)):
+        model.open().close()
+    path, own = directory.file("config.json"), directory.file(OPEN_CLIP_CONFIG)
+    if not path.is_present and not own.is_present and (what := other_folder(directory)):
         raise CheckpointError(f"{directory}: {what}")
     if _is_open_clip(model, directory, options):
         path, module = own, "open_clip"
-        if not path.exists():
+        if not path.is_present:
             raise ConfigError(
                 f"{path}: is missing; OpenCLIP's weights alone do not tell the activation and the number of attention "
                 "heads"
@@ -85,7 +86,7 @@ def module_of(config: Mapping[str, Any]) -> str | None:
     return MODEL_TYPES.get(model_type) if isinstance(model_type, str) else None
 
 
-def _known_module(config: Mapping[str, Any], path: Path) -> str:
+def _known_module(config: Mapping[str, Any], path: File) -> str:
     module = module_of(config)
     if module is None:
         model_type = config.get("model_type")
@@ -96,19 +97,19 @@ def _known_module(config: Mapping[str, Any], path: Path) -> str:
     return module
 
 
-def _is_open_clip(model: Path, directory: Path, options: Options) -> bool:
+def _is_open_clip(model: Folder | File, directory: Folder, options: Options) -> bool:
     """Return whether the weights that will be read are OpenCLIP's, by the name of their file or config."""
-    has_config, has_own = is_present(directory / "config.json"), is_present(directory / OPEN_CLIP_CONFIG)
+    has_config, has_own = "config.json" in directory, OPEN_CLIP_CONFIG in directory
     if has_own and not has_config:
         return True
-    if model.is_file():
+    if isinstance(model, File):
         if model.name.startswith("open_clip_"):
             return True
         # A training run calls its file anything ("epoch_3.pt"). With both configs beside it, or none, the names tell.
         return has_own == has_config and _has_open_clip_names(Checkpoint.open_file(model).tensors)
     if not has_config:
         # Only to say what is missing: OpenCLIP's config, or config.json.
-        return any(directory.glob("open_clip_*"))
+        return any(name in directory for name in CONTAINERS if name.startswith("open_clip_"))
     return Checkpoint.find(directory, options.variant).name.startswith("open_clip_")
 
 

@@ -6,7 +6,6 @@ writes only the fields that differ from them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from clipgguf.config import CLIP_STATISTICS, SIGLIP_STATISTICS
@@ -23,6 +22,7 @@ from clipgguf.families.tower_tables import (
 from clipgguf.family import Family, Prefix, Rule, Section, Value, norm
 from clipgguf.inputs import Config, Inputs
 from clipgguf.model import Model, open_family
+from clipgguf.sources.given import place
 from clipgguf.vocabulary import Vocabulary, read_vocabulary
 
 TEXT, VISION = "text", "vision"
@@ -40,7 +40,7 @@ def activation(values: Mapping[str, Any]) -> bool:
 def vocabulary(inputs: Inputs) -> Vocabulary:
     """Return the text tower's tokens in the order of their ids."""
     given = inputs.options.vocab
-    return read_vocabulary(inputs.directory, None if given is None else Path(given))
+    return read_vocabulary(inputs.directory, None if given is None else place(given))
 
 
 TEXT_VALUES = (

@@ -7,7 +7,6 @@ transformers' own (llava-hf). Either is told by its tensors' names, and only the
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from clipgguf.checkpoint import Checkpoint
 from clipgguf.config import CLIP_STATISTICS, SIGLIP_STATISTICS
@@ -44,6 +43,8 @@ from clipgguf.inputs import Config, Inputs, read_values
 from clipgguf.json_file import read_json_object
 from clipgguf.matching import refuse_quantized
 from clipgguf.model import Model, matched_model
+from clipgguf.sources import File, Folder
+from clipgguf.sources.given import place
 from clipgguf.tensor import View
 
 # Names in the language models that LLaVA was built on (Llama, Mistral, Qwen, Phi, StableLM, GPT-NeoX, MPT).
@@ -114,9 +115,10 @@ def open_model(inputs: Inputs) -> Model:
         wanted_here = [t for name, t in wanted if options.vision_tower is None or is_projector_name(name)]
         refuse_quantized(own.values, own.path, wanted_here)
     projector, keep_order, projector_from = _projector(inputs, checkpoint)
-    if llava is None and options.llava_projector is not None and Path(options.llava_projector).is_dir():
-        path = Path(options.llava_projector, "config.json")
-        llava = Settings(path, read_json_object(path)) if path.exists() else None
+    given = None if options.llava_projector is None else place(options.llava_projector)
+    if llava is None and given is not None and not isinstance(given, File):
+        path = given.file("config.json")
+        llava = Settings(path, read_json_object(path)) if path.is_present else None
     tower = find_tower(inputs, llava, checkpoint)
     named = by_tail(projector)
     kind = recognise(named, options.projector_type, str(projector_from))
@@ -126,7 +128,7 @@ def open_model(inputs: Inputs) -> Model:
     own_values = settings_values(inputs, settings)
     names = {value.name for value in own_values}
     family = replace(family, values=(*(value for value in family.values if value.name not in names), *own_values))
-    inputs.places = (directory, tower.checkpoint.directory)
+    inputs.places = (directory, tower.checkpoint.folder)
     name = {"_name_or_path": own.values.get("_name_or_path")}
     inputs.config = Config(tower.config.path, {**tower.config.values, **name}, tower.config.labels)
     values = read_values(family, inputs)
@@ -170,14 +172,14 @@ def _in_order_of(projector: list[View], model: Model) -> Model:
     return replace(model, outputs=(*first, *model.outputs[count:]))
 
 
-def _projector(inputs: Inputs, checkpoint: Checkpoint | None) -> tuple[list[View], bool, Path]:
+def _projector(inputs: Inputs, checkpoint: Checkpoint | None) -> tuple[list[View], bool, Folder | File]:
     """Return the projector's tensors, whether their order is the file's to keep, and where they are from."""
     if inputs.options.llava_projector is None:
         assert checkpoint is not None
         tensors = [tensor for name, tensor in checkpoint.tensors.items() if is_projector_name(name)]
-        return tensors, False, checkpoint.directory
-    source = Path(inputs.options.llava_projector)
-    if source.is_dir():
+        return tensors, False, checkpoint.folder
+    source = place(inputs.options.llava_projector)
+    if not isinstance(source, File):
         opened = Checkpoint.open(source, wanted=is_projector_name)
         return list(opened.tensors.values()), False, source
     opened = Checkpoint.open_file(source)

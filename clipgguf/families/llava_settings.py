@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from clipgguf.config import valid_text
@@ -11,13 +10,14 @@ from clipgguf.errors import ConfigError, shown
 from clipgguf.families import MODEL_TYPES
 from clipgguf.family import Value
 from clipgguf.inputs import Inputs
+from clipgguf.sources import File
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """A LLaVA checkpoint's config.json, in either layout."""
 
-    path: Path
+    path: File
     values: Mapping[str, Any]
 
     @property

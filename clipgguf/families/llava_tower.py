@@ -6,11 +6,10 @@ The original LLaVA's config.json only names the tower (``mm_vision_tower``), whi
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from clipgguf.checkpoint import Checkpoint
-from clipgguf.checkpoint.not_weights import hub_advice
 from clipgguf.errors import CheckpointError, ConfigError, shown
 from clipgguf.families.clip import standard_config
 from clipgguf.families.llava_settings import Settings
@@ -18,6 +17,8 @@ from clipgguf.families.tower_tables import TOWER
 from clipgguf.inputs import Config, Inputs
 from clipgguf.json_file import read_json_object
 from clipgguf.matching import refuse_quantized
+from clipgguf.sources import File, Folder
+from clipgguf.sources.given import given_file, hub_advice, place
 from clipgguf.tensor import View
 
 
@@ -71,8 +72,8 @@ def find_tower(inputs: Inputs, llava: Settings | None, checkpoint: Checkpoint | 
     Raises ConfigError or CheckpointError when there is none, or when its sizes cannot be known.
     """
     options = inputs.options
-    given = None if options.vision_tower is None else Path(options.vision_tower)
-    directory = inputs.directory if checkpoint is None else given
+    given = None if options.vision_tower is None else place(options.vision_tower)
+    directory: Folder | File | None = inputs.directory if checkpoint is None else given
     if checkpoint is not None and directory is None:
         assert llava is not None
         prefix = tower_prefix(checkpoint)
@@ -86,16 +87,16 @@ def find_tower(inputs: Inputs, llava: Settings | None, checkpoint: Checkpoint | 
         raise CheckpointError(
             f"{inputs.directory}: has no vision tower{asked}; --vision-tower takes the directory that has it"
         )
-    if not directory.is_dir():
+    if isinstance(directory, File):
         raise CheckpointError(
             f"{directory}: is no directory, should be the vision tower's, with config.json{hub_advice(directory)}"
         )
     opened = inputs.open_checkpoint() if checkpoint is None else Checkpoint.open(directory)
     if tower_prefix(opened) is None:
         raise CheckpointError(f"{directory}: has no vision tower (no tensor ...{TOWER.landmark})")
-    path = directory / "config.json"
-    refuse_quantized(read_json_object(path) if path.exists() else {}, path, opened.tensors.values())
-    config, is_siglip = read_vision_config(Path(options.vision_config or directory / "config.json"))
+    path = directory.file("config.json")
+    refuse_quantized(read_json_object(path) if path.is_present else {}, path, opened.tensors.values())
+    config, is_siglip = read_vision_config(path if options.vision_config is None else given_file(options.vision_config))
     return FoundTower(config, is_siglip, opened.tensors, opened)
 
 
@@ -104,20 +105,21 @@ def tower_prefix(checkpoint: Checkpoint) -> str | None:
     return next(iter(TOWER.found(checkpoint.tensors)), None)
 
 
-def _folder_inside(llava: Settings) -> Path | None:
+def _folder_inside(llava: Settings) -> Folder | None:
     """Return the folder of the checkpoint itself that a relative ``mm_vision_tower`` means (Yi-VL has one), if any."""
     name = llava.tower_name
     if name is None:
         return None
-    inside = llava.path.parent / name
-    is_relative = not Path(name).is_absolute() and ".." not in Path(name).parts
-    return inside if is_relative and (inside / "config.json").is_file() else None
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        return None
+    inside = llava.path.folder.folder(name)
+    return inside if "config.json" in inside else None
 
 
 def _inner_config(inputs: Inputs, llava: Settings, tensors: Mapping[str, View], prefix: str) -> tuple[Config, bool]:
     """Return the configuration of a tower that is part of the LLaVA checkpoint, and whether it is SigLIP's."""
     if inputs.options.vision_config is not None:
-        return read_vision_config(Path(inputs.options.vision_config))
+        return read_vision_config(given_file(inputs.options.vision_config))
     values = llava.values.get("vision_config")
     if values is None and not llava.is_original:
         values = HF_DEFAULT_TOWERS[llava.values.get("model_type") == "llava_onevision"]
@@ -138,7 +140,7 @@ def _inner_config(inputs: Inputs, llava: Settings, tensors: Mapping[str, View], 
     return Config(llava.path, {"vision_config": known}), False
 
 
-def read_vision_config(path: Path) -> tuple[Config, bool]:
+def read_vision_config(path: File) -> tuple[Config, bool]:
     """Read the vision tower's part of a config.json, a whole model's or a tower's alone; return whether it is SigLIP's.
 
     Raises ConfigError when it is of another kind.
@@ -155,7 +157,7 @@ def read_vision_config(path: Path) -> tuple[Config, bool]:
     )
 
 
-def _known_tower(name: str, tensors: Mapping[str, View], prefix: str, where: Path) -> Mapping[str, Any]:
+def _known_tower(name: str, tensors: Mapping[str, View], prefix: str, where: File) -> Mapping[str, Any]:
     """Return the configuration of a tower that a LLaVA config only names, after comparing it with the tensors.
 
     Raises ConfigError when it is not known, CheckpointError when the tensors have other sizes.

@@ -2,6 +2,7 @@
 
 import io
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -54,15 +55,58 @@ class Source(Protocol):
 
 
 class Folder(Protocol):
-    """The files of a model by name: a directory, or what is like one elsewhere. ``name`` is what messages call it."""
+    """The files of a model by name: a directory, or what is like one elsewhere.
+
+    ``name`` is what messages call it.
+    """
 
     name: str
+
+    @property
+    def title(self) -> str:
+        """The model's name where nothing else says it."""
+        return self.name
+
+    def __str__(self) -> str:
+        """Return the name, so that messages can have the folder itself."""
+        return self.name
 
     def __contains__(self, file: str) -> bool:
         """Return whether there is something of this name, readable or not."""
 
     def open(self, file: str) -> Source:
         """Open a file. Raises CheckpointError when it is missing or none that a model has."""
+
+    def name_of(self, file: str) -> str:
+        """Return what messages call a file of this name, also where there is none."""
+
+    def folder(self, name: str) -> "Folder":
+        """Return a folder inside, or beside where ``name`` begins with "../"; it need not be there."""
+
+    def file(self, name: str) -> "File":
+        """Return a file by name; it need not be there."""
+        return File(self, name)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a folder, by its name; it need not be there."""
+
+    folder: Folder
+    name: str
+
+    def __str__(self) -> str:
+        """Return what messages call it."""
+        return self.folder.name_of(self.name)
+
+    @property
+    def is_present(self) -> bool:
+        """Whether there is something of this name, readable or not."""
+        return self.name in self.folder
+
+    def open(self) -> Source:
+        """Open it. Raises CheckpointError when it is missing or none that a model has."""
+        return self.folder.open(self.name)
 
 
 class Reader(io.RawIOBase):

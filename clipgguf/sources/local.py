@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, cast
 
 from clipgguf.errors import CheckpointError, os_reason
-from clipgguf.regular_file import STAND_INS, StandIn, open_regular
-from clipgguf.sources import Source
+from clipgguf.regular_file import NO_MODEL_FILES, STAND_INS, StandIn, open_regular
+from clipgguf.sources import Folder, Source
 from clipgguf.sources.mapping import window
 
 # How many files are open at a time, besides those that are being read. A model may have a hundred shards and a thousand
@@ -196,6 +196,45 @@ class LocalFile(OpenedSource):
             return
         with self.in_use() as file, window(file.fileno(), offset, nbytes) as view:
             yield view
+
+
+class LocalFolder(Folder):
+    """A directory."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the directory, which need not be there."""
+        self.path = path
+        self.name = str(path)
+
+    @property
+    def title(self) -> str:
+        """The directory's base name, whatever way it is spelled; ".." is the parent's. UTF-8 whatever the locale."""
+        path = self.path.absolute()
+        if path.name in ("", ".."):
+            path = path.resolve()
+        return os.fsencode(path.name).decode("utf-8", "replace")
+
+    def __contains__(self, file: str) -> bool:
+        """Return whether there is something of this name; a broken symbolic link does not pass for nothing."""
+        try:
+            os.lstat(os.path.join(self.name, file))  # noqa: PTH118 - a Path takes ten times as long.
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return False
+        return True
+
+    def open(self, file: str) -> LocalFile:
+        """Open a file. Raises CheckpointError when it is missing, no regular file, or none that a model has."""
+        return LocalFile(self.path / file, NO_MODEL_FILES)
+
+    def name_of(self, file: str) -> str:
+        """Return a file's path."""
+        return str(self.path / file)
+
+    def folder(self, name: str) -> "LocalFolder":
+        """Return a directory inside, or beside where ``name`` begins with "../"."""
+        if name.startswith("../"):
+            return LocalFolder(self.path.absolute().parent / name.removeprefix("../"))
+        return LocalFolder(self.path / name)
 
 
 def temporary_file(content: Iterable[bytes | memoryview]) -> IO[bytes]:

@@ -6,16 +6,16 @@ from typing import Literal
 
 from gguf import GGMLQuantizationType
 
-from clipgguf.checkpoint.gguf_file import read_gguf
+from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.clip_file import ClipFile
 from clipgguf.options import DEFAULTS, Options, PathLike
 from clipgguf.planning import Plan, PlannedTensor
 from clipgguf.sources.local import LocalFile
-from clipgguf.stream import thread_count
 from clipgguf.tensor import View
 from clipgguf.verification.expected import expected_file
 from clipgguf.verification.metadata import MetadataDifference, compare_metadata
 from clipgguf.verification.values import COMPARABLE, Comparison, Pair, compare_tensors
+from clipgguf.workers import thread_count
 from clipgguf.writer import Progress
 
 Finding = Literal["exact", "rounded", "differs", "missing", "unexpected", "wrong shape", "unknown type"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from clipgguf import Options, convert, inspect, plan, upgrade, verify
-from clipgguf.checkpoint.gguf_file import read_gguf
+from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.options import Outtype
 from clipgguf.sources.local import LocalFile
 from clipgguf.writer import write_plan

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from clipgguf.options import Options, Outtype, PathLike, ProjectorType
     from clipgguf.planning import Plan, PlannedTensor
     from clipgguf.readers import Verdict
+    from clipgguf.sources import Source
     from clipgguf.tensor import Computed, Joined, View
     from clipgguf.upgrading import Upgrade, upgrade
     from clipgguf.verification import Finding, TensorCheck, Verification, verify
@@ -37,6 +38,7 @@ _MODULES = {
     "options": ("Options", "Outtype", "PathLike", "ProjectorType"),
     "planning": ("Plan", "PlannedTensor"),
     "readers": ("Verdict",),
+    "sources": ("Source",),
     "tensor": ("Computed", "Joined", "View"),
     "upgrading": ("Upgrade", "upgrade"),
     "verification": ("Finding", "TensorCheck", "Verification", "verify"),
@@ -65,6 +67,7 @@ __all__ = [
     "Progress",
     "ProjectorSummary",
     "ProjectorType",
+    "Source",
     "TensorCheck",
     "TowerSummary",
     "TypeSummary",

@@ -133,6 +133,16 @@ class Inputs:
         return self.statistics
 
 
+def refuse_towers(inputs: Inputs, title: str) -> None:
+    """Raise ConfigError where one tower is asked for of a checkpoint that gives an mmproj file."""
+    options = inputs.options
+    for asked, option in ((options.text_only, "--text-only"), (options.vision_only, "--vision-only")):
+        if asked:
+            raise ConfigError(
+                f"{inputs.directory}: is a {title} checkpoint, which gives an mmproj file; {option} is for CLIP models"
+            )
+
+
 def read_values(family: Family, inputs: Inputs) -> dict[str, Any]:
     """Return a family's values by short name, from config, files and options.
 

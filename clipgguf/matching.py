@@ -109,6 +109,9 @@ class _Matching:
             if type(found) is int and not value.told_by_tensor:
                 self.sizes[value.name] = found
                 self.origins[value.name] = self.config_name
+        if not self.tensors:
+            parts = " and ".join(family.parts)
+            raise CheckpointError(f"{self.where}: no file has a tensor of the {parts} tower of {family.title}")
         CheckpointError.raise_all(self._too_deep())
         self._find_prefixes()
         outputs = [output for section in family.sections for output in self._section(section)]
@@ -132,7 +135,7 @@ class _Matching:
         # A config can ask for four thousand million blocks; they are not worth a line each.
         for section in self.family.sections:
             times = self._times(section)
-            if times > len(self.tensors):
+            if section.times and times > len(self.tensors):
                 yield (
                     f"{self.where}: {self.config_name} asks for {times:,} blocks in {section.part}_model, "
                     f"the whole checkpoint has {len(self.tensors):,} tensors"
@@ -150,15 +153,18 @@ class _Matching:
                 continue
             found = key.found(self.tensors)
             if len(found) > 1:
-                towers = ", ".join(map(repr, found))
-                raise CheckpointError(f"{self.where}: has {len(found)} towers of one kind, {towers}; one is supported")
+                prefixes = ", ".join(map(repr, found))
+                raise CheckpointError(
+                    f"{self.where}: "
+                    f"has tensor {key.landmark!r} after {len(found)} prefixes, {prefixes}; supported is one"
+                )
             if found or any(name.startswith(key.default) for name in self.tensors):
                 self.prefixes[key] = found[0] if found else key.default
             else:
                 self.lost.add(key)
                 self.problems.append(
-                    f"{self.where}: no file has a tensor {key.landmark!r} after any prefix, so that the other names of "
-                    f"the {section.part} tower cannot be told"
+                    f"{self.where}: no file has a tensor {key.landmark!r} after any prefix, so that the names beside "
+                    "it cannot be told"
                 )
 
     def _section(self, section: Section) -> Iterator[Output]:
@@ -204,7 +210,7 @@ class _Matching:
         self.used.add(name)
         if tensor.dtype not in DTYPES:
             self.problems.append(
-                f"{tensor.file}: tensor {name!r} is of type {tensor.dtype}, supported are {', '.join(DTYPES)}"
+                f"{tensor.file}: tensor {tensor.name!r} is of type {tensor.dtype}, supported are {', '.join(DTYPES)}"
             )
         parts = lengths(pattern.stored, tensor.shape, known)
         if parts is None:
@@ -212,10 +218,12 @@ class _Matching:
             return
         for part, length in parts.items():
             if (word := size_name(part)) is not None:
-                size = self.family.size(section.part, word)
+                size, own = self.family.size(section.part, word), f"{section.part}.{word}"
+                origin = f"tensor {tensor.name!r} of shape {shape_text(tensor.shape)}"
                 if size not in self.sizes:
-                    self.sizes[size] = length
-                    self.origins[size] = f"tensor {name!r} of shape {shape_text(tensor.shape)}"
+                    self.sizes[size], self.origins[size] = length, origin
+                # Of a size that the towers share, each has a tensor of its own.
+                self.origins.setdefault(own, origin)
         arrangements = tensor.rearranged(pattern, parts, len(rule.names))
         for ours, (shape, view) in zip(rule.names, arrangements, strict=True):
             yield ours, (rule.then(view, shape) if rule.then else view, shape)

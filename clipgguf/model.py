@@ -87,9 +87,9 @@ def _told_by_tensors(
         length = found.sizes.get(size)
         if value.told_by_tensor and value.part in family.parts and length not in (None, values[value.name]):
             told[value.name] = length
+            origin = found.origins.get(value.name, found.origins[size])
             warnings.append(
-                f"{inputs.labels[value.name]} is {values[value.name]}, but {found.origins[size]} has {length}; "
-                f"{length} is written"
+                f"{inputs.labels[value.name]} is {values[value.name]}, but {origin} has {length}; {length} is written"
             )
     return told, warnings
 

@@ -73,10 +73,19 @@ class Options:
         chosen = [name for name in ("text_only", "vision_only", "llava_projector") if getattr(self, name)]
         if len(chosen) > 1:
             raise UsageError("exclude each other", *chosen)
-        outtype = self.outtype.lower()
-        if outtype not in get_args(Outtype):
-            raise UsageError(f"is {self.outtype!r}, should be one of {', '.join(get_args(Outtype))}", "outtype")
-        object.__setattr__(self, "outtype", outtype)
+        for name, kinds in (("outtype", Outtype), ("projector_type", ProjectorType)):
+            given = getattr(self, name)
+            word = given.lower() if isinstance(given, str) else given
+            if word not in get_args(kinds) and (word is not None or name == "outtype"):
+                raise UsageError(f"is {given!r}, should be one of {', '.join(get_args(kinds))}", name)
+            object.__setattr__(self, name, word)
+        for name in ("image_mean", "image_std"):
+            given = getattr(self, name)
+            if given is not None:
+                try:
+                    object.__setattr__(self, name, tuple(map(float, given)))
+                except (TypeError, ValueError):
+                    raise UsageError(f"is {given!r}, should be 3 numbers, one for each of R, G and B", name) from None
         if self.variant is not None and not re.fullmatch(r"[\w-]+", self.variant):
             raise UsageError(f"is {self.variant!r}, should be a word such as 'fp16'", "variant")
         if self.name == "":
@@ -90,7 +99,9 @@ class Options:
         groups: dict[str, list[str]] = {}
         for option in fields(self):
             only_for = option.metadata["only_for"]
-            if only_for and option.name not in uses and getattr(self, option.name) not in (None, False):
+            given = getattr(self, option.name)
+            is_given = given is not None and given is not False
+            if is_given and only_for and option.name not in uses:
                 groups.setdefault(only_for, []).append(option.name)
         for only_for, names in groups.items():
             raise UsageError(f"{'is' if len(names) == 1 else 'are'} for {only_for}; {found}", *names)

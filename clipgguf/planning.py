@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType
 
 from clipgguf.checkpoint.gguf_file import MetadataItem, too_much
+from clipgguf.config import LARGEST_UINT32
 from clipgguf.element_types import (
     CLIP_CPP_TYPES,
     OUTTYPES,
@@ -20,7 +21,7 @@ from clipgguf.element_types import (
     squeeze,
     tensor_nbytes,
 )
-from clipgguf.errors import CheckpointError
+from clipgguf.errors import CheckpointError, shown
 from clipgguf.family import F32, Family
 from clipgguf.keys import KEYS
 from clipgguf.matching import Output
@@ -76,11 +77,17 @@ class Plan:
     outtype: str = ""
 
     def __post_init__(self) -> None:
-        """Raise CheckpointError when the file would be more than ``inspect`` and ``verify`` take."""
+        """Raise CheckpointError when the file would be more than the format, ``inspect`` or ``verify`` takes."""
         # GGUFWriter adds this one.
         metadata = [MetadataItem("general.architecture", GGUFValueType.STRING, "clip"), *self.metadata]
         if what := too_much(metadata, [(tensor.name, tensor.shape) for tensor in self.tensors]):
             raise CheckpointError(f"{self.file_name}: would have {what}")
+        for item in metadata:
+            is_number = item.value_type == GGUFValueType.UINT32 and not item.is_array
+            if is_number and not 0 <= item.value <= LARGEST_UINT32:
+                raise CheckpointError(
+                    f"{self.file_name}: {item.key} would be {shown(item.value)}, of more than 32 bits"
+                )
 
     @property
     def bytes_in(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from clipgguf.checkpoint import CONTAINERS, Checkpoint
 from clipgguf.checkpoint.not_weights import other_folder
 from clipgguf.errors import CheckpointError, ConfigError, os_reason, shown
-from clipgguf.inputs import Config, Inputs, Told
+from clipgguf.inputs import Config, Inputs, Told, refuse_towers
 from clipgguf.json_file import read_json_object
 from clipgguf.model import Model, open_family
 from clipgguf.options import Options, PathLike
@@ -71,8 +71,11 @@ def _open(model: Folder | File, options: Options, told: Told | None) -> Model:
         module = "llava" if options.llava_projector is not None else _known_module(values, path)
     family = importlib.import_module(f"clipgguf.families.{module}")
     inputs = Inputs(model, Config(path, values), options, told=told)
-    opened: Model = family.open_model(inputs) if hasattr(family, "open_model") else open_family(family.FAMILY, inputs)
-    return opened
+    if hasattr(family, "open_model"):
+        opened: Model = family.open_model(inputs)
+        return opened
+    refuse_towers(inputs, family.FAMILY.title)
+    return open_family(family.FAMILY, inputs)
 
 
 def module_of(config: Mapping[str, Any]) -> str | None:

@@ -34,7 +34,7 @@ KNOWN_ACTIVATIONS = {"gelu": True, "gelu_pytorch_tanh": True, "quick_gelu": Fals
 
 def activation(values: Mapping[str, Any]) -> bool:
     """Return the one flag for the whole file: the vision tower's activation, and without one the text tower's."""
-    return KNOWN_ACTIVATIONS.get(values.get("vision.act") or values["text.act"], False)
+    return KNOWN_ACTIVATIONS.get(values.get("vision.act", values.get("text.act")), False)
 
 
 def vocabulary(inputs: Inputs) -> Vocabulary:
@@ -215,7 +215,7 @@ def open_model(inputs: Inputs) -> Model:
 
 def _layout(config: Config) -> _Layout:
     """Return what config.json describes."""
-    model_type = config.values.get("model_type", "clip")
+    model_type = config.get("model_type", "clip")
     layout = LAYOUTS[model_type]
     architectures = config.values.get("architectures")
     if model_type == "clip" and isinstance(architectures, list) and len(architectures) == 1:
@@ -233,7 +233,7 @@ def standard_config(config: Config, flat: str | None = None) -> Config:
     the class's defaults overlaid with it over every field of ``*_config``, so that even an empty one resets all.
     """
     if flat is not None:
-        return Config(config.path, {f"{flat}_config": config.values, **config.values}, {f"{flat}_config": ""})
+        return Config(config.path, {**config.values, f"{flat}_config": config.values}, {f"{flat}_config": ""})
     given = [key for key in ("text_config", "vision_config") if config.values.get(f"{key}_dict") is not None]
     values = {**config.values, **{key: config.values[f"{key}_dict"] for key in given}}
     return Config(config.path, values, {key: f"{key}_dict" for key in given})
@@ -267,7 +267,7 @@ def towers_asked_for(inputs: Inputs, towers: tuple[str, ...]) -> tuple[str, ...]
 
 def value_warnings(values: Mapping[str, Any], parts: tuple[str, ...], path: object) -> tuple[str, ...]:
     """Return warnings about activations that the one flag of a file cannot tell of, and tokens without a row."""
-    vision = values.get("vision.act") or values["text.act"]
+    vision = values.get("vision.act", values.get("text.act"))
     text = values["text.act"] if TEXT in parts else vision
     unknown = [
         f"{path}: readers of the file do not know hidden_act {shown(act)}; they will compute quick_gelu"

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from clipgguf.checkpoint import Checkpoint
 from clipgguf.config import CLIP_STATISTICS, SIGLIP_STATISTICS
-from clipgguf.errors import CheckpointError, ConfigError
+from clipgguf.errors import CheckpointError
 from clipgguf.families import module_of
 from clipgguf.families.bases import SCRIPT, statistics
 from clipgguf.families.clip import (
@@ -39,7 +39,7 @@ from clipgguf.families.tower_tables import (
     TOWER,
 )
 from clipgguf.family import Family, Rule, Section, Value
-from clipgguf.inputs import Config, Inputs, read_values
+from clipgguf.inputs import Config, Inputs, read_values, refuse_towers
 from clipgguf.json_file import read_json_object
 from clipgguf.matching import refuse_quantized
 from clipgguf.model import Model, matched_model
@@ -104,9 +104,7 @@ def open_model(inputs: Inputs) -> Model:
     Raises ConfigError or CheckpointError when a part is missing, or is of a kind that no reader can run.
     """
     options, directory = inputs.options, inputs.directory
-    if options.text_only or options.vision_only:
-        which = "--text-only" if options.text_only else "--vision-only"
-        raise ConfigError(f"{directory}: is a LLaVA checkpoint, which gives an mmproj file; {which} is for CLIP models")
+    refuse_towers(inputs, "LLaVA")
     own = Settings(inputs.config.path, inputs.config.values)
     llava, checkpoint = None, None
     if module_of(own.values) == "llava":

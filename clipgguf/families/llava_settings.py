@@ -98,7 +98,11 @@ def _own_layers_to_run(inputs: Inputs, settings: Settings, blocks: int) -> int:
     if layer is None:
         keys = ("vision_feature_layer", "mm_vision_select_layer")
         key = next((key for key in keys if settings.values.get(key) is not None), None)
-        layer, where = (settings.values[key], f"{settings.path}: {key}") if key else (_default_layer(settings), "")
+        layer, where = (
+            (settings.values[key], f"{settings.path}: {key}")
+            if key
+            else (_default_layer(settings), f"{settings.path}: the layer where none is given")
+        )
         if isinstance(layer, list) and len(layer) == 1:
             layer = layer[0]
         if isinstance(layer, list):

@@ -152,7 +152,7 @@ def _common(part: str, width: int) -> tuple[Value, ...]:
         Value(f"{part}.ffn", of=_ffn(part)),
         Value(f"{part}.blocks", f"{cfg}.layers", 12),
         Value(f"{part}.epsilon", f"{cfg}.norm_kwargs.eps", 1e-5),
-        Value(f"{part}.projection", "model_cfg.embed_dim", kind=int, told_by_tensor=True),
+        Value(f"{part}.projection", "model_cfg.embed_dim", 512, told_by_tensor=True),
         Value(
             f"{part}.act", lambda inputs: "quick_gelu" if inputs.config.get("model_cfg.quick_gelu") is True else "gelu"
         ),
@@ -179,7 +179,7 @@ def open_model(inputs: Inputs) -> Model:
     Raises ConfigError when it is wrong, CheckpointError for towers that are no CLIP.
     """
     config, path = inputs.config, inputs.config.path
-    ConfigError.raise_all(_unsupported(config))
+    ConfigError.raise_all(dict.fromkeys(_unsupported(config)))
     family = _family(towers_asked_for(inputs, (TEXT, VISION)))
     if VISION in family.parts:
         # OpenCLIP's config has the image processor's values, too.

@@ -38,6 +38,8 @@ FAMILY = Family(
         Value("vision.blocks", "vision_config.depth", 32),
         Value("vision.heads", "vision_config.num_heads", 16),
         Value("vision.epsilon", "rms_norm_eps", 1e-6),
+        # llama.cpp's graph merges two by two patches, whatever the configuration says.
+        Value("vision.merged", of=lambda v: 4 * v["vision.width"]),
         *statistics(CLIP_STATISTICS),
         Value("whole_blocks", "vision_config.fullatt_block_indexes", [7, 15, 23, 31]),
         Value("vision.window_pattern", of=window_pattern),

@@ -27,6 +27,11 @@ VISION = tuple(f"vision.{name}" for name in ("image", "patch", *_TOWER, "mean", 
 TEXT = tuple(f"text.{name}" for name in ("positions", *_TOWER, "tokens"))
 # The older two print file_type and description while they load.
 OLD = ("file_type", "description", "has_text", "has_vision", "gelu")
+# What llama.cpp takes without: a wrong type aborts it all the same.
+OPTIONAL = (
+    *("name", "description", "has_audio", "gelu", "silu", "projector"),
+    *(f"vision.{name}" for name in ("projector", "feature_layer", "pinpoints", "merge_type")),
+)
 
 # The numbers of tensors for which clip.cpp has sizes of buffers (get_mem_req_by_size), and the MiB that it then has to
 # compute in; it exits on all others.
@@ -123,7 +128,7 @@ READERS = (
         "llama.cpp",
         (
             demands.has_keys(("has_vision",)),
-            demands.has_key_types("vision"),
+            demands.has_key_types(OPTIONAL, known=VISION),
             demands.has_keys(VISION, "vision"),
             demands.has_flag("has_vision", True),
             mmproj.has_projector_type,

@@ -43,11 +43,16 @@ def has_keys(names: Sequence[str], part: str | None = None) -> Demand:
     return demand
 
 
-def has_key_types(*parts: str) -> Demand:
-    """Metadata that must have the right type where it is there: of the whole file, and of some parts."""
+def has_key_types(names: Sequence[str], *, known: Sequence[str]) -> Demand:
+    """Metadata that must have the right type where it is there, by short name.
+
+    For families that have their own keys of the vision tower, those too, without the ``known`` ones.
+    """
 
     def demand(file: ClipFile) -> Iterator[str]:
-        return _wrong_key_types(file, [key for name, key in KEYS.items() if part_of(name) in ("", *parts)])
+        values = () if file.family is None or file.is_llava else file.family.values
+        own = [v.name for v in values if v.name in KEYS and part_of(v.name) == "vision" and v.name not in known]
+        return _wrong_key_types(file, [KEYS[name] for name in dict.fromkeys((*names, *own))])
 
     return demand
 

@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType
 from clipgguf.clip_file import ClipFile
 from clipgguf.element_types import OUTTYPES, file_type
 from clipgguf.errors import CheckpointError
-from clipgguf.families import open_model
+from clipgguf.families import PROJECTORS, open_model
 from clipgguf.inputs import Told
 from clipgguf.keys import KEYS
 from clipgguf.options import Options, Outtype
@@ -35,6 +35,11 @@ def expected_file(file: ClipFile, model_dir: Path, options: Options) -> Expected
     """
     outtype = _outtype(file, is_mmproj=bool(file.projector_names))
     model = open_model(model_dir, _with_towers(file, options), _told(file))
+    other = PROJECTORS.get(model.family.projector)
+    if file.family is not None and file.module != other and {file.module, other} - {"clip", "llava", None}:
+        raise CheckpointError(
+            f"{file.file.source}: is a file of {file.family.title}, {model_dir} is a checkpoint of {model.family.title}"
+        )
     if file.projector_names and not model.family.projector:
         raise CheckpointError(
             f"{file.file.source}: has a LLaVA projector, {model_dir} has none; --llava-projector takes it"

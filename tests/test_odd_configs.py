@@ -1,0 +1,139 @@
+"""Configurations that nobody writes on purpose, and what becomes of them: what is there counts, whatever its value."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clipgguf import CheckpointError, ConfigError, Options, UsageError, convert, inspect, plan, verify
+from tests.checkpoints import edit_json, safetensors_header, write_model
+from tests.family_fixtures import fixtures
+from tests.layouts import write_open_clip, write_tower
+from tests.llava_checkpoints import Llava, write_hf
+
+FAMILIES = {family.name: family for family in fixtures()}
+
+
+def changed(model: Path, edit: Callable[[Any], object], name: str = "config.json") -> Path:
+    edit_json(model / name, edit)
+    return model
+
+
+def test_an_empty_activation_is_one_that_readers_do_not_know(tmp_path: Path) -> None:
+    model = changed(write_model(tmp_path / "m"), lambda c: c["vision_config"].update(hidden_act=""))
+    changed(model, lambda c: c["text_config"].update(hidden_act="gelu"))
+    made = convert(model, tmp_path / "out.gguf")
+    assert [item.value for item in inspect(made.path).metadata if item.key == "clip.use_gelu"] == [False]
+    assert any("do not know hidden_act ''" in warning for warning in made.warnings)
+    tower = changed(write_tower(tmp_path / "v", "vision"), lambda c: c.update(hidden_act=""))
+    assert any("do not know hidden_act ''" in warning for warning in plan(tower).warnings)
+
+
+@pytest.mark.parametrize("inside", [{"layer_norm_eps": 1e-3, "hidden_size": 64}, {}, None, "x"], ids=str)
+@pytest.mark.parametrize("tower", ["text", "vision"])
+def test_what_a_towers_own_config_has_inside_counts_for_nothing(tower: str, inside: Any, tmp_path: Path) -> None:
+    model = write_tower(tmp_path / "m", tower)
+    expected = convert(model, tmp_path / "a.gguf").path.read_bytes()
+    changed(model, lambda c: c.update({f"{tower}_config": inside}))
+    assert convert(model, tmp_path / "b.gguf").path.read_bytes() == expected
+
+
+def test_a_null_model_type_is_none(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "m")
+    expected = convert(model, tmp_path / "a.gguf").path.read_bytes()
+    changed(model, lambda c: c.update(model_type=None))
+    assert convert(model, tmp_path / "b.gguf").path.read_bytes() == expected
+
+
+def test_a_number_that_follows_from_others_and_has_no_32_bits(tmp_path: Path) -> None:
+    model = FAMILIES["qwen2_5_vl"].write(tmp_path / "m")
+    changed(model, lambda c: c["vision_config"].update(fullatt_block_indexes=[2**32 - 1]))
+    with pytest.raises(CheckpointError, match=r"clip\.vision\.n_wa_pattern would be 4294967296, of more than 32 bits"):
+        plan(model)
+
+
+@pytest.mark.parametrize("embed_dim", ["missing", None])
+def test_open_clip_without_embed_dim_has_the_tensors(embed_dim: Any, tmp_path: Path) -> None:
+    model = write_open_clip(tmp_path / "m")
+    expected = convert(model, tmp_path / "a.gguf").path.read_bytes()
+
+    def edit(config: Any) -> None:
+        if embed_dim is None:
+            config["model_cfg"]["embed_dim"] = None
+        else:
+            del config["model_cfg"]["embed_dim"]
+
+    made = convert(changed(model, edit, "open_clip_config.json"), tmp_path / "b.gguf")
+    assert made.path.read_bytes() == expected
+    named = [name for name in ("'visual.proj'", "'text_projection'") if any(name in line for line in made.warnings)]
+    assert len(named) == 2
+
+
+@pytest.mark.parametrize(
+    "given", [[0.5, 0.25, 1], np.array([0.5, 0.25, 1]), ("0.5", "0.25", "1"), iter((0.5, 0.25, 1))]
+)
+def test_image_statistics_are_any_three_numbers(given: Any, tmp_path: Path) -> None:
+    options = Options(image_mean=given)
+    assert options == Options(image_mean=(0.5, 0.25, 1.0))
+    assert hash(options) == hash(Options(image_mean=(0.5, 0.25, 1.0)))
+    assert ("clip.vision.image_mean", [0.5, 0.25, 1.0]) in [
+        (item.key, item.value) for item in plan(write_model(tmp_path / "m"), options).metadata
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"image_mean": 3}, {"image_std": ("a", "b", "c")}, {"projector_type": "foo"}, {"outtype": None}, {"outtype": 16}],
+    ids=str,
+)
+def test_options_of_another_kind_are_refused(options: Any) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(options))} is .*, should be"):
+        Options(**options)
+
+
+def test_layer_0_is_an_option_that_is_given(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is for LLaVA"):
+        plan(write_model(tmp_path / "m"), Options(feature_layer=0))
+
+
+@pytest.mark.parametrize("option", ["text_only", "vision_only"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_tower_of_a_family_that_has_one(name: str, option: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"gives an mmproj file; --{option.replace('_', '-')} is for CLIP models"):
+        plan(
+            FAMILIES[name].write(tmp_path / "m"),
+            Options(text_only=option == "text_only", vision_only=option == "vision_only"),
+        )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_verify_says_that_families_differ(name: str, tmp_path: Path) -> None:
+    path = convert(FAMILIES[name].write(tmp_path / "m"), tmp_path / "a.gguf").path
+    with pytest.raises(CheckpointError, match=r"a\.gguf: is a file of .*, .* is a checkpoint of CLIPModel"):
+        verify(path, write_model(tmp_path / "clip"))
+    (other,) = FAMILIES.keys() - {name}
+    with pytest.raises(CheckpointError, match=r"a\.gguf: is a file of .*, .* is a checkpoint of "):
+        verify(path, FAMILIES[other].write(tmp_path / "other"))
+
+
+def test_two_tensors_that_disagree_about_a_size_are_both_named(tmp_path: Path) -> None:
+    # No configuration says how wide LLaVA's projector is inside: the first tensor that has it does.
+    model = write_hf(tmp_path / "m", Llava())
+    path = model / "model.safetensors"
+    first, second = (f"multi_modal_projector.linear_{n}.weight" for n in (1, 2))
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    rows, columns = header[second]["shape"]
+    header[second]["shape"] = [rows * 2, columns // 2]
+    path.write_bytes(safetensors_header(header) + data[8 + length :])
+    with pytest.raises(CheckpointError) as error:
+        plan(model)
+    assert any(
+        f"{second!r} has shape ({rows * 2}, {columns // 2}), tensor {first!r} of shape" in problem
+        and problem.endswith(f"asks for (any, {columns})")
+        for problem in error.value.problems
+    ), error.value

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.process import BenchmarkError, say
-from tests.checkpoints import ITEMSIZE, TINY, Shapes, write_json, write_weights
+from tests.checkpoints import TINY
+from tests.json_files import write_json
+from tests.weights import ITEMSIZE, Shapes, write_random_weights
 
 LARGEST_SHARD = 5 * 10**9  # As transformers 4 saves.
 
@@ -55,7 +57,7 @@ class Checkpoint:
         partial.mkdir()
         for name, value in self.model.files().items():
             write_json(partial / name, value)
-        write_weights(partial, self.model.shapes(), self.dtype, shards=-(-self.nbytes // LARGEST_SHARD))
+        write_random_weights(partial, self.model.shapes(), self.dtype, shards=-(-self.nbytes // LARGEST_SHARD))
         partial.replace(path)
 
 

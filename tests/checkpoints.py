@@ -4,22 +4,13 @@ The tensor names are written out here a second time on purpose: a test that took
 find a mistake there. ``tests/make_golden.py`` loads checkpoints made by this module with transformers, which finds one.
 """
 
-import json
-import math
-import os
-import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U8": 1}
-CHUNK = 1 << 18
-
-Shapes = dict[str, tuple[int, ...]]
+from tests.json_files import write_json
+from tests.weights import Dtypes, Shapes, write_random_weights
 
 
 @dataclass(frozen=True)
@@ -127,69 +118,14 @@ TINY = Clip(
     Vision(48, 96, 3, 4, image_size=28, patch_size=14),
     projection_dim=24,
 )
+# The same with the other activation.
+GELU = replace(TINY, hidden_act="gelu")
 REAL = {
     "vit-b-32": Clip(Text(512, 2048, 12, 8), Vision(768, 3072, 12, 12), 512),
     "vit-l-14-336": Clip(Text(768, 3072, 12, 12), Vision(1024, 4096, 24, 16, 336, 14), 768),
     "vit-h-14": Clip(Text(1024, 4096, 24, 16), Vision(1280, 5120, 32, 16, 224, 14), 1024, "gelu"),
     "vit-bigg-14": Clip(Text(1280, 5120, 32, 20), Vision(1664, 8192, 48, 16, 224, 14), 1280, "gelu"),
 }
-
-
-def values(seed: int, count: int) -> Iterator[NDArray[np.float32]]:
-    """Yield chunks of ``count`` float32 values in all, in (-2, 2), the same on every platform and numpy release.
-
-    Each has 24 significant bits, so that float16 and bfloat16 must round.
-    """
-    random = np.random.RandomState(seed)
-    for start in range(0, count, CHUNK):
-        integers = random.randint(-(2**24) + 1, 2**24, size=min(CHUNK, count - start), dtype=np.int32)
-        yield (integers.astype(np.float32) * np.float32(2**-23)).astype(np.float32)
-
-
-def to_dtype(chunk: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    """Return values as the bytes of a safetensors dtype (bf16 by rounding towards zero, which is exact enough)."""
-    if dtype == "BF16":
-        return (chunk.view("<u4") >> 16).astype("<u2")
-    return chunk.astype({"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "U8": "u1"}[dtype])
-
-
-Dtypes = str | Callable[[str], str]
-
-
-def write_safetensors(path: Path, shapes: Shapes, dtype: Dtypes = "F32", seed: int = 0) -> None:
-    """Write a safetensors file of random tensors; each tensor's values depend on its name and the seed alone."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, shape in shapes.items():
-        code = dtype if isinstance(dtype, str) else dtype(name)
-        nbytes = int(np.prod(shape, dtype=np.int64)) * ITEMSIZE[code]
-        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [offset, offset + nbytes]}
-        offset += nbytes
-    with path.open("wb") as file:
-        file.write(safetensors_header(header))
-        for name, shape in shapes.items():
-            tensor_seed = (seed * 1_000_003 + sum(i * b for i, b in enumerate(name.encode(), 1))) % 2**32
-            for chunk in values(tensor_seed, int(np.prod(shape, dtype=np.int64))):
-                file.write(to_dtype(chunk, header[name]["dtype"]).tobytes())
-
-
-def write_sparse_safetensors(path: Path, shapes: Shapes, dtype: str = "F32") -> None:
-    """Write a safetensors file whose tensors are one hole: it takes no disk and no time to make."""
-    header, offset = {}, 0
-    for name, shape in shapes.items():
-        nbytes = math.prod(shape) * ITEMSIZE[dtype]
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + nbytes]}
-        offset += nbytes
-    beginning = safetensors_header(header)
-    path.write_bytes(beginning)
-    os.truncate(path, len(beginning) + offset)
-
-
-def safetensors_header(header: Mapping[str, Any]) -> bytes:
-    """Return a safetensors file's beginning: the header's length and its JSON, padded to 8 bytes."""
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
 
 
 def write_model(
@@ -210,31 +146,5 @@ def write_model(
     for name, value in clip.files().items():
         write_json(directory / name, value)
     shapes = {**clip.shapes(), **(extra or {})}
-    write_weights(directory, {name: shapes[name] for name in order(shapes)}, dtype, shards=shards, seed=seed)
+    write_random_weights(directory, {name: shapes[name] for name in order(shapes)}, dtype, shards=shards, seed=seed)
     return directory
-
-
-def write_weights(directory: Path, shapes: Shapes, dtype: Dtypes = "F32", *, shards: int = 1, seed: int = 0) -> None:
-    """Write a model's weights as transformers does: one safetensors file, or several and their index."""
-    if shards == 1:
-        write_safetensors(directory / "model.safetensors", shapes, dtype, seed)
-        return
-    weight_map: dict[str, str] = {}
-    for number in range(shards):
-        file = f"model-{number + 1:05}-of-{shards:05}.safetensors"
-        part = list(shapes)[number::shards]
-        write_safetensors(directory / file, {name: shapes[name] for name in part}, dtype, seed)
-        weight_map |= dict.fromkeys(part, file)
-    write_json(directory / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a JSON file as UTF-8."""
-    path.write_text(json.dumps(value, indent=2), encoding="utf-8")
-
-
-def edit_json(path: Path, edit: Callable[[Any], object]) -> None:
-    """Change a JSON file in place by a function that changes what it holds."""
-    value = json.loads(path.read_text(encoding="utf-8"))
-    edit(value)
-    write_json(path, value)

@@ -1,15 +1,16 @@
 """What all tests share: a small model, and the command line as its user runs it."""
 
-import os
+import faulthandler
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.checkpoints import write_model
-from tests.processes import HANGS_AFTER, interruptible_children, uncovered
+from tests.llama_client import write_tiny_language_model
+from tests.llava_checkpoints import Llava
+from tests.processes import HANGS_AFTER, interruptible_children, run_here, run_process
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -20,35 +21,74 @@ def _interruptible_children() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _never_waits(request: pytest.FixtureRequest) -> Iterator[None]:
+    """End the tests where one waits for a pipe or reads without end; a slow one may take long."""
+    if request.node.get_closest_marker("slow") is None:
+        faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A small two-tower model in float32, one safetensors file."""
     return write_model(tmp_path / "tiny-clip")
 
 
-# Whose runs of the command line are measured for coverage; it takes as long as what they do.
-COVERED = ("test_cli", "test_inspect", "test_verify", "test_upgrade")
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """The empty directory in which the command line runs."""
+    path = tmp_path / "work"
+    path.mkdir()
+    return path
 
 
 @pytest.fixture
-def run(tmp_path: Path, request: pytest.FixtureRequest) -> Run:
-    """Run ``clipgguf`` with arguments, in an empty directory; its output comes back as text."""
-    work = tmp_path / "work"
-    work.mkdir()
-    environment = dict(os.environ) if request.module.__name__.endswith(COVERED) else uncovered()
+def run(work: Path) -> Run:
+    """Run ``clipgguf`` with arguments in this process; its exit code and its output come back as a process's would."""
+    return lambda *args, cwd=work: run_here(*args, cwd=cwd)
 
-    def run_clipgguf(*args: object, **options: object) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "clipgguf", *map(str, args)]
-        return subprocess.run(  # type: ignore[call-overload, no-any-return]
-            command,
-            **{
-                "cwd": work,
-                "env": environment,
-                "capture_output": True,
-                "text": True,
-                "timeout": HANGS_AFTER,
-                **options,
-            },
-        )
 
-    return run_clipgguf
+@pytest.fixture
+def run_alone(work: Path) -> Run:
+    """Run ``clipgguf`` in a process of its own, where that matters; the options are those of ``subprocess.run``."""
+    return lambda *args, **options: run_process(*args, **{"cwd": work, **options})
+
+
+@pytest.fixture(scope="session")
+def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny language model of llama.cpp's tests, as wide as the projectors of ``Llava``."""
+    path = tmp_path_factory.mktemp("lm") / "llama.gguf"
+    write_tiny_language_model(path, Llava().text_width)
+    return path
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[[bytes], Path]:
+    """Write a file of torch's with a content, and return its path."""
+
+    def save(content: bytes) -> Path:
+        path = tmp_path / "pytorch_model.bin"
+        path.write_bytes(content)
+        return path
+
+    return save
+
+
+# ---- what is left out ------------------------------------------------------------------------------------------------
+
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count the slow tests that the default "-m 'not slow'" leaves out."""
+    for item in items:
+        if item.config.option.markexpr == "not slow" and item.get_closest_marker("slow"):
+            item.config.stash[LEFT_OUT] = item.config.stash.get(LEFT_OUT, 0) + 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say in a line what was left out."""
+    if count := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(f"left out: {count} slow tests; python -m pytest -m '' runs all")

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgguf.options import Outtype
-from tests.checkpoints import Shapes, values, write_json
-from tests.llava_checkpoints import write_weights
+from tests.json_files import write_json
+from tests.weights import Shapes, values, write_weights
 
 FIXTURES = Path(__file__).parent / "fixtures" / "families"
 DTYPES = ("F32", "F16", "BF16")
@@ -64,8 +64,8 @@ class Fixture:
         directory.mkdir(parents=True)
         for name, value in self.files.items():
             write_json(directory / name, value)
-        names = sorted(self.shapes, reverse=reverse)
-        write_weights(directory, {name: weights(name, self.shapes[name]) for name in names}, dtype, shards)
+        arrays = {name: weights(name, shape) for name, shape in self.shapes.items()}
+        write_weights(directory, arrays, dtype=dtype, shards=shards, reverse=reverse)
         return directory
 
 

@@ -67,6 +67,7 @@ def rewritten(
     types: Mapping[str, GGMLQuantizationType] | None = None,
     renamed: Mapping[str, str] | None = None,
     tensors: Mapping[str, Any] | None = None,
+    alignment: int | None = None,
 ) -> Path:
     """Write a GGUF file anew with gguf-py alone, with other metadata, or tensors of other types or names.
 
@@ -74,6 +75,8 @@ def rewritten(
     parts of names by what they become, ``tensors`` arrays to add.
     """
     reader, writer = GGUFReader(path), GGUFWriter(to, "clip")
+    if alignment is not None:
+        writer.add_custom_alignment(alignment)
     new = {item.key: item for item in metadata}
     left_out = {*without, *new, "general.architecture"}
     for name, field in reader.fields.items():

@@ -17,6 +17,8 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.gguf_reading import read
+
 Floats = NDArray[np.float32]
 
 _erf = np.vectorize(math.erf, otypes=[np.float32])
@@ -31,14 +33,12 @@ class GGUFModel:
 
     @classmethod
     def read(cls, path: Path) -> "GGUFModel":
-        reader = gguf.GGUFReader(path)
+        contents = read(path)
         tensors = {
-            tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-            .astype(np.float32)
-            .reshape([int(axis) for axis in reversed(tensor.shape)])
-            for tensor in reader.tensors
+            name: gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32).reshape(tensor.shape[::-1])
+            for name, tensor in contents.tensors.items()
         }
-        return cls({key: field.contents() for key, field in reader.fields.items()}, tensors)
+        return cls(contents.metadata, tensors)
 
     def image_features(self, pixels: Floats) -> Floats:
         """Return what CLIP compares with a text: (projection_dim,)."""

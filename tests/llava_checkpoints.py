@@ -3,7 +3,6 @@
 A ``Llava`` says what the model is: tower, projector, sizes. The functions below write it in one layout each and return
 the directory (or file):
 
-- ``write_clip``: a CLIPModel directory, both towers; ``write_tower``: a CLIPVisionModel directory, the tower alone.
 - ``write_projector``: the projector alone in one file, ``.safetensors`` or torch's format by any other suffix.
 - ``write_original``: the layout of the original LLaVA code (``tower="elsewhere"`` is LLaVA 1.5 or MobileVLM,
   ``tower="inside"`` LLaVA 1.6, ``tower="folder"`` Yi-VL), with a language model.
@@ -14,36 +13,22 @@ All of them take ``dtype`` and ``shards`` (files, over which the tensors are dea
 is ``.safetensors`` or ``.bin``. ``Llava.config`` overrides keys of a LLaVA config.json; None takes a key out.
 
 A tensor has one canonical name: that of the original LLaVA checkpoint, but ``vision_model.*`` for the tower, as in a
-CLIP directory. Its values (``tensor_values``) follow from that name alone. So the same tower, projector and newline
-have the same values wherever they stand, and all layouts of one ``Llava`` must give the same tensors. Their scale is
-such that every block changes the features: about 1 / sqrt(inputs) for weights, 1 for norms.
-``FEATURE_MODELS`` are those whose features are known from transformers.
+CLIP directory. Its values (``weights.tensor_values``) follow from that name alone. So the same tower, projector and
+newline have the same values wherever they stand, and all layouts of one ``Llava`` must give the same tensors.
 """
 
-import math
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tests import torch_bytes
-from tests.checkpoints import (
-    ITEMSIZE,
-    TINY,
-    Clip,
-    Shapes,
-    Vision,
-    safetensors_header,
-    to_dtype,
-    values,
-    write_json,
-    write_model,
-)
+from tests.checkpoints import TINY, Clip, Vision
+from tests.clip_checkpoints import write_tower
+from tests.json_files import write_json
+from tests.weights import Shapes, tensor_values, write_file, write_weights
 
 Floats = NDArray[np.float32]
 
@@ -66,8 +51,6 @@ NEWLINE = "model.image_newline"
 VISION = Vision(48, 96, 4, 4, image_size=28, patch_size=7)
 # MobileVLM's projectors want 24 x 24 patches.
 VISION_24 = Vision(48, 96, 3, 4, image_size=48, patch_size=2)
-
-_TORCH_STORAGES = {"F64": "DoubleStorage", "F32": "FloatStorage", "F16": "HalfStorage", "BF16": "BFloat16Storage"}
 
 
 @dataclass(frozen=True)
@@ -246,81 +229,16 @@ _ORIGINAL_PROJECTOR_TYPES = {
 }
 
 
-# The models whose features ``tests/make_llava_golden.py`` computes and ``tests/test_features.py`` compares, for these
-# layers (the kinds of projectors that transformers does not have: only for -2), pixels and tokens.
-FEATURE_LAYERS = (-1, -2, -3)
-FEATURE_MODELS = {
-    "CLIP + projector": Llava(),
-    "HF LLaVA": Llava(hidden_act="gelu", text_width=24),
-    "LLaVA 1.6": Llava(text_width=40, has_newline=True),
-    "mlp_norm": Llava(hidden_act="gelu", projector="mlp_norm"),
-    "ldp": Llava(VISION_24, projector="ldp", text_width=16),
-    "ldpv2": Llava(VISION_24, projector="ldpv2", text_width=16),
-}
-TOKENS = (97, 5, 61, 33, 5, 80, 98)
-
-
-def image(llava: Llava, tile: int = 0) -> Floats:
-    """Return normalized pixels, (3, S, S), for a model; each ``tile`` has others."""
-    return _random(f"tile {tile}", (3, llava.vision.image_size, llava.vision.image_size))
-
-
-@cache
-def tensor_values(name: str, shape: tuple[int, ...]) -> Floats:
-    """Return the values of a tensor by its canonical name, the same on every platform. Not to be changed in place."""
-    random = _random(name, shape)
-    if len(shape) == 1 and name.endswith(".weight"):  # A norm's.
-        return random * np.float32(0.125) + np.float32(1)
-    if len(shape) < 2:
-        return random * np.float32(0.125)
-    if name.endswith("embedding.weight") and len(shape) == 2:
-        return random * np.float32(0.5)
-    return random * np.float32(1 / math.sqrt(math.prod(shape[1:])))
-
-
-def _random(name: str, shape: tuple[int, ...]) -> Floats:
-    """Return values in (-2, 2)."""
-    return np.concatenate(list(values(zlib.crc32(name.encode()), math.prod(shape)))).reshape(shape)
-
-
 def write_vision_config(path: Path, llava: Llava) -> Path:
     """Write the tower's config.json under any name."""
     write_json(path, llava.vision_config())
     return path
 
 
-def write_clip(
-    directory: Path, llava: Llava, *, dtype: str = "F32", shards: int = 1, suffix: str = ".safetensors"
-) -> Path:
-    """Write a CLIPModel directory: both towers and their projections, vocabulary and image processor."""
-    write_model(directory, llava.clip)
-    (directory / "model.safetensors").unlink()
-    _write_weights(
-        directory, {name: (name, shape) for name, shape in llava.clip.shapes().items()}, dtype, shards, suffix
-    )
-    return directory
-
-
-def write_tower(
-    directory: Path,
-    llava: Llava,
-    *,
-    prefix: str = "vision_model.",
-    dtype: str = "F32",
-    shards: int = 1,
-    suffix: str = ".safetensors",
-) -> Path:
-    """Write a CLIPVisionModel directory; transformers 5 writes the names with the ``prefix`` "" where it made them."""
-    directory.mkdir(parents=True, exist_ok=True)
-    write_vision_config(directory / "config.json", llava)
-    _write_weights(directory, _renamed(llava.tower(), "vision_model.", prefix), dtype, shards, suffix)
-    return directory
-
-
 def write_projector(path: Path, llava: Llava, *, prefix: str = PROJECTOR, dtype: str = "F32") -> Path:
     """Write the projector and the newline alone, as LLaVA's ``mm_projector.bin`` or as safetensors, by the suffix."""
     tensors = _renamed(llava.projector_shapes(), PROJECTOR, prefix) | _renamed(llava.newline(), "", "")
-    write_tensors(path, _values(tensors), dtype)
+    write_file(path, _values(tensors), dtype)
     return path
 
 
@@ -340,13 +258,13 @@ def write_original(
     """
     if tower == "folder":
         vision_tower = "./vit/clip-vit-h-14-448"
-        write_tower(directory / vision_tower, llava, dtype=dtype, shards=shards, suffix=suffix)
+        write_tower(directory / vision_tower, "vision", llava.clip, dtype=dtype, shards=shards, suffix=suffix)
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "config.json", llava.original_config(vision_tower))
     tensors = _renamed(llava.language_model() | llava.newline() | llava.projector_shapes(), "", "")
     if tower == "inside":
         tensors |= _renamed(llava.tower(), "vision_model.", ORIGINAL_TOWER)
-    _write_weights(directory, tensors, dtype, shards, suffix)
+    write_weights(directory, _values(tensors), dtype=dtype, shards=shards, suffix=suffix)
     return directory
 
 
@@ -381,7 +299,7 @@ def write_hf(
     for name, shape in llava.language_model().items():
         is_head = name.startswith("lm_head.")
         tensors[head + name if is_head else language_model + name.removeprefix("model.")] = (name, shape)
-    _write_weights(directory, tensors, dtype, shards, suffix)
+    write_weights(directory, _values(tensors), dtype=dtype, shards=shards, suffix=suffix)
     return directory
 
 
@@ -395,46 +313,3 @@ def _renamed(shapes: Shapes, prefix: str, to: str) -> Stored:
 
 def _values(tensors: Stored) -> dict[str, Floats]:
     return {stored: tensor_values(name, shape) for stored, (name, shape) in tensors.items()}
-
-
-def _write_weights(directory: Path, tensors: Stored, dtype: str, shards: int, suffix: str) -> None:
-    write_weights(directory, dict(sorted(_values(tensors).items())), dtype, shards, suffix)
-
-
-def write_weights(
-    directory: Path, arrays: Mapping[str, Floats], dtype: str = "F32", shards: int = 1, suffix: str = ".safetensors"
-) -> None:
-    """Write the weights of a directory: one file, or an index and shards over which the tensors are dealt out."""
-    stem = "model" if suffix == ".safetensors" else "pytorch_model"
-    if shards == 1:
-        write_tensors(directory / f"{stem}{suffix}", arrays, dtype)
-        return
-    weight_map: dict[str, str] = {}
-    for number in range(shards):
-        file = f"{stem}-{number + 1:05}-of-{shards:05}{suffix}"
-        part = list(arrays)[number::shards]
-        write_tensors(directory / file, {name: arrays[name] for name in part}, dtype)
-        weight_map |= dict.fromkeys(part, file)
-    write_json(directory / f"{stem}{suffix}.index.json", {"metadata": {}, "weight_map": weight_map})
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Floats], dtype: str = "F32") -> None:
-    """Write tensors to a safetensors file, or to one in torch's format if it is called anything else."""
-    data = {name: to_dtype(array, dtype).tobytes() for name, array in tensors.items()}
-    if path.suffix == ".safetensors":
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        offset = 0
-        for name, array in tensors.items():
-            header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [offset, offset + len(data[name])]}
-            offset += len(data[name])
-        path.write_bytes(b"".join((safetensors_header(header), *data.values())))
-        return
-    records: dict[str, bytes] = {}
-    storages: dict[str, bytes] = {}
-    for key, (name, array) in enumerate(tensors.items()):
-        strides = tuple(stride // array.itemsize for stride in array.strides)
-        where = torch_bytes.storage(str(key), array.size, _TORCH_STORAGES[dtype])
-        records[name] = torch_bytes.tensor(where, 0, array.shape, strides)
-        storages[str(key)] = data[name]
-        assert len(data[name]) == array.size * ITEMSIZE[dtype]
-    path.write_bytes(torch_bytes.checkpoint(torch_bytes.mapping(records), storages))

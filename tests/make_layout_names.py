@@ -22,8 +22,11 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.layouts import SAVED, SIGLIP_LLAVA, write_open_clip, write_siglip_llava
-from tests.llava_checkpoints import TOKENS, Llava, image
+from tests.feature_models import TOKENS, image
+from tests.layouts import SAVED
+from tests.llava_checkpoints import Llava
+from tests.open_clip_checkpoints import write_open_clip
+from tests.siglip_checkpoints import SIGLIP_LLAVA, write_siglip_llava
 
 # A requirement of this script alone.
 open_clip: Any = importlib.import_module("open_clip")

@@ -30,19 +30,10 @@ from transformers import (
     LlavaNextForConditionalGeneration,
 )
 
-from tests.llava_checkpoints import (
-    FEATURE_LAYERS,
-    FEATURE_MODELS,
-    SPELLINGS,
-    TOKENS,
-    Llava,
-    image,
-    tensor_values,
-    write_clip,
-    write_hf,
-    write_original,
-    write_tower,
-)
+from tests.clip_checkpoints import write_clip, write_tower
+from tests.feature_models import FEATURE_LAYERS, FEATURE_MODELS, TOKENS, image
+from tests.llava_checkpoints import SPELLINGS, Llava, write_hf, write_original
+from tests.weights import tensor_values
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -70,7 +61,7 @@ def clip(directory: Path) -> Features:
     features: Features = {}
     for activation in ("quick_gelu", "gelu"):
         llava = Llava(hidden_act=activation)
-        model = load(CLIPModel, write_clip(directory / activation, llava))
+        model = load(CLIPModel, write_clip(directory / activation, llava.clip))
         # config.json leaves the token to the default, which is beyond the tiny vocabulary.
         model.text_model.eos_token_id = TOKENS[-1]
         outputs = {
@@ -132,9 +123,9 @@ def others(directory: Path) -> Features:
         if name in ("HF LLaVA", "LLaVA 1.6"):
             continue
         if name == "CLIP + projector":
-            tower = load(CLIPModel, write_clip(directory / "clip", llava)).vision_model
+            tower = load(CLIPModel, write_clip(directory / "clip", llava.clip)).vision_model
         else:
-            tower = load(CLIPVisionModel, write_tower(directory / f"tower {name}", llava))
+            tower = load(CLIPVisionModel, write_tower(directory / f"tower {name}", "vision", llava.clip))
         outputs = tower(torch.tensor(image(llava)[None]), output_hidden_states=True)
         project = Projector(llava)
         for layer in FEATURE_LAYERS if llava.projector == "mlp" else (-2,):

@@ -1,14 +1,24 @@
-"""Processes whose memory, time or end is looked at: they run without the measurement of coverage."""
+"""The command line in a process of its own or in this one, and what is measured of processes: memory, time, the end.
+
+A process of its own is for what only it can show: signals, limits, streams, imports, memory. It runs without the
+measurement of coverage, which takes as long as what a small model takes.
+"""
 
 import contextlib
+import io
 import os
 import re
 import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from clipgguf import cli
 
 MIB = 1 << 20
 
@@ -23,6 +33,52 @@ import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
+
+
+def command(*args: object) -> list[str]:
+    """Return the words that start ``clipgguf`` with arguments in a process of its own."""
+    return [sys.executable, "-m", "clipgguf", *map(str, args)]
+
+
+def run_process(*args: object, **options: Any) -> "subprocess.CompletedProcess[Any]":
+    """Run ``clipgguf`` in a process of its own; the options are those of ``subprocess.run``, and its output is text."""
+    defaults = {"env": uncovered(), "capture_output": True, "text": True, "timeout": HANGS_AFTER}
+    return subprocess.run(command(*args), **{**defaults, **options})
+
+
+def run_here(*args: object, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """Run ``clipgguf`` in this process, as if it were one of its own with pipes for its output.
+
+    Arguments, streams and working directory are what they were afterwards. Signals are not handled, and an exception
+    that would be a traceback comes out.
+    """
+    words = ["clipgguf", *map(str, args)]
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2)]
+    before = sys.argv, sys.stdout, sys.stderr, Path.cwd()
+    code: str | int | None = 0
+    try:
+        sys.argv, (sys.stdout, sys.stderr) = words, streams
+        os.chdir(cwd)
+        cli.main()
+    except SystemExit as e:
+        code = e.code
+    finally:
+        sys.argv, sys.stdout, sys.stderr, directory = before
+        os.chdir(directory)
+    # As subprocess has it with text=True.
+    out, err = (stream.buffer.getvalue().decode().replace("\r\n", "\n") for stream in streams)
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(words, code, out, err)
+
+
+def peak_of(do: Callable[[], object]) -> int:
+    """Return the most bytes that Python's own objects and numpy's arrays took at once meanwhile."""
+    tracemalloc.start()
+    try:
+        do()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def peak_rss(*command: object) -> int:
@@ -46,9 +102,8 @@ def on_a_terminal(columns: int, *args: object) -> str:
     controller, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 50, columns, 0, 0))
     environment = {name: value for name, value in uncovered().items() if name not in ("COLUMNS", "LINES")}
-    command = [sys.executable, "-m", "clipgguf", *map(str, args)]
     process = subprocess.Popen(
-        command, stdin=terminal, stdout=terminal, stderr=subprocess.DEVNULL, env={**environment, "TERM": "xterm"}
+        command(*args), stdin=terminal, stdout=terminal, stderr=subprocess.DEVNULL, env={**environment, "TERM": "xterm"}
     )
     os.close(terminal)
     shown = b""

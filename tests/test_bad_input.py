@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf import GGUFReader
 
 from clipgguf import convert
-from tests.checkpoints import TINY, edit_json, safetensors_header, write_json, write_model, write_safetensors
+from tests.checkpoints import TINY, write_model
 from tests.conftest import Run
-from tests.processes import uncovered
+from tests.gguf_reading import value
+from tests.json_files import edit_json, write_json
+from tests.weights import safetensors_header, write_safetensors
 
 Break = Callable[[Path], object]
 LAYER = "text_model.encoder.layers.0.self_attn.q_proj"
@@ -284,7 +285,7 @@ def test_output_that_cannot_be(target: str, model: Path, tmp_path: Path, run: Ru
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="resource limits are POSIX")
-def test_disk_that_fills_up(model: Path, tmp_path: Path, run: Run) -> None:
+def test_disk_that_fills_up(model: Path, tmp_path: Path, run_alone: Run) -> None:
     import resource
 
     out = tmp_path / "out" / "model-f16.gguf"
@@ -292,11 +293,10 @@ def test_disk_that_fills_up(model: Path, tmp_path: Path, run: Run) -> None:
     out.write_bytes(b"an older file")
     before = files(tmp_path)
     for limit in (100, 10_000, 200_000):  # In the header, among the tensors, in the last of them.
-        result = run(
+        result = run_alone(
             model,
             "-o",
             out.parent,
-            env=uncovered(),
             preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         )
         check_error(result, [["model-f16.gguf", "cannot be written", "File too large"]])
@@ -304,17 +304,16 @@ def test_disk_that_fills_up(model: Path, tmp_path: Path, run: Run) -> None:
 
 
 def test_file_that_shrinks_after_planning(model: Path, tmp_path: Path) -> None:
-    from clipgguf import CheckpointError
-    from clipgguf import plan as plan_conversion
+    from clipgguf import CheckpointError, plan
     from clipgguf.writer import write_plan
 
-    plan = plan_conversion(model)
+    planned = plan(model)
     truncate(model)
     with pytest.raises(CheckpointError, match=r"has 444,\d+ bytes, its header asks for 444,\d+"):
-        write_plan(plan, tmp_path / "out" / "x.gguf")
+        write_plan(planned, tmp_path / "out" / "x.gguf")
     (model / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="has 0 bytes, its header asks for"):
-        write_plan(plan, tmp_path / "out" / "x.gguf")
+        write_plan(planned, tmp_path / "out" / "x.gguf")
     assert not (tmp_path / "out").exists()
 
 
@@ -343,40 +342,40 @@ def test_broken_links_do_not_pass_for_nothing(name: str, model: Path, tmp_path: 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="preexec_fn is POSIX")
-def test_closed_streams(model: Path, tmp_path: Path, run: Run) -> None:
+def test_closed_streams(model: Path, tmp_path: Path, run_alone: Run) -> None:
     def close(number: int) -> Any:
         return lambda: os.close(number)
 
-    assert run(model, "-o", "a", preexec_fn=close(2)).stdout == f"{Path('a', 'model-f16.gguf')}\n"
-    assert run(model, "-o", "b", preexec_fn=close(1)).returncode == 0
+    assert run_alone(model, "-o", "a", preexec_fn=close(2)).stdout == f"{Path('a', 'model-f16.gguf')}\n"
+    assert run_alone(model, "-o", "b", preexec_fn=close(1)).returncode == 0
     assert (tmp_path / "work" / "b" / "model-f16.gguf").is_file()
-    assert run(model, "--dry-run", preexec_fn=close(1)).stderr == ""
+    assert run_alone(model, "--dry-run", preexec_fn=close(1)).stderr == ""
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's /dev/full")
-def test_streams_that_take_nothing(model: Path, run: Run) -> None:
+def test_streams_that_take_nothing(model: Path, run_alone: Run) -> None:
     with Path("/dev/full").open("w") as full:
         options = {"capture_output": False, "stdout": subprocess.PIPE, "stderr": full}
-        result = run(model, "-o", "out", **options)
+        result = run_alone(model, "-o", "out", **options)
         assert (result.returncode, result.stdout) == (0, f"{Path('out', 'model-f16.gguf')}\n")
-        result = run(model, "-o", "out", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+        result = run_alone(model, "-o", "out", capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == "clipgguf: error: standard output: No space left on device"
 
 
-def test_names_that_are_no_unicode(model: Path, tmp_path: Path, run: Run) -> None:
+def test_names_that_are_no_unicode(model: Path, tmp_path: Path, run_alone: Run) -> None:
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff-clip")
     os.rename(model, odd)  # noqa: PTH104 (bytes that are no UTF-8)
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     for env in (None, environment):
-        result = run(odd, "-o", "out", env=env, text=False)
+        result = run_alone(odd, "-o", "out", env=env, text=False)
         assert result.returncode == 0, result.stderr
-        name = GGUFReader(tmp_path / "work/out/model-f16.gguf").fields["general.name"].contents()
+        name = value(tmp_path / "work/out/model-f16.gguf", "general.name")
         assert name == "\ufffd-clip"
-        assert run(odd, "--dry-run", env=env, text=False).returncode == 0
+        assert run_alone(odd, "--dry-run", env=env, text=False).returncode == 0
     config = Path(odd, "config.json")
     config.write_text(json.dumps({**json.loads(config.read_text()), "_name_or_path": "a\ud800"}))
-    assert run(odd, "-o", "out").returncode == 0
+    assert run_alone(odd, "-o", "out").returncode == 0
 
 
 def test_index_that_forgets_a_tensor(tmp_path: Path) -> None:

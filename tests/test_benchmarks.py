@@ -17,8 +17,9 @@ from benchmarks.figures import Figures, ProgramFigures, RowFigures, as_text, jud
 from benchmarks.measure import Setting, measure_row
 from benchmarks.process import ROOT, BenchmarkError, run_process, trace_memory
 from benchmarks.rows import ROWS, Entry, Program, Row, shell
-from tests.checkpoints import TINY, Shapes
+from tests.checkpoints import TINY
 from tests.processes import HANGS_AFTER, MIB, uncovered
+from tests.weights import Shapes
 
 NO_MATPLOTLIB = "import sys; sys.modules['matplotlib'] = None; from benchmarks.__main__ import main; main()"
 needs_shell = pytest.mark.skipif(shutil.which("sh") is None, reason="needs sh, cat and cp")
@@ -53,6 +54,7 @@ def program(label: str, *seconds: float, at_most: float | None = None, **fields:
     return ProgramFigures(label, "a model", at_most, seconds=list(seconds), **fields)
 
 
+@pytest.mark.slow
 def test_quick(tmp_path: Path) -> None:
     saved, work_dir = tmp_path / "figures.json", tmp_path / "work"
     names = ("start-up", "ViT-L/14-336 f32 to f16", "small tensors")

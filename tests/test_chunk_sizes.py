@@ -17,7 +17,8 @@ from clipgguf.stream import BUFFER_NBYTES, LEAST_RANGE, RANGE_NBYTES, SOURCE_NBY
 from clipgguf.tensor import View
 from clipgguf.verification import verify
 from clipgguf.verification.values import PIECE, Pair, compare_tensors
-from tests.checkpoints import ITEMSIZE, Clip, Text, Vision, to_dtype, values, write_model
+from tests.checkpoints import Clip, Text, Vision, write_model
+from tests.weights import ITEMSIZE, to_dtype, values
 
 DTYPES = ("F64", "F32", "F16", "BF16")
 # A row, a whole number of blocks of every type.
@@ -159,6 +160,7 @@ def test_verifying_about_the_size_of_a_piece(step: int, tmp_path: Path) -> None:
     assert (comparison.elements, comparison.verdict) == (count, "rounded")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["F64", "F16", "BF16"])
 def test_a_matrix_as_large_as_those_of_every_clip(dtype: str, tmp_path: Path) -> None:
     # 768 x 768, the attention of ViT-B, is the smallest that half-precision checkpoints have.

@@ -1,29 +1,26 @@
-"""The command line as its user meets it: a real process, its two streams and its exit code."""
+"""The command line as its user meets it: its two streams, its exit code and, where it matters, a real process."""
 
 import contextlib
 import json
 import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from gguf import GGUFReader
 
 import clipgguf
 from clipgguf import Options, convert
-from clipgguf.destination import outlook
-from tests.checkpoints import REAL, TINY, edit_json, write_model, write_sparse_safetensors
+from tests.checkpoints import write_model
 from tests.conftest import Run
-from tests.processes import HANGS_AFTER, uncovered
+from tests.gguf_reading import value
+from tests.json_files import edit_json
+from tests.processes import HANGS_AFTER, command, run_process, uncovered
 
 
-def test_the_form_that_everyone_types(model: Path, tmp_path: Path, run: Run) -> None:
-    result = run(model, "-o", "out/")
+def test_the_form_that_everyone_types(model: Path, tmp_path: Path, run_alone: Run) -> None:
+    result = run_alone(model, "-o", "out/")
     assert (result.returncode, result.stdout) == (0, f"{Path('out', 'model-f16.gguf')}\n")
     assert (tmp_path / "work/out/model-f16.gguf").read_bytes() == convert(model, tmp_path).path.read_bytes()
     found, did = result.stderr.split(": ", 2)[1:]
@@ -62,9 +59,8 @@ def test_spellings(
 
 def test_statistics_given_reach_the_file(model: Path, tmp_path: Path) -> None:
     path = convert(model, tmp_path, options=Options(image_mean=[0, 0.5, 1])).path
-    fields = GGUFReader(path).fields
-    assert fields["clip.vision.image_mean"].contents() == [0.0, 0.5, 1.0]
-    assert fields["clip.vision.image_std"].contents()[0] == pytest.approx(0.26862954)
+    assert value(path, "clip.vision.image_mean") == [0.0, 0.5, 1.0]
+    assert value(path, "clip.vision.image_std")[0] == pytest.approx(0.26862954)
 
 
 def test_statistics_that_are_none(model: Path, run: Run) -> None:
@@ -118,8 +114,8 @@ def test_wrong_usage_exits_2(arguments: list[str], words: list[str], model: Path
     assert not list(model.glob("*.gguf"))
 
 
-def test_version(run: Run) -> None:
-    result = run("--version")
+def test_version(run_alone: Run) -> None:
+    result = run_alone("--version")
     assert (result.returncode, result.stdout) == (0, f"clipgguf {clipgguf.__version__}\n")
 
 
@@ -159,65 +155,6 @@ def test_quiet_still_warns(model: Path, run: Run) -> None:
     loud, quiet = run(model, "-o", "out").stderr, run(model, "-o", "out", "-q").stderr
     assert "note: no image processor's file" in loud
     assert quiet.splitlines() == [line for line in loud.splitlines() if "warning: " in line] != []
-
-
-def test_dry_run_shows_the_plan_and_writes_nothing(model: Path, tmp_path: Path, run: Run) -> None:
-    result = run(model, "--dry-run", "-o", tmp_path / "out")
-    assert (result.returncode, result.stderr) == (0, "")
-    assert not (tmp_path / "out").exists()
-    lines = [line.split() for line in result.stdout.splitlines()]
-    assert ["clip.text.projection_dim", "24"] in lines
-    assert ["tokenizer.ggml.tokens", "99", "values"] in lines
-    row = "v.blk.2.ffn_up.weight vision_model.encoder.layers.2.mlp.fc2.weight 48 x 96 F32 F16 18,432 9,216"
-    assert row.split() in lines
-    assert lines[-3] == ["93", "tensors,", "433,344", "bytes", "in,", "221,856", "bytes", "out"]
-    written = [t.name for t in GGUFReader(convert(model, tmp_path).path).tensors]
-    assert [line[0] for line in lines if line and line[0] in written] == written
-
-
-def test_dry_run_says_where_the_file_would_go_and_what_it_would_replace(model: Path, tmp_path: Path, run: Run) -> None:
-    work = tmp_path / "work"
-    new = run(model, "--dry-run", "-o", "new/deep/{name}-{outtype}.gguf")
-    path = Path("new", "deep", "tiny-clip-f16.gguf")
-    assert new.stdout.splitlines()[-1] == f"{path}: would be written, in a new directory new"
-    (work / "old").mkdir()
-    assert run(model, "--dry-run", "-o", "old").stdout.splitlines()[-1] == (
-        f"{Path('old', 'model-f16.gguf')}: would be written"
-    )
-    (work / "old/model-f16.gguf").write_bytes(b"older")
-    old = run(model, "--dry-run", "-o", "old")
-    assert old.stdout.endswith("model-f16.gguf: would be written, and replace a file of 5 bytes\n")
-    assert (old.returncode, (work / "old/model-f16.gguf").read_bytes()) == (0, b"older")
-    assert [path.name for path in work.iterdir()] == ["old"]
-
-
-def test_dry_run_says_why_the_file_could_not_be_written(model: Path, tmp_path: Path, run: Run) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    places = {tmp_path / "file" / "x.gguf": f"{tmp_path / 'file'} is no directory"}
-    if hasattr(os, "geteuid") and os.geteuid() != 0:
-        (tmp_path / "locked").mkdir(mode=0o555)
-        places[tmp_path / "locked" / "x.gguf"] = f"{tmp_path / 'locked'} may not be written to"
-    for path, reason in places.items():
-        result = run(model, "--dry-run", "-o", path)
-        assert (result.returncode, result.stderr) == (1, f"clipgguf: error: {path}: cannot be written: {reason}\n")
-        assert result.stdout.splitlines()[-1] == f"{path}: could not be written"
-        as_json = run(model, "--dry-run", "-o", path, "--json")
-        assert (as_json.returncode, json.loads(as_json.stdout)["problem"]) == (1, result.stderr[17:-1])
-
-
-def test_permission_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # Root may write everywhere.
-    found = outlook(tmp_path / "new" / "x.gguf", 1)
-    assert found.problem == f"{tmp_path / 'new' / 'x.gguf'}: cannot be written: {tmp_path} may not be written to"
-
-
-def test_room_on_the_disk_is_looked_at(tmp_path: Path) -> None:
-    nbytes = shutil.disk_usage(tmp_path).total + 1
-    assert "bytes free" not in str(outlook(tmp_path / "a/b/x.gguf", 1).problem)
-    found = outlook(tmp_path / "a/b/x.gguf", nbytes)
-    assert re.search(rf"x\.gguf: needs {nbytes:,} bytes, its disk has [\d,]+ free", str(found.problem))
-    assert found.makes == tmp_path / "a"
-    assert not (tmp_path / "a").exists()
 
 
 CONVERT_KEYS = ["path", "tensors", "bytes_in", "bytes_out", "seconds", "warnings", "notes", "found", "outtype"]
@@ -261,8 +198,7 @@ def test_json(model: Path, run: Run) -> None:
 )
 def test_completion(words: str, number: int, found: set[str]) -> None:
     environment = {**uncovered(), "_CLIPGGUF_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(number)}
-    command = [sys.executable, "-m", "clipgguf"]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    result = run_process(env=environment, check=True)
     assert set(result.stdout.split()) == found
 
 
@@ -291,69 +227,14 @@ def test_imports(code: str, banned: set[str]) -> None:
     assert not modules & banned
 
 
-def sparse_model(directory: Path) -> Path:
-    """A model of 600 MB that takes no disk and no time to make: its weights are one hole."""
-    write_model(directory, TINY)
-    clip = REAL["vit-b-32"]
-    edit_json(directory / "config.json", lambda c: c.update(clip.config_json()))
-    write_sparse_safetensors(directory / "model.safetensors", clip.shapes())
-    return directory
-
-
-@pytest.mark.skipif(
-    sys.platform == "win32", reason="Windows has no SIGTERM to send, and its Ctrl-C reaches the tests too"
-)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"])
-def test_interruption_leaves_the_old_file_and_nothing_else(number: int, code: int, tmp_path: Path) -> None:
-    model = sparse_model(tmp_path / "m")
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "model-f16.gguf").write_bytes(b"an older file")
-    errors = tmp_path / "stderr"
-    with errors.open("wb") as stderr:
-        process = subprocess.Popen([sys.executable, "-m", "clipgguf", str(model), "-o", str(out)], stderr=stderr)
-    deadline = time.monotonic() + HANGS_AFTER
-    while not any(path.stat().st_size > 1 << 20 for path in out.glob(".*")):
-        assert process.poll() is None, "ended before it could be interrupted"
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    process.send_signal(number)
-    assert process.wait(timeout=HANGS_AFTER) == code
-    assert "Traceback" not in errors.read_text()
-    assert [path.name for path in out.iterdir()] == ["model-f16.gguf"]
-    assert (out / "model-f16.gguf").read_bytes() == b"an older file"
-
-
-@pytest.mark.skipif(
-    sys.platform == "win32", reason="Windows has no SIGTERM to send, and its Ctrl-C reaches the tests too"
-)
-@pytest.mark.parametrize("gap", [0, 0.002, 0.005, 0.01, 0.03])
-def test_ctrl_c_again_does_not_interrupt_the_tidying_up(gap: float, tmp_path: Path) -> None:
-    model = sparse_model(tmp_path / "m")
-    out = tmp_path / "new" / "out"
-    command = [sys.executable, "-m", "clipgguf", str(model), "-o", str(out)]
-    process = subprocess.Popen(command, env=uncovered(), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not any(path.stat().st_size > 1 << 20 for path in out.glob(".*")):
-        assert process.poll() is None, "ended before it could be interrupted"
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    for _ in range(4):
-        process.send_signal(signal.SIGINT)
-        time.sleep(gap)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "")
-    assert not (tmp_path / "new").exists()
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
 def test_progress_bar_on_a_terminal(model: Path, tmp_path: Path) -> None:
     import pty
 
     controller, terminal = pty.openpty()
-    command = [sys.executable, "-m", "clipgguf", str(model), "-o", str(tmp_path / "out")]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal, env=environment)
+    words = command(model, "-o", tmp_path / "out")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=terminal, env=environment)
     os.close(terminal)
     shown = b""
     with contextlib.suppress(OSError):  # What a terminal raises on Linux when nobody holds its other end any more.

@@ -9,29 +9,15 @@ import pytest
 
 from clipgguf import Options, convert, upgrade
 from clipgguf.options import Outtype
-from tests.llama_client import ClientResult, answer_image, is_available, random_pixels, write_tiny_language_model
-from tests.llava_checkpoints import (
-    VISION_24,
-    Llava,
-    write_clip,
-    write_hf,
-    write_original,
-    write_projector,
-    write_tower,
-    write_vision_config,
-)
-from tests.test_upgrade import without
+from tests.clip_checkpoints import write_clip, write_tower
+from tests.gguf_bytes import rewritten
+from tests.llama_client import ClientResult, answer_image, is_available, random_pixels
+from tests.llava_checkpoints import VISION_24, Llava, write_hf, write_original, write_projector, write_vision_config
+from tests.mmproj_files import NEW_KEYS
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="xllamacpp is not installed (extra: client)")
 
 LLAVA = Llava()
-
-
-@pytest.fixture(scope="module")
-def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("lm") / "llama.gguf"
-    write_tiny_language_model(path, LLAVA.text_width)
-    return path
 
 
 def ask(language_model: Path, mmproj: Path, size: int = 28) -> ClientResult:
@@ -40,7 +26,7 @@ def ask(language_model: Path, mmproj: Path, size: int = 28) -> ClientResult:
 
 def four_forms(directory: Path) -> dict[str, Path]:
     """Convert one model by each of the four commands."""
-    clip = write_clip(directory / "clip", LLAVA)
+    clip = write_clip(directory / "clip", LLAVA.clip)
     options: dict[str, tuple[Path, dict[str, Any]]] = {
         "CLIP directory and projector": (
             clip, {"llava_projector": write_projector(directory / "llava.projector", LLAVA)},
@@ -68,6 +54,7 @@ def test_llama_cpp_answers_with_each_of_the_four_forms(language_model: Path, tmp
         np.testing.assert_allclose(other.logits, first.logits, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_llama_cpp_runs_the_layers_that_the_projector_wants(language_model: Path, tmp_path: Path) -> None:
     model = write_hf(tmp_path / "hf", LLAVA)
     logits = {}
@@ -84,9 +71,10 @@ def test_llama_cpp_runs_the_layers_that_the_projector_wants(language_model: Path
     assert np.abs(logits[-2, False] - logits[-3, False]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_the_scripts_file_is_refused_and_works_after_upgrade(language_model: Path, tmp_path: Path) -> None:
     new = convert(write_hf(tmp_path / "hf", LLAVA), tmp_path / "new.gguf").path
-    old = without(new, tmp_path / "old.gguf")
+    old = rewritten(new, tmp_path / "old.gguf", without=NEW_KEYS)
     refused = ask(language_model, old)
     assert not refused.ok
     assert any(re.search("unknown projector type:", line) for line in refused.errors)
@@ -96,17 +84,19 @@ def test_the_scripts_file_is_refused_and_works_after_upgrade(language_model: Pat
     np.testing.assert_allclose(mended.logits, ask(language_model, new).logits, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outtype", ["f16", "f32"])
 @pytest.mark.parametrize("projector", ["mlp", "mlp_norm", "ldp", "ldpv2"])
 def test_projector_kinds(projector: str, outtype: Outtype, language_model: Path, tmp_path: Path) -> None:
     llava = Llava(vision=VISION_24, projector=projector)
     model = write_original(tmp_path / "m", llava)
-    tower = write_tower(tmp_path / "vit", llava)
+    tower = write_tower(tmp_path / "vit", "vision", llava.clip)
     path = convert(model, tmp_path / "x.gguf", options=Options(vision_tower=tower, outtype=outtype)).path
     result = ask(language_model, path, VISION_24.image_size)
     assert result.ok, result.errors
 
 
+@pytest.mark.slow
 def test_llava_next_slices_a_wide_image(language_model: Path, tmp_path: Path) -> None:
     model = write_hf(tmp_path / "hf", Llava(has_newline=True))
     path = convert(model, tmp_path / "x.gguf").path

@@ -16,8 +16,10 @@ import pytest
 from clipgguf import CheckpointError, Options, OutputError, convert
 from clipgguf.options import Outtype
 from clipgguf.output_file import TEMPORARY_NAME, replacing
-from tests.checkpoints import Clip, Text, Vision, edit_json, write_model, write_sparse_safetensors
-from tests.processes import HANGS_AFTER, taking_at_most, uncovered
+from tests.checkpoints import Clip, Text, Vision, write_model
+from tests.json_files import edit_json
+from tests.processes import HANGS_AFTER, command, run_process, taking_at_most, uncovered
+from tests.weights import write_sparse_safetensors
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX")
 
@@ -40,7 +42,7 @@ class Target:
 
     def __init__(self, model: Path, directory: Path) -> None:
         self.file = directory / "model-f16.gguf"
-        self._command = [sys.executable, "-m", "clipgguf", str(model), "-o", str(directory), "-q"]
+        self._command = command(model, "-o", directory, "-q")
         directory.mkdir()
         started = time.monotonic()
         assert self.start().wait(timeout=HANGS_AFTER) == 0
@@ -83,6 +85,7 @@ def digest(path: Path) -> bytes:
         return hashlib.sha256(file.read()).digest()
 
 
+@pytest.mark.slow
 def test_kill_at_any_moment(large: Path, tmp_path: Path) -> None:
     target = Target(large, tmp_path / "out")
     moments = random.Random(1)
@@ -101,6 +104,7 @@ def test_kill_at_any_moment(large: Path, tmp_path: Path) -> None:
     assert target.others() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interruption_at_any_moment(number: int, large: Path, tmp_path: Path) -> None:
     target = Target(large, tmp_path / "out")
@@ -136,6 +140,7 @@ def test_children_can_be_interrupted_whatever_ran_the_tests() -> None:
     )
 
 
+@pytest.mark.slow
 def test_two_at_once(large: Path, tmp_path: Path) -> None:
     target = Target(large, tmp_path / "out")
     for _ in range(5):
@@ -166,20 +171,14 @@ def test_leftovers_are_told_from_what_is_in_use_and_from_other_files(large: Path
     assert (tmp_path / "elsewhere").exists()
 
 
-@pytest.mark.parametrize("dtype", ["F32", "F16"])  # What is copied takes another way to the file.
+@pytest.mark.parametrize("dtype", ["F32", pytest.param("F16", marks=pytest.mark.slow)])  # F16 is copied another way.
 def test_disk_that_fills_up(dtype: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "model-f16.gguf").write_bytes(OLD)
     model = write_model(tmp_path / "m", LARGE, dtype=dtype)
     limit = 70 << 20
-    result = subprocess.run(
-        [sys.executable, "-m", "clipgguf", str(model), "-o", str(out)],
-        env=uncovered(),
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
+    result = run_process(model, "-o", out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert result.returncode == 1
     message = f"clipgguf: error: {out / 'model-f16.gguf'}: cannot be written: File too large\n"
     assert result.stderr.endswith(message)
@@ -267,6 +266,7 @@ def test_source_that_becomes_shorter(dtype: str, outtype: Outtype, tmp_path: Pat
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {f"model-{outtype}.gguf": OLD}
 
 
+@pytest.mark.slow
 def test_nobody_takes_a_file_that_is_being_made_for_a_leftover(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from clipgguf.output_file import remove_leftovers\n"
     code += "print(flush=True)\nwhile True: remove_leftovers(Path(sys.argv[1]))"

@@ -18,12 +18,12 @@ import clipgguf
 from clipgguf import convert, families
 from clipgguf.cli import app
 from tests.checkpoints import TINY, write_model
+from tests.clip_checkpoints import write_clip, write_pipeline
 from tests.conftest import Run
 from tests.family_fixtures import fixtures
-from tests.layouts import write_pipeline
-from tests.llava_checkpoints import Llava, write_clip, write_hf, write_original, write_projector
+from tests.gguf_bytes import rewritten
+from tests.llava_checkpoints import Llava, write_hf, write_original, write_projector
 from tests.make_commands import COMMANDS, reference
-from tests.test_upgrade import without
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -108,7 +108,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     llava = Llava()
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     for name in ("clip-vit-base-patch32", "clip-vit-large-patch14", "clip-vit-large-patch14-336"):
-        write_clip(tmp_path / name, llava)
+        write_clip(tmp_path / name, llava.clip)
     base = tmp_path / "clip-vit-base-patch32"
     shutil.copyfile(base / "model.safetensors", base / "model.fp16.safetensors")
     write_pipeline(tmp_path / "stable-diffusion-v1-5", TINY)
@@ -128,7 +128,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         run_line([*line.split(), "-o", "out/"])
     mmproj = tmp_path / "out" / "mmproj-model-f16.gguf"
-    without(mmproj, tmp_path / "mmproj-old.gguf", leave_out=("clip.projector_type",))
+    rewritten(mmproj, tmp_path / "mmproj-old.gguf", without=("clip.projector_type",))
     return tmp_path
 
 

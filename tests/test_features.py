@@ -11,21 +11,10 @@ from numpy.typing import NDArray
 
 from clipgguf import Options, convert
 from clipgguf.options import Outtype
+from tests.clip_checkpoints import write_clip, write_tower
+from tests.feature_models import FEATURE_LAYERS, FEATURE_MODELS, TOKENS, image
 from tests.gguf_forward import GGUFModel
-from tests.llava_checkpoints import (
-    FEATURE_LAYERS,
-    FEATURE_MODELS,
-    SPELLINGS,
-    TOKENS,
-    Llava,
-    image,
-    write_clip,
-    write_hf,
-    write_original,
-    write_projector,
-    write_tower,
-    write_vision_config,
-)
+from tests.llava_checkpoints import SPELLINGS, Llava, write_hf, write_original, write_projector, write_vision_config
 
 FIXTURES = Path(__file__).parent / "fixtures"
 # Asked for is 0.9999. That is much between layers, but little between quick_gelu and gelu: 0.99997 in the text tower.
@@ -64,19 +53,19 @@ def features(model: GGUFModel, llava: Llava) -> Floats:
 
 
 def clip_and_torch_projector(directory: Path, llava: Llava, layer: int, **options: Any) -> Path:
-    clip = write_clip(directory / "clip", llava)
+    clip = write_clip(directory / "clip", llava.clip)
     projector = FIXTURES / "llava.projector"
     return convert(clip, directory, options=Options(llava_projector=projector, feature_layer=layer, **options)).path
 
 
 def clip_and_safetensors_projector(directory: Path, llava: Llava, layer: int, **options: Any) -> Path:
-    clip = write_clip(directory / "clip", llava, shards=3)
+    clip = write_clip(directory / "clip", llava.clip, shards=3)
     projector = write_projector(directory / "projector.safetensors", llava)
     return convert(clip, directory, options=Options(llava_projector=projector, feature_layer=layer, **options)).path
 
 
 def clip_and_projector_of_checkpoint(directory: Path, llava: Llava, layer: int, **options: Any) -> Path:
-    clip = write_clip(directory / "clip", llava)
+    clip = write_clip(directory / "clip", llava.clip)
     projector = write_original(directory / "llava", replace(llava, feature_layer=layer), shards=2, suffix=".bin")
     return convert(clip, directory, options=Options(llava_projector=projector, **options)).path
 
@@ -183,7 +172,7 @@ def test_llava_next_of_transformers(spelling: str, golden: dict[str, Floats], tm
 @pytest.mark.parametrize("kind", ["mlp_norm", "ldp", "ldpv2"])
 def test_other_projectors(kind: str, outtype: Outtype, golden: dict[str, Floats], tmp_path: Path) -> None:
     llava = FEATURE_MODELS[kind]
-    tower = write_tower(tmp_path / "tower", llava, prefix="")
+    tower = write_tower(tmp_path / "tower", "vision", llava.clip, prefix="")
     path = convert(
         write_original(tmp_path / "llava", llava), tmp_path, options=Options(vision_tower=tower, outtype=outtype)
     ).path
@@ -194,7 +183,7 @@ def test_other_projectors(kind: str, outtype: Outtype, golden: dict[str, Floats]
 @pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
 def test_clip_features(activation: str, outtype: Outtype, golden: dict[str, Floats], tmp_path: Path) -> None:
     llava = Llava(hidden_act=activation)
-    clip = write_clip(tmp_path / "clip", llava)
+    clip = write_clip(tmp_path / "clip", llava.clip)
     paths = (
         convert(clip, tmp_path, options=Options(outtype=outtype)).path,
         convert(clip, tmp_path, options=Options(outtype=outtype, text_only=True)).path,

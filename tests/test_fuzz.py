@@ -18,19 +18,31 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from clipgguf import Options
-from clipgguf import plan as plan_conversion
+from clipgguf import Options, plan
 from clipgguf.errors import ClipGGUFError
-from tests import layouts, llava_checkpoints
+from tests.clip_checkpoints import write_clip
 from tests.fuzz import __main__ as fuzzer
 from tests.fuzz.mutate import mutate_json
 from tests.fuzz.targets import CLIP, LLAVA, TARGETS, Target
+from tests.llava_checkpoints import write_hf
+from tests.open_clip_checkpoints import write_open_clip
 from tests.processes import HANGS_AFTER
 
 COUNT = int(os.environ.get("CLIPGGUF_FUZZ", "2000"))
+# Of each kind, without being asked for many.
+FEW = 10
 SEED = int(os.environ.get("CLIPGGUF_FUZZ_SEED", "0"))
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_few_inputs_end_in_success_or_an_error(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In this process, whose memory is not limited.
+    monkeypatch.setattr(fuzzer, "limit_memory", lambda: None)
+    (tmp_path / target).mkdir()
+    assert fuzzer.run(TARGETS[target], tmp_path / target, SEED, range(FEW)) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_input_ends_in_success_or_an_error(target: str, tmp_path: Path) -> None:
     # In a process of its own, which has a limit on memory, and may crash.
@@ -69,6 +81,7 @@ def test_what_ends_otherwise_is_found_and_kept(tmp_path: Path, monkeypatch: pyte
     assert (Path(again.kept) / "x.json").read_bytes() == kept
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not limit private memory")
 def test_memory_is_limited() -> None:
     lines = "from tests.fuzz.__main__ import *; limit_memory(); bytearray({} << 20)"
@@ -107,13 +120,13 @@ def with_anything(value: Any) -> st.SearchStrategy[Any]:
 
 
 MODELS = {
-    "config.json": lambda directory: layouts.write_clip(directory, CLIP),
-    "preprocessor_config.json": lambda directory: layouts.write_clip(directory, CLIP),
-    "vocab.json": lambda directory: layouts.write_clip(directory, CLIP),
-    "tokenizer.json": lambda directory: layouts.write_clip(directory, CLIP, vocabulary="tokenizer.json"),
-    "model.safetensors.index.json": lambda directory: layouts.write_clip(directory, CLIP, shards=2),
-    "open_clip_config.json": lambda directory: layouts.write_open_clip(directory, CLIP),
-    "config.json of LLaVA": lambda directory: llava_checkpoints.write_hf(directory, LLAVA),
+    "config.json": lambda directory: write_clip(directory, CLIP),
+    "preprocessor_config.json": lambda directory: write_clip(directory, CLIP),
+    "vocab.json": lambda directory: write_clip(directory, CLIP),
+    "tokenizer.json": lambda directory: write_clip(directory, CLIP, vocabulary="tokenizer.json"),
+    "model.safetensors.index.json": lambda directory: write_clip(directory, CLIP, shards=2),
+    "open_clip_config.json": lambda directory: write_open_clip(directory, CLIP),
+    "config.json of LLaVA": lambda directory: write_hf(directory, LLAVA),
 }
 
 
@@ -135,8 +148,8 @@ def test_any_json_ends_in_a_plan_or_an_error(name: str, tmp_path: Path) -> None:
     def check(value: object, ignore_unknown: bool) -> None:
         path.write_text(json.dumps(value), encoding="utf-8")
         with contextlib.suppress(ClipGGUFError):
-            plan_conversion(model, options=Options(ignore_unknown=ignore_unknown))
+            plan(model, options=Options(ignore_unknown=ignore_unknown))
 
     check()
     path.write_text(json.dumps(sound), encoding="utf-8")
-    plan_conversion(model)
+    plan(model)

@@ -11,31 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf import GGUFReader, GGUFValueType
+from gguf import GGUFValueType
 
 from clipgguf import CheckpointError, Inspection, Options, convert, inspect
 from clipgguf.options import Outtype
 from tests.checkpoints import Clip, Text, Vision, write_model
 from tests.conftest import Run
 from tests.gguf_bytes import array, gguf, key, rewritten, string, tensor, uint32
-from tests.llava_checkpoints import VISION_24, Llava, write_hf, write_original, write_tower
+from tests.gguf_reading import read
+from tests.llava_checkpoints import VISION_24, Llava
+from tests.mmproj_files import mmproj
 from tests.other_mmproj import OTHERS, QWEN2_VL, write_other
 from tests.processes import MIB, on_a_terminal, peak_rss, taking_at_most
 
 T = GGUFValueType
 TYPE = "clip.projector_type"
-
-
-def mmproj(directory: Path, projector: str = "mlp", **options: Any) -> Path:
-    if projector == "mlp":
-        return convert(write_hf(directory / "m", Llava()), directory / "mmproj.gguf", options=Options(**options)).path
-    llava = Llava(vision=VISION_24, projector=projector)
-    tower = write_tower(directory / "vit", llava)
-    return convert(
-        write_original(directory / "m", llava),
-        directory / "mmproj.gguf",
-        options=Options(vision_tower=tower, **options),
-    ).path
 
 
 def lines(result: "subprocess.CompletedProcess[str]") -> list[list[str]]:
@@ -54,10 +44,9 @@ def test_tables(tmp_path: Path, run: Run) -> None:
     assert ["clip.text.attention.layer_norm_epsilon", "1e-05"] in found
     assert ["tokenizer.ggml.tokens", "99", "values"] in found
     assert ["clip.vision.image_mean", "[0.48145467,", "0.4578275,", "0.40821072]"] in found
-    tensors = GGUFReader(path).tensors
     rows = {line[0]: line[1:] for line in found if line}
     assert rows["v.blk.2.ffn_up.weight"][:4] == ["48", "x", "96", "F16"]
-    offsets = {t.name: f"{t.data_offset:,} {t.n_bytes:,}".split() for t in tensors}
+    offsets = {name: f"{t.data_offset:,} {t.n_bytes:,}".split() for name, t in read(path).tensors.items()}
     assert {name: rows[name][-2:] for name in offsets} == offsets
     assert rows["F16"] == ["36", "105,744", "211,488"]
     assert rows["PowerInfer"][:2] == ["no:", "clip.has_text_encoder"]
@@ -67,7 +56,7 @@ def test_tables(tmp_path: Path, run: Run) -> None:
     ("projector", "kind"), [("mlp", "mlp"), ("mlp_norm", "mlp with LayerNorm"), ("ldp", "ldp"), ("ldpv2", "ldpv2")]
 )
 def test_projectors(projector: str, kind: str, tmp_path: Path, run: Run) -> None:
-    path = mmproj(tmp_path, projector)
+    path = mmproj(tmp_path, Llava() if projector == "mlp" else Llava(VISION_24, projector))
     inspection = inspect(path)
     assert inspection.found == f"mmproj for LLaVA: {kind} projector, a CLIP vision tower"
     assert inspection.projector is not None
@@ -165,16 +154,16 @@ def test_json(tmp_path: Path, run: Run) -> None:
     assert found["projector"] is None
     assert found["element_types"][0] == {"type": "F16", "tensors": 36, "elements": 105_744, "bytes": 211_488}
     metadata = found["metadata"]
-    assert list(metadata) == [name for name in GGUFReader(path).fields if not name.startswith("GGUF.")]
+    assert list(metadata) == list(read(path).metadata)
     assert metadata["clip.text.block_count"] == {"type": "UINT32", "value": 2}
     assert metadata["clip.use_gelu"] == {"type": "BOOL", "value": False}
     mean = [0.48145467, 0.4578275, 0.40821072]
     assert metadata["clip.vision.image_mean"] == {"type": "FLOAT32", "length": 3, "value": mean}
     tokens = {"type": "STRING", "length": 99, "first": [f"tok{i}</w>" for i in range(8)]}
     assert metadata["tokenizer.ggml.tokens"] == tokens
-    first, reader = found["tensors"][0], GGUFReader(path).tensors[0]
-    assert first == {
-        "name": "t.token_embd.weight", "type": "F16", "shape": [99, 32], "offset": reader.data_offset, "bytes": 6_336,
+    name, first = next(iter(read(path).tensors.items()))
+    assert found["tensors"][0] == {
+        "name": name, "type": "F16", "shape": [99, 32], "offset": first.data_offset, "bytes": 6_336,
     }  # fmt: skip
     assert len(found["tensors"]) == 93
     assert set(found["readers"]) == {"clip.cpp", "PowerInfer", "llama.cpp"}
@@ -285,11 +274,13 @@ HUGE: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HUGE)
 def test_what_is_shown_does_not_grow_with_what_is_there(case: str, tmp_path: Path, run: Run) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(HUGE[case]())
-    result = run("inspect", path, "--require", "llama.cpp", timeout=20)
+    with taking_at_most(20):
+        result = run("inspect", path, "--require", "llama.cpp")
     assert result.returncode == 1
     assert len(result.stdout) < 200_000
     assert all(

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from gguf import GGUFValueType
 
-from clipgguf import CheckpointError, convert, inspect
-from clipgguf import plan as plan_conversion
+from clipgguf import CheckpointError, convert, inspect, plan
 from clipgguf.checkpoint.gguf_file import MetadataItem, too_much
 from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.limits import LARGEST_HEADER, MOST_ENTRIES, MOST_VALUES
@@ -49,7 +48,7 @@ def test_header_of_the_largest_size_and_one_byte_more(model: Path, tmp_path: Pat
 
 
 def test_as_many_tensors_as_are_read(model: Path) -> None:
-    tensors = plan_conversion(model).tensors
+    tensors = plan(model).tensors
     many = (tensors * (MOST_ENTRIES // len(tensors) + 1))[:MOST_ENTRIES]
     Plan("x.gguf", (), many, (), ())
     with pytest.raises(CheckpointError, match=r"^x\.gguf: would have 65,537 tensors, at most 65,536 are supported$"):

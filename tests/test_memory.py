@@ -32,7 +32,16 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model
 
 
-@pytest.mark.parametrize(("outtype", "most"), [("f16", 64), ("f32", 64), ("bf16", 64), ("q8_0", 96), ("q4_1", 96)])
+@pytest.mark.parametrize(
+    ("outtype", "most"),
+    [
+        ("f16", 64),
+        *(
+            pytest.param(outtype, most, marks=pytest.mark.slow)
+            for outtype, most in (("f32", 64), ("bf16", 64), ("q8_0", 96), ("q4_1", 96))
+        ),
+    ],
+)
 def test_peak_memory_of_a_large_model(outtype: Outtype, most: int, large: Path, tmp_path: Path) -> None:
     tiny = write_model(tmp_path / "tiny")
     peaks = {
@@ -48,6 +57,7 @@ def peak_of_verify(model: Path, directory: Path, outtype: Outtype = "f16") -> in
     return peak_rss("-m", "clipgguf", "verify", path, model, "--all")
 
 
+@pytest.mark.slow
 def test_peak_memory_of_verify(large: Path, tmp_path: Path) -> None:
     text, vision = replace(VIT_B_32.text, num_hidden_layers=1), replace(VIT_B_32.vision, num_hidden_layers=1)
     small = write_model(tmp_path / "small", replace(VIT_B_32, text=text, vision=vision))
@@ -73,6 +83,7 @@ def write_tokenizer(path: Path) -> None:
     assert 3.5e6 < path.stat().st_size < 3.7e6
 
 
+@pytest.mark.slow
 def test_peak_memory_with_the_tokenizer_of_transformers_5(large: Path, tmp_path: Path) -> None:
     model = tmp_path / "saved-by-a-processor"
     model.mkdir()

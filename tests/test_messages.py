@@ -7,9 +7,10 @@ from gguf import GGUFValueType
 
 from clipgguf import CheckpointError, Options, convert
 from clipgguf.errors import LONGEST_LINE, condensed
-from tests.checkpoints import edit_json, write_model
+from tests.checkpoints import write_model
 from tests.conftest import Run
 from tests.gguf_bytes import array, gguf, key, string
+from tests.json_files import edit_json
 
 T = GGUFValueType
 
@@ -28,6 +29,10 @@ def test_few_lines_stay_as_they_are() -> None:
 
 def test_ten_of_a_kind() -> None:
     assert condensed(missing(11)) == [*missing(10), "and 1 more like this"]
+
+
+@pytest.mark.slow
+def test_ten_of_very_many_of_a_kind() -> None:
     assert condensed(missing(240_000)) == [*missing(10), "and 239,990 more like these"]
 
 

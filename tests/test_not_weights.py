@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
-from clipgguf import ClipGGUFError, Options, convert
-from clipgguf import plan as plan_conversion
-from tests.checkpoints import safetensors_header, write_json, write_model
+from clipgguf import ClipGGUFError, Options, convert, plan
+from tests.checkpoints import write_model
+from tests.clip_checkpoints import write_clip, write_pipeline
 from tests.conftest import Run
-from tests.layouts import write_cache, write_clip, write_open_clip, write_pipeline
+from tests.json_files import write_json
+from tests.layouts import write_cache
 from tests.llava_checkpoints import Llava, write_original
+from tests.open_clip_checkpoints import write_open_clip
+from tests.weights import safetensors_header
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 605247071\n"
 PAGES = (
@@ -29,7 +32,7 @@ UNFINISHED = "download that is not finished"
 def problem(model: Path, **options: Any) -> str:
     """Return the one line that refuses a model."""
     with pytest.raises(ClipGGUFError) as caught:
-        plan_conversion(model, options=Options(**options))
+        plan(model, options=Options(**options))
     (line,) = caught.value.problems
     return line
 
@@ -91,12 +94,12 @@ def test_small_header_that_looks_like_a_page(tmp_path: Path) -> None:
         own = int.from_bytes(content[:8], "little")
         padded = content[8 : 8 + own] + b" " * (0x613C - own)
         path.write_bytes(len(padded).to_bytes(8, "little") + padded + content[8 + own :])
-        plan_conversion(model)
+        plan(model)
     header = safetensors_header({"a": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}})
     text = header[8:].rstrip() + b" " * 60
     path.write_bytes((60).to_bytes(8, "little") + text[:60])
     with pytest.raises(ClipGGUFError, match=r"no file has tensor|asks for"):
-        plan_conversion(model)
+        plan(model)
 
 
 @pytest.mark.parametrize("name", ["model.gguf", "weights", "model.safetensors"])
@@ -127,12 +130,12 @@ def test_download_that_is_not_finished(tmp_path: Path) -> None:
     part = "7gYzKq.4d7a21.incomplete"
     (download / part).write_bytes(b"")
     # It does not matter as long as all is there that is wanted.
-    plan_conversion(model)
+    plan(model)
     expected = f"{model}: is a {UNFINISHED} ({part}); the same `hf download` once more"
     shard = model / "model-00001-of-00002.safetensors"
     shard.unlink()
     with pytest.raises(ClipGGUFError) as caught:
-        plan_conversion(model)
+        plan(model)
     first, second = caught.value.problems
     assert first.startswith(expected)
     assert second == f"{shard}: is missing, model.safetensors.index.json names it"
@@ -178,7 +181,7 @@ def test_pipeline_of_diffusers(tmp_path: Path, run: Run) -> None:
         f"{' or '.join(map(str, folders))}"
     )
     for folder in folders:
-        plan_conversion(folder)
+        plan(folder)
         shutil.rmtree(folder)
     assert problem(root).endswith("is a diffusers pipeline of several models, none of its models is a CLIP")
 
@@ -215,7 +218,7 @@ def test_other_variants(tmp_path: Path) -> None:
     model = write_clip(tmp_path / "m", variant="fp16", dtype="F16")
     assert "`--variant fp16` takes them" in problem(model)
     assert "`--variant fp16` takes them" in problem(model, variant="bf16")
-    plan_conversion(model, options=Options(variant="fp16"))
+    plan(model, options=Options(variant="fp16"))
     line = problem(write_clip(tmp_path / "n"), variant="bf16")
     assert line.startswith(f"{tmp_path / 'n'}: has no weights, should have one of model.safetensors.index.bf16.json")
     assert line.endswith("; without --variant model.safetensors is taken")

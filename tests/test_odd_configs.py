@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from clipgguf import CheckpointError, ConfigError, Options, UsageError, convert, inspect, plan, verify
-from tests.checkpoints import edit_json, safetensors_header, write_model
+from tests.checkpoints import write_model
+from tests.clip_checkpoints import write_tower
 from tests.family_fixtures import fixtures
-from tests.layouts import write_open_clip, write_tower
+from tests.json_files import edit_json
 from tests.llava_checkpoints import Llava, write_hf
+from tests.open_clip_checkpoints import write_open_clip
+from tests.weights import safetensors_header
 
 FAMILIES = {family.name: family for family in fixtures()}
 

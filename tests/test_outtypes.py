@@ -6,16 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, LlamaFileType, quants
+from gguf import GGMLQuantizationType, GGUFValueType, LlamaFileType, quants
 
 from clipgguf import Options, convert, verify
 from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.options import Outtype
-from tests.checkpoints import Clip, Text, Vision, write_model, write_safetensors
+from tests.checkpoints import Clip, Text, Vision, write_model
+from tests.feature_models import image
 from tests.gguf_bytes import rewritten
 from tests.gguf_forward import GGUFModel
+from tests.gguf_reading import read, value
 from tests.llama_client import answer_image, is_available, random_pixels, write_tiny_language_model
-from tests.llava_checkpoints import Llava, image, write_hf
+from tests.llava_checkpoints import Llava, write_hf
+from tests.weights import write_safetensors
 
 QUANTIZED: tuple[Outtype, ...] = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 # Rows that are multiples of 32, and a feed-forward of several chunks; the text tower's rows are no multiple.
@@ -26,32 +29,25 @@ LLAVA = Llava(vision=Vision(64, 128, 3, 4, image_size=28, patch_size=7))
 DEEP = Llava(vision=Vision(128, 512, 12, 4, image_size=28, patch_size=7))
 
 
-def read(path: Path) -> GGUFReader:
-    return GGUFReader(path)
-
-
-def value(path: Path, key: str) -> Any:
-    field = read(path).fields.get(key)
-    return field.contents() if field else None
-
-
-@pytest.mark.parametrize("outtype", ["bf16", *QUANTIZED])
+@pytest.mark.parametrize(
+    "outtype", ["bf16", "q4_0", *(pytest.param(t, marks=pytest.mark.slow) for t in QUANTIZED[:-1])]
+)
 def test_bytes_are_those_of_ggufs_own_quantization(outtype: Outtype, tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", CLIP)
-    exact = {t.name: t for t in read(convert(model, tmp_path / "f32", options=Options(outtype="f32")).path).tensors}
+    exact = read(convert(model, tmp_path / "f32", options=Options(outtype="f32")).path).tensors
     result = convert(model, tmp_path / "out", options=Options(outtype=outtype))
     assert result.path.name == f"model-{outtype}.gguf"
     wanted = GGMLQuantizationType[outtype.upper()]
     seen = set()
-    for tensor in read(result.path).tensors:
-        source = exact[tensor.name]
+    for name, tensor in read(result.path).tensors.items():
+        source = exact[name]
         if tensor.tensor_type == wanted:
-            seen.add(tensor.name)
+            seen.add(name)
             expected = quants.quantize(source.data.astype(np.float32), wanted)
             np.testing.assert_array_equal(tensor.data.view(np.uint8).reshape(-1), expected.view(np.uint8).reshape(-1))
     assert {"v.blk.0.attn_q.weight", "v.blk.0.ffn_down.weight", "visual_projection.weight"} <= seen
     assert not any("embd" in name or "ln" in name or name.endswith(".bias") for name in seen)
-    types = {t.name: t.tensor_type.name for t in read(result.path).tensors}
+    types = {name: t.tensor_type.name for name, t in read(result.path).tensors.items()}
     assert {types[n] for n in types if n.endswith("embd.weight")} == {"F16"}
     assert {types[n] for n in types if n.endswith(".bias")} == {"F32"}
     assert types["v.class_embd"] == "F32"
@@ -67,10 +63,10 @@ def test_bytes_are_those_of_ggufs_own_quantization(outtype: Outtype, tmp_path: P
 def test_other_sources_are_quantized_as_their_float32(outtype: Outtype, dtype: str, tmp_path: Path) -> None:
     clip = Clip(Text(32, 64, 1, 4, vocab_size=99, max_position_embeddings=16), Vision(64, 96, 1, 4, 28, 14), 24)
     model = write_model(tmp_path / "m", clip, dtype=dtype)
-    exact = {t.name: t for t in read(convert(model, tmp_path / "f32", options=Options(outtype="f32")).path).tensors}
-    for tensor in read(convert(model, tmp_path / "out", options=Options(outtype=outtype)).path).tensors:
+    exact = read(convert(model, tmp_path / "f32", options=Options(outtype="f32")).path).tensors
+    for name, tensor in read(convert(model, tmp_path / "out", options=Options(outtype=outtype)).path).tensors.items():
         if tensor.tensor_type.name == outtype.upper():
-            expected = quants.quantize(exact[tensor.name].data.astype(np.float32), tensor.tensor_type)
+            expected = quants.quantize(exact[name].data.astype(np.float32), tensor.tensor_type)
             np.testing.assert_array_equal(tensor.data.view(np.uint8).reshape(-1), expected.view(np.uint8).reshape(-1))
 
 
@@ -143,7 +139,7 @@ def test_auto_keeps_the_checkpoints_type(dtype: str, expected: Outtype, tmp_path
     )
 
 
-@pytest.mark.parametrize("outtype", ["q8_0", "q4_1", "bf16"])
+@pytest.mark.parametrize("outtype", ["q8_0", *(pytest.param(t, marks=pytest.mark.slow) for t in ("q4_1", "bf16"))])
 def test_thread_count_does_not_show(outtype: Outtype, tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", CLIP)
     files = {
@@ -179,7 +175,9 @@ def distribute_as_trained(path: Path, vision: Vision) -> None:
     ("outtype", "bar"),
     [("bf16", 0.999), ("q8_0", 0.999), ("q5_1", 0.99), ("q5_0", 0.99), ("q4_1", 0.98), ("q4_0", 0.98)],
 )
-@pytest.mark.parametrize("are_trained", [False, True], ids=["uniform", "as trained"])
+@pytest.mark.parametrize(
+    "are_trained", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["uniform", "as trained"]
+)
 def test_features_survive(outtype: Outtype, bar: float, are_trained: bool, tmp_path: Path) -> None:
     llava = DEEP if are_trained else LLAVA
     model = write_hf(tmp_path / "hf", llava)
@@ -193,7 +191,9 @@ def test_features_survive(outtype: Outtype, bar: float, are_trained: bool, tmp_p
 
 
 @pytest.mark.skipif(not is_available(), reason="xllamacpp is not installed (extra: client)")
-@pytest.mark.parametrize("outtype", ["bf16", *QUANTIZED])
+@pytest.mark.parametrize(
+    "outtype", ["q4_0", *(pytest.param(t, marks=pytest.mark.slow) for t in ("bf16", *QUANTIZED[:-1]))]
+)
 def test_llama_cpp_answers(outtype: Outtype, tmp_path: Path) -> None:
     language_model = tmp_path / "lm.gguf"
     write_tiny_language_model(language_model, LLAVA.text_width)

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-from clipgguf import ConfigError, Options, convert
-from clipgguf import plan as plan_conversion
-from tests.checkpoints import edit_json, safetensors_header
-from tests.llava_checkpoints import Llava, write_clip, write_hf, write_original, write_projector, write_tower
+from clipgguf import ConfigError, Options, convert, plan
+from tests.clip_checkpoints import write_clip, write_tower
+from tests.json_files import edit_json
+from tests.llava_checkpoints import Llava, write_hf, write_original, write_projector
+from tests.weights import safetensors_header
 
 
 def problem(model: Path, **options: Any) -> str:
     """Return the one line that refuses a model."""
     with pytest.raises(ConfigError) as caught:
-        plan_conversion(model, options=Options(**options))
+        plan(model, options=Options(**options))
     (line,) = caught.value.problems
     return line
 
@@ -62,7 +63,7 @@ def test_quantized_tower_that_is_not_used(tmp_path: Path) -> None:
     llava = Llava()
     expected = convert(write_hf(tmp_path / "a" / "m", llava), tmp_path / "x.gguf").path.read_bytes()
     model = quantized(write_hf(tmp_path / "b" / "m", llava), "awq", "vision_model.encoder.layers.")
-    tower = write_tower(tmp_path / "tower", llava)
+    tower = write_tower(tmp_path / "tower", "vision", llava.clip)
     assert convert(model, tmp_path / "y.gguf", options=Options(vision_tower=tower)).path.read_bytes() == expected
 
 
@@ -70,9 +71,9 @@ def test_quantized_tower_that_is_not_used(tmp_path: Path) -> None:
 def test_quantized_tower_of_a_projector_from_elsewhere(where: str, tmp_path: Path) -> None:
     llava = Llava()
     if where == "model":
-        tower = quantized(write_clip(tmp_path / "m", llava), "gptq", "vision_model.encoder.layers.")
+        tower = quantized(write_clip(tmp_path / "m", llava.clip), "gptq", "vision_model.encoder.layers.")
         line = problem(tower, llava_projector=write_projector(tmp_path / "p.bin", llava))
     else:
-        tower = quantized(write_tower(tmp_path / "t", llava), "gptq", "vision_model.encoder.layers.")
+        tower = quantized(write_tower(tmp_path / "t", "vision", llava.clip), "gptq", "vision_model.encoder.layers.")
         line = problem(write_original(tmp_path / "m", llava), vision_tower=tower)
     assert f"{tower / 'config.json'}: the checkpoint is quantized (gptq; 'vision_model.encoder.layers.0." in line

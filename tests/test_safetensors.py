@@ -17,10 +17,10 @@ from clipgguf import CheckpointError, convert
 from clipgguf.checkpoint.safetensors import check_header, read_safetensors_header
 from clipgguf.regular_file import RegularFile
 from clipgguf.sources.local import LocalFile
-from tests.checkpoints import safetensors_header, write_model
+from tests.checkpoints import write_model
+from tests.clip_checkpoints import write_clip
 from tests.conftest import Run
-from tests.layouts import write_clip
-from tests.processes import uncovered
+from tests.weights import safetensors_header
 
 SOUND = {
     "__metadata__": {"format": "pt"},
@@ -76,11 +76,11 @@ def test_reads_that_give_less_than_asked(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not limit a process's addresses")
-def test_file_that_cannot_be_mapped(tmp_path: Path, run: Run) -> None:
+def test_file_that_cannot_be_mapped(tmp_path: Path, run_alone: Run) -> None:
     import resource
 
     model = write_model(tmp_path / "m")
-    assert run(model, "-o", "small.gguf").returncode == 0
+    assert run_alone(model, "-o", "small.gguf").returncode == 0
     weights = model / "model.safetensors"
     content = weights.read_bytes()
     length = int.from_bytes(content[:8], "little")
@@ -91,12 +91,11 @@ def test_file_that_cannot_be_mapped(tmp_path: Path, run: Run) -> None:
 
     def run_limited(*args: object) -> Any:
         limit = 1 << 33
-        return run(
+        return run_alone(
             model,
             "-o",
             "large.gguf",
             *args,
-            env=uncovered(),
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
         )
 

@@ -77,6 +77,7 @@ def test_a_hundred_shards_under_a_limit_of_64_files(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_hundreds_of_compressed_storages_under_a_limit_of_64_files(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", DEEP)
     expected = convert(model, tmp_path / "a.gguf").path.read_bytes()

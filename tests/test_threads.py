@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clipgguf import convert, verify
-from clipgguf import plan as plan_conversion
+from clipgguf import convert, plan, verify
 from clipgguf.stream import ChunkStream
 from clipgguf.workers import MOST_ASKED_FOR, MOST_THREADS, Workers, thread_count
 from clipgguf.writer import write_plan
@@ -26,6 +25,7 @@ def test_how_many_threads() -> None:
         thread_count(0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in KiB on Linux only")
 def test_many_threads_take_little_memory(model: Path, tmp_path: Path) -> None:
     large = write_model(tmp_path / "large", CLIP)
@@ -74,18 +74,18 @@ def test_errors_of_what_no_thread_could_do(most: int, only: Callable[[int], None
 
 
 def test_a_sources_error_with_and_without_threads(only: Callable[[int], None], model: Path, tmp_path: Path) -> None:
-    plan = plan_conversion(model)
+    planned = plan(model)
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     for most in (4, 0):
         only(most)
         with pytest.raises(Exception, match="its header asks for"):
-            write_plan(plan, tmp_path / "a.gguf")
+            write_plan(planned, tmp_path / "a.gguf")
         assert not (tmp_path / "a.gguf").exists()
 
 
 def test_threads_that_find_nothing_to_do_are_not_made(model: Path) -> None:
-    plan = plan_conversion(model)
-    with ChunkStream(plan.tensors, 64) as stream:
-        assert sum(chunk.nbytes for chunk in stream) == plan.bytes_out
+    planned = plan(model)
+    with ChunkStream(planned.tensors, 64) as stream:
+        assert sum(chunk.nbytes for chunk in stream) == planned.bytes_out
         assert stream._threads == MOST_THREADS

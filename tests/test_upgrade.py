@@ -5,59 +5,27 @@ import stat
 import struct
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from gguf import GGUFReader, GGUFValueType, GGUFWriter
+from gguf import GGUFValueType, GGUFWriter
 
 from clipgguf import CheckpointError, Options, convert, upgrade
 from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.sources.local import LocalFile
 from tests.checkpoints import write_model
+from tests.clip_checkpoints import write_clip
 from tests.conftest import Run
 from tests.gguf_bytes import array, rewritten
-from tests.llava_checkpoints import VISION, VISION_24, Llava, write_clip, write_original, write_projector
+from tests.gguf_reading import read, tensors
+from tests.llava_checkpoints import VISION, VISION_24, Llava, write_projector
+from tests.mmproj_files import NEW_KEYS, mmproj
 from tests.other_mmproj import OTHERS, QWEN2_VL, write_other
-
-NEW_KEYS = ("clip.projector_type", "clip.vision.feature_layer")
-
-
-def mmproj(directory: Path, llava: Llava | None = None) -> Path:
-    llava = llava or Llava()
-    model = write_original(directory / "m", llava)
-    return convert(
-        model, directory / "new.gguf", options=Options(vision_tower=write_clip(directory / "clip", llava))
-    ).path
-
-
-def without(path: Path, to: Path, *, leave_out: tuple[str, ...] = NEW_KEYS, alignment: int | None = None) -> Path:
-    """Write a GGUF file anew with gguf-py alone, without some keys: what the torch script would have written."""
-    reader = GGUFReader(path)
-    writer = GGUFWriter(to, "clip")
-    if alignment is not None:
-        writer.add_custom_alignment(alignment)
-    for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name in ("general.architecture", *leave_out):
-            continue
-        sub_type = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
-        writer.add_key_value(name, field.contents(), field.types[0], sub_type)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return to
-
-
-def tensors(path: Path) -> list[Any]:
-    return [(t.name, t.tensor_type, t.shape.tolist(), t.data.tobytes()) for t in GGUFReader(path).tensors]
 
 
 def test_upgrade_gives_what_a_conversion_gives(tmp_path: Path) -> None:
     new = mmproj(tmp_path)
-    old = without(new, tmp_path / "old.gguf")
+    old = rewritten(new, tmp_path / "old.gguf", without=NEW_KEYS)
     result = upgrade(old, tmp_path / "out", feature_layer=3)
     assert result.path == tmp_path / "out" / "old.gguf"
     assert result.added == ("clip.projector_type = mlp", "clip.vision.feature_layer = 3")
@@ -66,7 +34,7 @@ def test_upgrade_gives_what_a_conversion_gives(tmp_path: Path) -> None:
 
 def test_upgrade_in_place_and_once_more(tmp_path: Path) -> None:
     new = mmproj(tmp_path)
-    old = without(new, tmp_path / "old.gguf")
+    old = rewritten(new, tmp_path / "old.gguf", without=NEW_KEYS)
     assert upgrade(old, feature_layer=3).path == old
     assert old.read_bytes() == new.read_bytes()
     before = old.stat()
@@ -78,43 +46,49 @@ def test_upgrade_in_place_and_once_more(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("projector", "projector_type"), [("mlp_norm", "mlp"), ("ldp", "ldp"), ("ldpv2", "ldpv2")])
 def test_projector_kinds(projector: str, projector_type: str, tmp_path: Path) -> None:
-    old = without(mmproj(tmp_path, Llava(vision=VISION_24, projector=projector)), tmp_path / "old.gguf")
+    old = rewritten(
+        mmproj(tmp_path, Llava(vision=VISION_24, projector=projector)), tmp_path / "old.gguf", without=NEW_KEYS
+    )
     assert upgrade(old, feature_layer=2).added[0] == f"clip.projector_type = {projector_type}"
 
 
 def test_only_what_is_missing_is_added(tmp_path: Path) -> None:
     new = mmproj(tmp_path)
-    old = without(new, tmp_path / "old.gguf", leave_out=NEW_KEYS[1:])
+    old = rewritten(new, tmp_path / "old.gguf", without=NEW_KEYS[1:])
     assert upgrade(old, feature_layer=3).added == ("clip.vision.feature_layer = 3",)
-    assert tensors(old) == tensors(new)
-    only_type = without(new, tmp_path / "type.gguf", leave_out=NEW_KEYS[:1])
+    assert list(tensors(old).items()) == list(tensors(new).items())
+    only_type = rewritten(new, tmp_path / "type.gguf", without=NEW_KEYS[:1])
     assert upgrade(only_type).added == ("clip.projector_type = mlp",)
 
 
 def test_alignment_is_kept(tmp_path: Path) -> None:
     new = mmproj(tmp_path)
-    old = without(new, tmp_path / "old.gguf", alignment=256)
-    before = tensors(old)
+    old = rewritten(new, tmp_path / "old.gguf", alignment=256, without=NEW_KEYS)
+    before = list(tensors(old).items())
     upgrade(old, feature_layer=3)
-    assert all(t.data_offset % 256 == 0 for t in GGUFReader(old).tensors)
-    assert tensors(old) == before
+    assert all(t.data_offset % 256 == 0 for t in read(old).tensors.values())
+    assert list(tensors(old).items()) == before
 
 
 def test_whole_tower_was_made_for_readers_that_leave_out_a_block(tmp_path: Path) -> None:
     # A ViT-B/32 has 12 blocks of 768: with all of them in the file, 11 are meant to run.
     vision = type(VISION)(768, 8, 12, 12, image_size=32, patch_size=32)
     llava = Llava(vision=vision)
-    clip = write_clip(tmp_path / "clip", llava)
+    clip = write_clip(tmp_path / "clip", llava.clip)
     projector = write_projector(tmp_path / "p.bin", llava)
     whole = convert(clip, tmp_path / "w.gguf", options=Options(llava_projector=projector, keep_last_layer=True)).path
-    assert upgrade(without(whole, tmp_path / "old.gguf")).added[1] == "clip.vision.feature_layer = 11"
+    assert (
+        upgrade(rewritten(whole, tmp_path / "old.gguf", without=NEW_KEYS)).added[1] == "clip.vision.feature_layer = 11"
+    )
     pruned = convert(clip, tmp_path / "p.gguf", options=Options(llava_projector=projector)).path
-    assert upgrade(without(pruned, tmp_path / "old.gguf")).added[1] == "clip.vision.feature_layer = 11"
+    assert (
+        upgrade(rewritten(pruned, tmp_path / "old.gguf", without=NEW_KEYS)).added[1] == "clip.vision.feature_layer = 11"
+    )
 
 
 def test_a_layer_that_the_file_does_not_tell(tmp_path: Path, run: Run) -> None:
     new = mmproj(tmp_path)
-    old = without(new, tmp_path / "old.gguf", leave_out=NEW_KEYS[1:])
+    old = rewritten(new, tmp_path / "old.gguf", without=NEW_KEYS[1:])
     before = old.read_bytes(), old.stat()
     result = run("upgrade", old)
     assert (result.returncode, result.stdout) == (1, "")
@@ -177,7 +151,7 @@ POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither 
 @POSIX
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
 def test_mode_is_kept(mode: int, tmp_path: Path) -> None:
-    old = without(mmproj(tmp_path), tmp_path / "old.gguf")
+    old = rewritten(mmproj(tmp_path), tmp_path / "old.gguf", without=NEW_KEYS)
     old.chmod(mode)
     assert upgrade(old, feature_layer=3).added
     assert stat.S_IMODE(old.stat().st_mode) == mode
@@ -185,7 +159,7 @@ def test_mode_is_kept(mode: int, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
 def test_owner_is_kept(tmp_path: Path) -> None:
-    old = without(mmproj(tmp_path), tmp_path / "old.gguf")
+    old = rewritten(mmproj(tmp_path), tmp_path / "old.gguf", without=NEW_KEYS)
     os.chown(old, 12_345, 23_456)
     assert upgrade(old, feature_layer=3).added
     assert (old.stat().st_uid, old.stat().st_gid) == (12_345, 23_456)
@@ -196,7 +170,7 @@ def test_a_symbolic_link_stays_one(tmp_path: Path, run: Run) -> None:
     new = mmproj(tmp_path)
     (tmp_path / "blobs").mkdir()
     (tmp_path / "snapshot").mkdir()
-    blob = without(new, tmp_path / "blobs" / "0123abcd")
+    blob = rewritten(new, tmp_path / "blobs" / "0123abcd", without=NEW_KEYS)
     link = tmp_path / "snapshot" / "mmproj.gguf"
     link.symlink_to("../blobs/0123abcd")
     result = run("upgrade", link, "--feature-layer", 3)
@@ -205,7 +179,7 @@ def test_a_symbolic_link_stays_one(tmp_path: Path, run: Run) -> None:
     assert blob.read_bytes() == new.read_bytes()
     assert [path.name for path in (tmp_path / "snapshot").iterdir()] == ["mmproj.gguf"]
     # The same file by another name is upgraded in place, too.
-    without(new, blob)
+    rewritten(new, blob, without=NEW_KEYS)
     assert upgrade(blob, link, feature_layer=3).path == link
     assert link.is_symlink()
     assert blob.read_bytes() == new.read_bytes()
@@ -214,7 +188,7 @@ def test_a_symbolic_link_stays_one(tmp_path: Path, run: Run) -> None:
 @POSIX
 def test_a_read_only_file_is_not_replaced(tmp_path: Path, run: Run) -> None:
     new = mmproj(tmp_path)
-    old = without(new, tmp_path / "old.gguf")
+    old = rewritten(new, tmp_path / "old.gguf", without=NEW_KEYS)
     old.chmod(0o444)
     before = old.read_bytes(), old.stat()
     result = run("upgrade", old, "--feature-layer", 3)
@@ -230,7 +204,7 @@ def test_a_read_only_file_is_not_replaced(tmp_path: Path, run: Run) -> None:
 
 
 def test_command_line(tmp_path: Path, run: Run) -> None:
-    old = without(mmproj(tmp_path), tmp_path / "old.gguf")
+    old = rewritten(mmproj(tmp_path), tmp_path / "old.gguf", without=NEW_KEYS)
     result = run("upgrade", old, "-o", "new.gguf", "--feature-layer", "3")
     assert (result.returncode, result.stdout) == (0, "new.gguf\n")
     assert result.stderr == "clipgguf: added clip.projector_type = mlp and clip.vision.feature_layer = 3\n"
@@ -252,7 +226,7 @@ def test_what_is_no_mmproj_is_refused(tmp_path: Path, run: Run) -> None:
     writer.close()
     new = mmproj(tmp_path)
     shallow = tmp_path / "shallow.gguf"
-    without(new, shallow, leave_out=("clip.vision.block_count",))
+    rewritten(new, shallow, without=("clip.vision.block_count",))
     (tmp_path / "short.gguf").write_bytes(new.read_bytes()[:-100])
     (tmp_path / "empty.gguf").write_bytes(b"")
     for name, words in (

@@ -10,10 +10,16 @@ from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.options import Outtype
 from clipgguf.sources.local import LocalFile
 from clipgguf.writer import write_plan
-from tests import layouts, llava_checkpoints, test_upgrade, torch_bytes
+from tests import torch_bytes
 from tests.checkpoints import Clip, Text, Vision
+from tests.clip_checkpoints import write_clip, write_tower
 from tests.fuzz.mutate import Chance, Mutate, mutate_gguf, mutate_json, mutate_safetensors, mutate_torch
-from tests.llava_checkpoints import Llava
+from tests.gguf_bytes import rewritten
+from tests.llava_checkpoints import Llava, write_hf, write_original, write_projector, write_vision_config
+from tests.mmproj_files import NEW_KEYS
+from tests.open_clip_checkpoints import write_open_clip
+from tests.siglip_checkpoints import write_siglip_tower
+from tests.weights import arrays_of
 
 VISION = Vision(32, 64, 2, 2, image_size=8, patch_size=4)
 CLIP = Clip(Text(32, 32, 1, 2, vocab_size=11, max_position_embeddings=4), VISION, projection_dim=8)
@@ -73,23 +79,23 @@ def _convert_with(*, is_mmproj: bool = False, **options: str) -> Callable[[Path,
 
 def _stream(model: Path) -> None:
     """Write weights in the format of torch before 1.6."""
-    arrays = layouts.arrays_of(CLIP.shapes())
+    arrays = arrays_of(CLIP.shapes())
     records, storages = {}, {}
     for key, (name, array) in enumerate(arrays.items()):
         strides = tuple(stride // array.itemsize for stride in array.strides)
         records[name] = torch_bytes.tensor(torch_bytes.storage(str(key), array.size), 0, array.shape, strides)
         storages[str(key)] = (array.size, array.astype("<f4").tobytes())
-    layouts.write_clip(model, CLIP)
+    write_clip(model, CLIP)
     (model / "model.safetensors").unlink()
     (model / "pytorch_model.bin").write_bytes(torch_bytes.stream(torch_bytes.mapping(records), storages))
 
 
 def _gguf(directory: Path) -> None:
     """Write an mmproj file as a script of before would have."""
-    llava_checkpoints.write_original(directory / "model", LLAVA_15)
-    llava_checkpoints.write_clip(directory / "tower", LLAVA_15)
+    write_original(directory / "model", LLAVA_15)
+    write_clip(directory / "tower", LLAVA_15.clip)
     new = convert(directory / "model", directory / "new.gguf", options=Options(vision_tower=directory / "tower")).path
-    test_upgrade.without(new, directory / "old.gguf")
+    rewritten(new, directory / "old.gguf", without=NEW_KEYS)
 
 
 def _upgrade(directory: Path, output: Path, chance: Chance) -> None:
@@ -113,19 +119,19 @@ TARGETS = {
         Target(
             "clip",
             ("model/config.json", "model/preprocessor_config.json", "model/vocab.json", "model/model.safetensors"),
-            lambda directory: layouts.write_clip(directory / "model", CLIP),
+            lambda directory: write_clip(directory / "model", CLIP),
             _convert_with(),
         ),
         Target(
             "shards",
             ("model/model.safetensors.index.json", "model/model-00002-of-00003.safetensors"),
-            lambda directory: layouts.write_clip(directory / "model", CLIP, shards=3),
+            lambda directory: write_clip(directory / "model", CLIP, shards=3),
             _convert_with(),
         ),
         Target(
             "tokenizer",
             ("model/tokenizer.json", "model/processor_config.json"),
-            lambda directory: layouts.write_clip(
+            lambda directory: write_clip(
                 directory / "model", CLIP, vocabulary="tokenizer.json", processor="processor_config.json"
             ),
             _convert_with(),
@@ -133,13 +139,13 @@ TARGETS = {
         Target(
             "torch",
             ("model/pytorch_model.bin",),
-            lambda directory: layouts.write_clip(directory / "model", CLIP, suffix=".bin"),
+            lambda directory: write_clip(directory / "model", CLIP, suffix=".bin"),
             _convert_with(),
         ),
         Target(
             "torch-shards",
             ("model/pytorch_model.bin.index.json", "model/pytorch_model-00002-of-00002.bin"),
-            lambda directory: layouts.write_clip(directory / "model", CLIP, suffix=".bin", shards=2, dtype="F16"),
+            lambda directory: write_clip(directory / "model", CLIP, suffix=".bin", shards=2, dtype="F16"),
             _convert_with(),
         ),
         Target(
@@ -152,35 +158,35 @@ TARGETS = {
             "projector",
             ("llava.projector", "model/config.json"),
             lambda directory: (
-                llava_checkpoints.write_clip(directory / "model", LLAVA),
-                llava_checkpoints.write_projector(directory / "llava.projector", LLAVA),
+                write_clip(directory / "model", LLAVA.clip),
+                write_projector(directory / "llava.projector", LLAVA),
             ),
             _convert_with(is_mmproj=True, llava_projector="llava.projector"),
         ),
         Target(
             "open-clip",
             ("model/open_clip_config.json", "model/open_clip_model.safetensors"),
-            lambda directory: layouts.write_open_clip(directory / "model", CLIP),
+            lambda directory: write_open_clip(directory / "model", CLIP),
             _convert_with(),
         ),
         Target(
             "siglip",
             ("model/config.json", "model/model.safetensors"),
-            lambda directory: layouts.write_siglip_tower(directory / "model", VISION),
+            lambda directory: write_siglip_tower(directory / "model", VISION),
             _convert_with(),
         ),
         Target(
             "llava-hf",
             ("model/config.json", "model/preprocessor_config.json", "model/model.safetensors"),
-            lambda directory: llava_checkpoints.write_hf(directory / "model", LLAVA),
+            lambda directory: write_hf(directory / "model", LLAVA),
             _convert_with(is_mmproj=True),
         ),
         Target(
             "llava-original",
             ("model/config.json", "vision.json", "model/pytorch_model.bin"),
             lambda directory: (
-                llava_checkpoints.write_original(directory / "model", LLAVA, tower="inside", suffix=".bin"),
-                llava_checkpoints.write_vision_config(directory / "vision.json", LLAVA),
+                write_original(directory / "model", LLAVA, tower="inside", suffix=".bin"),
+                write_vision_config(directory / "vision.json", LLAVA),
             ),
             _convert_with(is_mmproj=True, vision_config="vision.json"),
         ),
@@ -188,8 +194,8 @@ TARGETS = {
             "llava-tower",
             ("model/config.json", "tower/config.json", "tower/model.safetensors"),
             lambda directory: (
-                llava_checkpoints.write_original(directory / "model", LLAVA),
-                llava_checkpoints.write_tower(directory / "tower", LLAVA),
+                write_original(directory / "model", LLAVA),
+                write_tower(directory / "tower", "vision", LLAVA.clip),
             ),
             _convert_with(is_mmproj=True, vision_tower="tower"),
         ),

@@ -36,24 +36,7 @@ _HEAD_NBYTES = 64
 UNFINISHED = (".incomplete", ".crdownload", ".part")
 
 
-class RegularFile(io.FileIO):
-    """An unbuffered file that reads as much as is asked for, and less only at its end."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Read so many bytes, all that are left without a number; network file systems may take several turns."""
-        data = self.read_some(size)
-        if size is None or size < 0:
-            return data
-        while 0 < len(data) < size and (more := self.read_some(size - len(data))):
-            data += more
-        return data
-
-    def read_some(self, size: int | None) -> bytes:
-        """Read what the system gives at once."""
-        return super().read(size) or b""
-
-
-def open_regular(path: Path, error: type[ClipGGUFError], refused: Sequence[StandIn] = STAND_INS) -> RegularFile:
+def open_regular(path: Path, error: type[ClipGGUFError], refused: Sequence[StandIn] = STAND_INS) -> io.FileIO:
     """Open a regular file to read it, unbuffered; symbolic links are followed.
 
     Raises ``error`` when it is missing, a directory, a pipe or a device, cannot be opened, is not yet downloaded, or
@@ -65,7 +48,7 @@ def open_regular(path: Path, error: type[ClipGGUFError], refused: Sequence[Stand
             raise error(f"{path}: {why_no_file(path)}")
         if path.suffix in UNFINISHED:
             raise error(f"{path}: is a download that is not finished; the same `hf download` once more finishes it")
-        file = RegularFile(path, opener=_open_without_waiting)
+        file = io.FileIO(path, opener=_open_without_waiting)
         try:
             # It may have become another since.
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -80,11 +63,11 @@ def open_regular(path: Path, error: type[ClipGGUFError], refused: Sequence[Stand
         raise error(f"{path}: cannot be read: {os_reason(e)}") from e
 
 
-def _stand_in(file: RegularFile, refused: Sequence[StandIn]) -> str | None:
+def _stand_in(file: io.FileIO, refused: Sequence[StandIn]) -> str | None:
     """Return what a file is that lies in another's place, and go back to its beginning."""
     head = b""
     with contextlib.suppress(OSError):  # Who reads on will meet it, and can say which bytes are meant.
-        head = file.read(_HEAD_NBYTES)
+        head = file.read(_HEAD_NBYTES) or b""
     file.seek(0)
     return next((what for pattern, what in refused if pattern.match(head)), None)
 

@@ -161,7 +161,8 @@ def _encode(codec: Encoder, jobs: Sequence[_Job], workspace: _Workspace, target:
 def _fill(codec: Encoder, jobs: Sequence[_Job], workspace: _Workspace, target: NDArray[np.uint8]) -> int:
     """Fill the target from the sources of jobs of one codec; return how many finite values became infinite."""
     encode, encoded, scratch = codec.encode, target.view(codec.target_dtype), workspace.scratch
-    if encode is not None and len(jobs) == 1:
+    # Quantizing takes so much longer than reading that a copy costs nothing, and a window is not open for so long.
+    if encode is not None and len(jobs) == 1 and codec.block_elements == 1:
         with jobs[0].window() as window:
             if window is not None:
                 # No name holds the array, so that it is gone when the window closes.

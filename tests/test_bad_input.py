@@ -284,6 +284,7 @@ def test_output_that_cannot_be(target: str, model: Path, tmp_path: Path, run: Ru
     assert files(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="resource limits are POSIX")
 def test_disk_that_fills_up(model: Path, tmp_path: Path, run_alone: Run) -> None:
     import resource
@@ -341,6 +342,7 @@ def test_broken_links_do_not_pass_for_nothing(name: str, model: Path, tmp_path: 
     check_error(run(model, "-o", tmp_path / "out"), [[name, "broken symbolic link"]])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="preexec_fn is POSIX")
 def test_closed_streams(model: Path, tmp_path: Path, run_alone: Run) -> None:
     def close(number: int) -> Any:
@@ -363,6 +365,7 @@ def test_streams_that_take_nothing(model: Path, run_alone: Run) -> None:
     assert result.stderr.splitlines()[-1] == "clipgguf: error: standard output: No space left on device"
 
 
+@pytest.mark.slow
 def test_names_that_are_no_unicode(model: Path, tmp_path: Path, run_alone: Run) -> None:
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff-clip")
     os.rename(model, odd)  # noqa: PTH104 (bytes that are no UTF-8)

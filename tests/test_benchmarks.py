@@ -222,6 +222,7 @@ def test_peak_memory_is_the_commands_own() -> None:
     assert abs(most - least - 64 * MIB) < 8 * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's /proc")
 def test_memory_trace_sees_what_is_held_for_a_moment(tmp_path: Path) -> None:
     # On a machine that does other things besides, who watches may not come to look for a while; it waits in between,

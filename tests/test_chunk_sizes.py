@@ -95,6 +95,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, ND
     return files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ggml_type", types(), ids=lambda ggml_type: str(ggml_type.name))
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_chunks_are_parts_of_the_whole(
@@ -113,6 +114,7 @@ def test_chunks_are_parts_of_the_whole(
 
 
 # Few rows, which are longer than a chunk, and many; both more than a chunk of every kind.
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 16_383 * ROW), (32_767, ROW), (681, 48 * ROW)], ids=str)
 @pytest.mark.parametrize("ggml_type", types(), ids=lambda ggml_type: str(ggml_type.name))
 @pytest.mark.parametrize("dtype", ["F32", "F16"])

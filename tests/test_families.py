@@ -180,6 +180,7 @@ def test_llama_cpp_is_said_to_refuse_what_lacks_anything(family: Fixture, tmp_pa
         assert name == "clip.projector_type" or any(name in reason for reason in verdict.reasons), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES, ids=named)
 def test_verify_finds_any_flipped_bit(family: Fixture, tmp_path: Path) -> None:
     path = converted(family, tmp_path)

@@ -96,6 +96,7 @@ INSTEAD: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes and devices among files")
 @pytest.mark.parametrize("instead", INSTEAD)
 @pytest.mark.parametrize("name", FILES)

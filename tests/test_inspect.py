@@ -291,6 +291,7 @@ def test_what_is_shown_does_not_grow_with_what_is_there(case: str, tmp_path: Pat
         assert peak_rss("-m", "clipgguf", "inspect", path) < 96 * MIB
 
 
+@pytest.mark.slow
 def test_rows_of_a_table_that_are_only_counted(tmp_path: Path, run: Run) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(gguf([], [tensor(f"t{number}", (), 0, 32 * number) for number in range(2_003)], bytes(2_003 * 32)))

@@ -71,6 +71,7 @@ def test_reading_with_an_array_emptied(text: str, tmp_path: Path) -> None:
     assert outcome(path, EMPTIED) == outcome(path)
 
 
+@pytest.mark.slow
 def test_reading_with_an_array_emptied_of_mutated_text(tmp_path: Path) -> None:
     text = json.dumps(
         {"model": {"vocab": {'"': 0, "é": 1}, "merges": [["a", "b"], ["c", "d"]]}, "added": [{}]}, indent=1

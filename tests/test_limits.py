@@ -30,6 +30,7 @@ def header_nbytes(path: Path) -> int:
     return path.read_bytes().rindex(string(last.name)) + len(tensor(last.name, last.shape))
 
 
+@pytest.mark.slow
 def test_header_of_the_largest_size_and_one_byte_more(model: Path, tmp_path: Path, run: Run) -> None:
     long_vocabulary(model, 1)
     path = convert(model, tmp_path / "x.gguf").path

@@ -62,6 +62,7 @@ def move_tensors(path: Path, count: int) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["F64", "F32", "BF16", "F16"])
 @pytest.mark.parametrize("outtype", ["f16", "bf16", "f32", "q8_0", "q4_1"])
 def test_mapping_gives_the_bytes_that_reading_gives(

@@ -84,6 +84,7 @@ def test_cells_of_tables_are_cut(tmp_path: Path, run: Run) -> None:
     assert len(run("inspect", path).stdout) < 30_000
 
 
+@pytest.mark.slow
 def test_an_error_keeps_all_and_says_some(tmp_path: Path, run: Run) -> None:
     model = write_model(tmp_path / "m", extra={f"tensor.{n}": (1,) for n in range(5000)})
     with pytest.raises(CheckpointError) as caught:

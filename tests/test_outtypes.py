@@ -58,6 +58,7 @@ def test_bytes_are_those_of_ggufs_own_quantization(outtype: Outtype, tmp_path: P
     assert len(notes) == (outtype != "bf16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outtype", ["bf16", *QUANTIZED])
 @pytest.mark.parametrize("dtype", ["F64", "F16", "BF16"])
 def test_other_sources_are_quantized_as_their_float32(outtype: Outtype, dtype: str, tmp_path: Path) -> None:
@@ -93,6 +94,7 @@ def test_file_type_is_what_the_readers_of_such_a_file_ask_for(outtype: Outtype, 
         assert value(file, "general.quantization_version") == (2 if outtype in QUANTIZED else None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outtype", FILE_TYPES)
 def test_both_numbers_are_verified(outtype: Outtype, tmp_path: Path) -> None:
     # Rows that are multiples of 32, so that there are matrices of the type.

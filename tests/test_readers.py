@@ -34,6 +34,7 @@ def test_names_of_the_readers() -> None:
     assert [reader.name for reader in READERS] == [name.value for name in ReaderName]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "who"),
     [
@@ -52,6 +53,7 @@ def test_clip_cpp(options: dict[str, Any], who: list[str], tmp_path: Path) -> No
     assert len(inspect(path).tensors) in CLIP_CPP_SCRATCH
 
 
+@pytest.mark.slow
 def test_all_that_keeps_clip_cpp_from_a_file(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", BASE)
     path = convert(model, tmp_path / "x.gguf", options=Options(outtype="bf16")).path
@@ -107,6 +109,7 @@ def test_mmproj(options: dict[str, Any], who: list[str], tmp_path: Path) -> None
     assert readers(path) == who
 
 
+@pytest.mark.slow
 def test_layers_of_a_scripts_file(tmp_path: Path) -> None:
     # A ViT-B/32 has 12 blocks of 768; of one that has 11, the script took one away.
     llava = Llava(vision=Vision(768, 8, 12, 12, image_size=32, patch_size=32))

@@ -50,6 +50,7 @@ def test_file_of_torch_under_the_wrong_name(tmp_path: Path) -> None:
             read_safetensors_header(LocalFile(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 7, 1000])
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 def test_reads_that_give_less_than_asked(

@@ -67,6 +67,7 @@ def deflated(model: Path) -> Path:
     return model / "pytorch_model.bin"
 
 
+@pytest.mark.slow
 def test_a_hundred_shards_under_a_limit_of_64_files(tmp_path: Path) -> None:
     expected = convert(write_model(tmp_path / "a" / "m", DEEP), tmp_path / "a").path.read_bytes()
     model = write_model(tmp_path / "b" / "m", DEEP, shards=100)
@@ -185,6 +186,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(tmp_path / "temporary")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_compressed_storage_is_inflated_once_and_dropped_after_its_last_tensor(
     times: int, temporary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -47,6 +47,7 @@ def write_torch_model(directory: Path, clip: Clip, dtype: str, *, reverse_axes: 
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 @pytest.mark.parametrize("outtype", ["f16", "f32"])
 @pytest.mark.parametrize("reverse_axes", [False, True], ids=["contiguous", "transposed"])

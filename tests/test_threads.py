@@ -53,6 +53,7 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [0, 1, 2, 3])
 def test_a_limit_on_threads_changes_nothing(most: int, only: Callable[[int], None], tmp_path: Path) -> None:
     model = write_model(tmp_path / "large", CLIP)

@@ -179,6 +179,7 @@ def test_truncated_anywhere(name: str, saved: Callable[[bytes], Path]) -> None:
         problem(saved(content[:length]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["parameters.bin", "deflated-shared.bin", "legacy.bin", "protocol-4.bin"])
 def test_changed_bytes_give_tensors_inside_the_file_or_an_error(name: str, saved: Callable[[bytes], Path]) -> None:
     content = (FIXTURES / "good" / name).read_bytes()

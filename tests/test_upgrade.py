@@ -70,6 +70,7 @@ def test_alignment_is_kept(tmp_path: Path) -> None:
     assert list(tensors(old).items()) == before
 
 
+@pytest.mark.slow
 def test_whole_tower_was_made_for_readers_that_leave_out_a_block(tmp_path: Path) -> None:
     # A ViT-B/32 has 12 blocks of 768: with all of them in the file, 11 are meant to run.
     vision = type(VISION)(768, 8, 12, 12, image_size=32, patch_size=32)

@@ -121,6 +121,7 @@ CASES: dict[str, Callable[[Path], Case]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_every_layout_agrees(case: str, tmp_path: Path) -> None:
     model, options, shared = CASES[case](tmp_path)

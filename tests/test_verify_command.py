@@ -87,6 +87,7 @@ def test_many_faults_are_told_in_part(model: Path, tmp_path: Path, run: Run) -> 
     assert len(run("verify", path, other, "--all").stdout.splitlines()) == len(in_part.splitlines()) + 73 - 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
 @pytest.mark.parametrize(("columns", "headings"), [(80, 6), (200, 9)])
 def test_tables_fit_the_terminal(columns: int, headings: int, model: Path, tmp_path: Path) -> None:

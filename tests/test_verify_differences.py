@@ -28,6 +28,7 @@ T = GGUFValueType
 # ---- what does not ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outtype", OUTTYPES)
 def test_one_flipped_bit_anywhere(outtype: Outtype, model: Path, tmp_path: Path) -> None:
     path = convert(model, tmp_path, options=Options(outtype=outtype)).path

@@ -35,6 +35,7 @@ def encoded(source: Any, dtype: str, ggml_type: GGMLQuantizationType) -> Any:
     return target
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ggml_type", [t for t in sorted(COMPARABLE) if t.name.startswith(("F", "B"))])
 @pytest.mark.parametrize("dtype", SOURCE_DTYPES)
 def test_what_is_special_agrees_and_one_bit_less_does_not(dtype: str, ggml_type: GGMLQuantizationType) -> None:

@@ -25,7 +25,7 @@ from clipgguf.computed import ComputedBytes
 from clipgguf.encode import SCRATCH_NBYTES, Encoder, encoder
 from clipgguf.planning import PlannedTensor
 from clipgguf.sources import Source
-from clipgguf.sources.holding import Held, Holding
+from clipgguf.sources.keeping import Keeping, Kept
 from clipgguf.tensor import Computed, View
 from clipgguf.workers import MOST_THREADS, Workers
 
@@ -48,14 +48,14 @@ LOOK_AHEAD = 2
 class SourceRange:
     """A byte range of a source that the file takes as it is."""
 
-    held: Held
+    kept: Kept
     offset: int
     nbytes: int
 
     @property
     def file(self) -> Source:
         """The source."""
-        return self.held.source
+        return self.kept.source
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +90,12 @@ class _Workspace:
 class _Job:
     """A chunk that is still to be encoded: ``nbytes`` of a source, from ``start`` on, or a block of a view.
 
-    ``held`` are the sources that it needs.
+    ``kept`` are the sources that it needs.
     """
 
     tensor: PlannedTensor
     codec: Encoder
-    held: Sequence[Held]
+    kept: Sequence[Kept]
     source: "Source | ComputedBytes | _Block"
     nbytes: int
     start: int = 0
@@ -192,7 +192,7 @@ class ChunkStream:
         chunks = 1 + sum(tensor.source.nbytes + tensor.nbytes for tensor in tensors) // BUFFER_NBYTES
         self._threads = min(threads, max(chunks, MOST_THREADS))
         self._ranges = ranges
-        self._holding = Holding([view.file for tensor in tensors for view in tensor.source.stored])
+        self._keeping = Keeping([view.file for tensor in tensors for view in tensor.source.stored])
         self._workers = Workers(self._threads, "encode")
 
     def __enter__(self) -> "ChunkStream":
@@ -204,7 +204,7 @@ class ChunkStream:
     ) -> None:
         """End the threads and close the files."""
         self._workers.shutdown(cancel_futures=True)
-        self._holding.close()
+        self._keeping.close()
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks in the order of the tensors; each one's data lasts until the next is asked for."""
@@ -251,31 +251,31 @@ class ChunkStream:
         numbers = itertools.count()
         for tensor in self._tensors:
             for part in tensor.source.parts:
-                held = [self._holding.of(next(numbers)) for _ in part.stored]
-                yield from self._part_jobs(tensor, part, held)
+                kept = [self._keeping.of(next(numbers)) for _ in part.stored]
+                yield from self._part_jobs(tensor, part, kept)
 
-    def _part_jobs(self, tensor: PlannedTensor, part: View | Computed, held: Sequence[Held]) -> Iterator[_Job | Chunk]:
+    def _part_jobs(self, tensor: PlannedTensor, part: View | Computed, kept: Sequence[Kept]) -> Iterator[_Job | Chunk]:
         codec = encoder(part.dtype, tensor.ggml_type)
         itemsize = codec.source_dtype.itemsize
         elements = codec.elements(SOURCE_NBYTES, BUFFER_NBYTES)
         if isinstance(part, Computed):
             computed = ComputedBytes(part)
             for start in range(0, part.nbytes, elements * itemsize):
-                yield _Job(tensor, codec, held, computed, min(elements * itemsize, part.nbytes - start), start)
+                yield _Job(tensor, codec, kept, computed, min(elements * itemsize, part.nbytes - start), start)
             return
         if part.strides is not None:
             view = _view(part, part.strides, codec, elements)
             for index, shape in blocks(part.shape, elements) if part.nbytes else ():
-                yield _Job(tensor, codec, held, _Block(view, index, shape), math.prod(shape) * itemsize)
+                yield _Job(tensor, codec, kept, _Block(view, index, shape), math.prod(shape) * itemsize)
             return
         is_range = self._ranges and codec.encode is None and part.nbytes >= LEAST_RANGE
         step = RANGE_NBYTES if is_range else elements * itemsize
         for start in range(0, part.nbytes, step):
             offset, nbytes = part.offset + start, min(step, part.nbytes - start)
             if is_range:
-                yield Chunk(tensor, SourceRange(held[0], offset, nbytes))
+                yield Chunk(tensor, SourceRange(kept[0], offset, nbytes))
             else:
-                yield _Job(tensor, codec, held, part.file, nbytes, offset)
+                yield _Job(tensor, codec, kept, part.file, nbytes, offset)
 
 
 def _view(source: View, strides: tuple[int, ...], codec: Encoder, elements: int) -> StridedBlocks | OrderedBlocks:

@@ -16,7 +16,8 @@ from clipgguf.sources.local import LocalFile
 from clipgguf.stream import BUFFER_NBYTES, LEAST_RANGE, RANGE_NBYTES, SOURCE_NBYTES, ChunkStream
 from clipgguf.tensor import View
 from clipgguf.verification import verify
-from clipgguf.verification.values import PIECE, Pair, compare_tensors
+from clipgguf.verification.tensors import Pair, compare_tensors
+from clipgguf.verification.values import PIECE
 from tests.checkpoints import Clip, Text, Vision, write_model
 from tests.weights import ITEMSIZE, to_dtype, values
 

@@ -16,7 +16,7 @@ from clipgguf import CheckpointError, convert, verify
 from clipgguf.checkpoint import Checkpoint
 from clipgguf.checkpoint.deflate import Deflated, inflate
 from clipgguf.sources import Source
-from clipgguf.sources.holding import Holding
+from clipgguf.sources.keeping import Keeping
 from clipgguf.sources.local import MOST_OPEN, LocalFile, LocalFolder
 from tests import torch_bytes
 from tests.checkpoints import Clip, Text, Vision, write_model
@@ -103,7 +103,7 @@ def files(tmp_path: Path) -> list[LocalFile]:
 def test_few_files_are_open_at_a_time(files: list[LocalFile]) -> None:
     target = memoryview(bytearray(8))
     order = (*range(len(files)), 0, 1, 2, 0, 40)
-    sources = Holding([files[number] for number in order])
+    sources = Keeping([files[number] for number in order])
     for turn, number in enumerate(order):
         sources.of(turn).source.read(0, target)
         assert target == bytes([number] * 8)
@@ -113,7 +113,7 @@ def test_few_files_are_open_at_a_time(files: list[LocalFile]) -> None:
 
 
 def test_files_that_are_being_read_stay_open(files: list[LocalFile]) -> None:
-    sources = Holding(files)
+    sources = Keeping(files)
     with contextlib.ExitStack() as stack:
         for number in range(len(files)):
             file = stack.enter_context(files[number].in_use())
@@ -127,7 +127,7 @@ def test_files_that_are_being_read_stay_open(files: list[LocalFile]) -> None:
 
 
 def test_threads_that_share_files(files: list[LocalFile]) -> None:
-    sources = Holding(files)
+    sources = Keeping(files)
     shared = [sources.of(number) for number in range(len(files))]
 
     def read(number: int) -> bytes:
@@ -174,7 +174,7 @@ def test_a_file_that_is_opened_again_is_the_same(
 def test_a_shard_that_is_gone_leaves_nothing_open(files: list[LocalFile]) -> None:
     files[-1].path.unlink()
     with pytest.raises(CheckpointError, match="is missing"):
-        Holding(files)
+        Keeping(files)
     assert not open_files("shard-")
 
 
@@ -207,7 +207,7 @@ def test_a_compressed_storage_is_inflated_once_and_dropped_after_its_last_tensor
     tensors = list(Checkpoint.open(LocalFolder(model)).tensors.values())
     inflated.clear()  # Of the pickle.
     # The second time, all others were needed in between.
-    sources = Holding([tensor.file for tensor in tensors * times])
+    sources = Keeping([tensor.file for tensor in tensors * times])
     for number, tensor in enumerate(tensors * times):
         held = sources.of(number)
         found = memoryview(bytearray(tensor.nbytes))

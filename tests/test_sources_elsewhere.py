@@ -11,7 +11,7 @@ from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.checkpoint.safetensors import read_safetensors_header
 from clipgguf.families import _open
 from clipgguf.planning import make_plan
-from clipgguf.sources import Folder, Reader, Source
+from clipgguf.sources import Folder, Source, SourceIO
 from clipgguf.sources.local import LocalFile, LocalFolder
 from clipgguf.writer import write_plan
 from tests.checkpoints import write_model
@@ -106,7 +106,7 @@ def test_headers_elsewhere_are_those_of_files(tmp_path: Path) -> None:
 
 
 def test_a_reader_is_a_file() -> None:
-    reader = Reader(Memory("a", b"0123456789"))
+    reader = SourceIO(Memory("a", b"0123456789"))
     assert reader.read(3) == b"012"
     assert (reader.seek(-2, 2), reader.tell(), reader.read(5), reader.read()) == (8, 8, b"89", b"")
     assert (reader.seek(2), reader.seek(2, 1), reader.read(-1)) == (2, 4, b"456789")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from clipgguf.errors import CheckpointError, os_reason
-from clipgguf.sources import Reader, Source
+from clipgguf.sources import Source, SourceIO
 from clipgguf.sources.local import OpenedSource, temporary_file
 
 # How many bytes are inflated at once; about twice this is in memory.
@@ -61,7 +61,7 @@ def inflate(archive: Source, deflated: Deflated) -> Iterator[bytes]:
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
     left, size, crc32 = deflated.compressed_size, 0, 0
     pending = b""
-    file = Reader(archive)
+    file = SourceIO(archive)
     file.seek(deflated.offset)
     try:
         with archive.in_use():

@@ -20,7 +20,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from clipgguf.checkpoint.gguf_file import FORMATS, SMALLEST_KEY, SMALLEST_TENSOR, GGUFFile, MetadataItem
 from clipgguf.errors import CheckpointError
 from clipgguf.limits import LARGEST_HEADER, MOST_ENTRIES, MOST_VALUES
-from clipgguf.sources import Reader, Source
+from clipgguf.sources import Source, SourceIO
 from clipgguf.tensor import View
 
 MAGIC = b"GGUF"
@@ -45,7 +45,7 @@ def read_gguf(source: Source) -> GGUFFile:
     Raises CheckpointError when the file is truncated or no GGUF file, or when its header contradicts itself
     or the file's size.
     """
-    with contextlib.closing(source), source.in_use(), io.BufferedReader(Reader(source), BUFFER_NBYTES) as file:
+    with contextlib.closing(source), source.in_use(), io.BufferedReader(SourceIO(source), BUFFER_NBYTES) as file:
         return _Header(file, source).read()
 
 

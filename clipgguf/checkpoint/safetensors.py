@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from clipgguf.errors import CheckpointError, os_reason, shown
 from clipgguf.json_file import DuplicateKeyError, unique_object
-from clipgguf.sources import Reader, Source
+from clipgguf.sources import Source, SourceIO
 from clipgguf.sources.local import LocalFile
 from clipgguf.tensor import View
 
@@ -44,7 +44,7 @@ def read_safetensors_header(source: Source) -> list[View]:
 
     Raises CheckpointError when the file is truncated or no safetensors file.
     """
-    file, name, size = Reader(source), source.name, source.size
+    file, name, size = SourceIO(source), source.name, source.size
     head = file.read(8)
     length = int.from_bytes(head, "little")
     if length > LARGEST_HEADER:

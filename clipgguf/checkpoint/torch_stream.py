@@ -11,7 +11,7 @@ from clipgguf.checkpoint.torch_globals import Storage, printable
 from clipgguf.checkpoint.torch_pickle import LARGEST_PICKLE, unpickle
 from clipgguf.checkpoint.torch_state import StorageBytes
 from clipgguf.errors import CheckpointError
-from clipgguf.sources import Reader, Source
+from clipgguf.sources import Source, SourceIO
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
@@ -26,7 +26,7 @@ def read_stream(source: Source) -> tuple[object, Callable[[Storage], StorageByte
     """
     where = f"{source}: its pickle"
     # Where the pickles end is known only after they are read, so some of the storages may come along.
-    head = Reader(source).read(LARGEST_PICKLE)
+    head = SourceIO(source).read(LARGEST_PICKLE)
     magic = unpickle(head, where, 0, FEW_OPCODES)
     if magic.value != MAGIC_NUMBER:
         raise CheckpointError(f"{source}: is a pickle, but none of torch.save, which begins with a magic number")
@@ -53,7 +53,7 @@ def read_stream(source: Source) -> tuple[object, Callable[[Storage], StorageByte
 def _find_storages(
     keys: list[object], storages: dict[str, Storage], position: int, source: Source
 ) -> dict[str, StorageBytes]:
-    file = Reader(source)
+    file = SourceIO(source)
     stored: dict[str, StorageBytes] = {}
     for key in keys:
         if not isinstance(key, str) or key not in storages or key in stored:

@@ -18,7 +18,7 @@ from clipgguf.checkpoint.torch_pickle import LARGEST_PICKLE, unpickle
 from clipgguf.checkpoint.torch_state import StorageBytes, source_tensors
 from clipgguf.checkpoint.torch_stream import read_stream
 from clipgguf.errors import CheckpointError
-from clipgguf.sources import Reader, Source
+from clipgguf.sources import Source, SourceIO
 from clipgguf.tensor import View
 
 # An archive's directory takes about 100 bytes for a storage.
@@ -72,7 +72,7 @@ def read_torch_file(source: Source) -> list[View]:
     Raises CheckpointError when the file is truncated or damaged, is no torch.save's, or asks for anything else than
     tensors. Nothing in it is executed.
     """
-    head = Reader(source).read(512)
+    head = SourceIO(source).read(512)
     if head.startswith(ZIP_MAGIC):
         state, locate = _read_zip(source)
     elif head.startswith(pickle.PROTO):
@@ -99,7 +99,7 @@ def _describe_foreign(head: bytes) -> str:
     )
 
 
-class _DirectoryFile(Reader):
+class _DirectoryFile(SourceIO):
     """A file for zipfile to read the directory from, which allocates whatever a damaged length asks for."""
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -210,7 +210,7 @@ def _locate(source: Source, entry: _Entry) -> StorageBytes:
     name = info.orig_filename
     where = f"{source}: entry {printable(name)}"
     header = b""
-    file = Reader(source)
+    file = SourceIO(source)
     if info.header_offset >= 0:
         file.seek(info.header_offset)
         header = file.read(LOCAL_HEADER.size + len(entry.raw_name))
@@ -269,6 +269,6 @@ def _read_entry(source: Source, entry: _Entry, most: int) -> bytes:
     stored = _locate(source, entry)
     if isinstance(stored.file, InflatedStorage):
         return b"".join(inflate(source, stored.file.deflated))
-    file = Reader(source)
+    file = SourceIO(source)
     file.seek(stored.offset)
     return file.read(stored.nbytes)

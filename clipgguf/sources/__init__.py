@@ -109,7 +109,7 @@ class File:
         return self.folder.open(self.name)
 
 
-class Reader(io.RawIOBase):
+class SourceIO(io.RawIOBase):
     """A source as an unbuffered file with a position; reads as much as is asked for, and less only at its end."""
 
     def __init__(self, source: Source) -> None:

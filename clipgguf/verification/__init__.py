@@ -14,7 +14,8 @@ from clipgguf.sources.local import LocalFile
 from clipgguf.tensor import View
 from clipgguf.verification.expected import expected_file
 from clipgguf.verification.metadata import MetadataDifference, compare_metadata
-from clipgguf.verification.values import COMPARABLE, Comparison, Pair, compare_tensors
+from clipgguf.verification.tensors import Pair, compare_tensors
+from clipgguf.verification.values import COMPARABLE, Comparison
 from clipgguf.workers import thread_count
 from clipgguf.writer import Progress
 

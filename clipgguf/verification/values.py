@@ -4,25 +4,15 @@ Nothing here goes through ``clipgguf.encode``, whose work is to be checked: a fl
 source than half a unit, ties and the like are rounded by numpy and gguf-py, and gguf-py quantizes.
 """
 
-import contextlib
 import math
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
-
-from clipgguf.planning import PlannedTensor
-from clipgguf.sources import Source
-from clipgguf.stream import LOOK_AHEAD, ChunkStream, SourceRange
-from clipgguf.tensor import View
-from clipgguf.workers import Workers
-from clipgguf.writer import Progress
 
 Bytes = NDArray[np.uint8]
 Singles = NDArray[np.float32]
@@ -248,102 +238,3 @@ def _rounded(values: Singles, ggml_type: GGMLQuantizationType) -> Bytes:
     # As one row: gguf-py goes through rows sixteen at a time.
     rounded: Bytes = quants.quantize(values.reshape(1, -1), ggml_type).reshape(-1).view(np.uint8)
     return rounded
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A tensor as it is planned, and as a GGUF file has it, with the same shape and a type in COMPARABLE."""
-
-    planned: PlannedTensor
-    stored: View
-
-
-def compare_tensors(
-    pairs: Sequence[Pair], file: Source, threads: int, progress: Progress | None
-) -> dict[str, Comparison]:
-    """Compare tensors of a GGUF file with their sources; return the results by name.
-
-    ``progress`` is called with the bytes of the sources that are compared, and those of all.
-    Raises CheckpointError when a file is gone or has become shorter.
-    """
-    # Planned as copies, so that the stream hands out the sources as they are.
-    sources = [
-        replace(pair.planned, ggml_type=GGMLQuantizationType[source.dtype], nbytes=source.nbytes)
-        for pair in pairs
-        for source in (pair.planned.source,)
-    ]
-    stored = {pair.planned.name: pair.stored for pair in pairs}
-    results = {name: Comparison() for name in stored}
-    done, total = 0, sum(source.nbytes for source in sources)
-    with (
-        # What is contiguous comes as ranges, which are read where they are compared; for the rest one thread will do.
-        ChunkStream(sources, 1, ranges=True) as stream,
-        contextlib.closing(file),
-        Workers(threads, "compare") as workers,
-    ):
-        try:
-            for chunk_nbytes, name, future in _ahead(stream, stored, file, workers, threads + LOOK_AHEAD):
-                results[name] = results[name].followed_by(future.result())
-                done += chunk_nbytes
-                if progress is not None:
-                    progress(done, total)
-        except BaseException:
-            workers.shutdown(cancel_futures=True)
-            raise
-    return results
-
-
-def _ahead(
-    stream: ChunkStream, stored: dict[str, View], file: Source, workers: Workers, most: int
-) -> Iterator[tuple[int, str, "Future[Comparison]"]]:
-    """Yield for each chunk its bytes, its tensor's name and its comparison, of which ``most`` are under way."""
-    under_way: deque[tuple[int, str, Future[Comparison]]] = deque()
-    started: dict[str, int] = {}
-    for chunk in stream:
-        tensor, target = chunk.tensor, stored[chunk.tensor.name]
-        start = started.get(tensor.name, 0)
-        count = chunk.nbytes // tensor.source.itemsize
-        started[tensor.name] = start + count
-        # The stream uses its buffer again.
-        data = chunk.data if isinstance(chunk.data, SourceRange) else np.frombuffer(bytes(chunk.data), np.uint8)
-        job = _Part(data, tensor.source.dtype, count, file, target, start)
-        under_way.append((chunk.nbytes, tensor.name, workers.submit(job.run)))
-        if len(under_way) == most:
-            yield under_way.popleft()
-    yield from under_way
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A chunk of a source, and where its values stand in the GGUF file: from the value ``start`` of a tensor on."""
-
-    data: SourceRange | Bytes
-    source_dtype: str
-    count: int
-    file: Source
-    stored: View
-    start: int
-
-    def run(self) -> Comparison:
-        """Read both sides and compare them, a piece at a time."""
-        with self.data.file.in_use() if isinstance(self.data, SourceRange) else contextlib.nullcontext():
-            return self._compare()
-
-    def _compare(self) -> Comparison:
-        ggml_type = GGMLQuantizationType[self.stored.dtype]
-        block, block_nbytes = GGML_QUANT_SIZES[ggml_type]
-        # Chunks have whole rows, or a power of two of values in a row.
-        assert self.start % block == self.count % block == 0
-        itemsize = self.data.nbytes // self.count
-        result = Comparison()
-        for start in range(0, self.count, PIECE):
-            count = min(PIECE, self.count - start)
-            if isinstance(self.data, SourceRange):
-                source = np.empty(count * itemsize, np.uint8)
-                self.data.file.read(self.data.offset + start * itemsize, source.data)
-            else:
-                source = self.data[start * itemsize :][: count * itemsize]
-            stored = np.empty(count // block * block_nbytes, np.uint8)
-            self.file.read(self.stored.offset + (self.start + start) // block * block_nbytes, stored.data)
-            result = result.followed_by(compare_values(source, self.source_dtype, stored, ggml_type))
-        return result

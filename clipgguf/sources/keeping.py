@@ -6,7 +6,7 @@ from clipgguf.sources import Source
 from clipgguf.sources.local import OpenedSource
 
 
-class Held:
+class Kept:
     """A source that is needed; it is closed when nobody has this any more."""
 
     __slots__ = ("__weakref__", "source")
@@ -20,13 +20,13 @@ class Held:
         self.source.close()
 
 
-class Holding:
+class Keeping:
     """The sources of tensors whose turns come in order."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
         """Look at every file once. Raises CheckpointError when one is gone or has become shorter."""
         self._sources = sources
-        self._held: dict[int, Held] = {}
+        self._kept: dict[int, Kept] = {}
         self._last_use = {id(source): number for number, source in enumerate(sources)}
         origins = {id(origin): origin for origin in map(_origin, sources)}
         for origin in origins.values():
@@ -37,24 +37,24 @@ class Holding:
                 self.close()
                 raise
 
-    def of(self, number: int) -> Held:
+    def of(self, number: int) -> Kept:
         """Return what the tensor of that number is read from.
 
         After its last tensor's turn, who has it is all that keeps it open, and a compressed storage on disk.
         """
         source = self._sources[number]
-        held = self._held.pop(id(source), None) or Held(source)
+        kept = self._kept.pop(id(source), None) or Kept(source)
         is_needed_again = number < self._last_use[id(source)]
         if is_needed_again:
-            self._held[id(source)] = held
+            self._kept[id(source)] = kept
         if isinstance(source, OpenedSource):
             # It would be inflated for every tensor, where many share few.
             source.stays_open = is_needed_again and source.origin is not source
-        return held
+        return kept
 
     def close(self) -> None:
         """Close all files."""
-        self._held.clear()
+        self._kept.clear()
         for source in self._sources:
             source.close()
             _origin(source).close()

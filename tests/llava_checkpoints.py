@@ -17,7 +17,6 @@ CLIP directory. Its values (``weights.tensor_values``) follow from that name alo
 newline have the same values wherever they stand, and all layouts of one ``Llava`` must give the same tensors.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from tests.checkpoints import TINY, Clip, Vision
 from tests.clip_checkpoints import write_tower
 from tests.json_files import write_json
+from tests.llava_projectors import ORIGINAL_PROJECTOR_TYPES, PROJECTORS
 from tests.weights import Shapes, tensor_values, write_file, write_weights
 
 Floats = NDArray[np.float32]
@@ -141,7 +141,7 @@ class Llava:
             **self.text_config(),
             "image_aspect_ratio": "pad",
             "mm_hidden_size": self.vision.hidden_size,
-            "mm_projector_type": _ORIGINAL_PROJECTOR_TYPES.get(self.projector, "mlp2x_gelu"),
+            "mm_projector_type": ORIGINAL_PROJECTOR_TYPES.get(self.projector, "mlp2x_gelu"),
             "mm_use_im_start_end": False,
             "mm_vision_select_feature": "patch",
             "mm_vision_select_layer": self.feature_layer,
@@ -175,58 +175,6 @@ class Llava:
         """Return the image sizes of LLaVA 1.6, (width, height), in the order and proportions of the published ones."""
         s = self.vision.image_size
         return (s, 2 * s), (2 * s, s), (2 * s, 2 * s), (3 * s, s), (s, 3 * s)
-
-
-def _linear(tail: str, out: int, into: int) -> Shapes:
-    return {f"{tail}.weight": (out, into), f"{tail}.bias": (out,)}
-
-
-def _norm(tail: str, width: int) -> Shapes:
-    return {f"{tail}.weight": (width,), f"{tail}.bias": (width,)}
-
-
-def _mlp_norm(v: int, t: int) -> Shapes:
-    return _linear("0", t, v) | _norm("1", t) | _linear("3", t, t) | _norm("4", t)
-
-
-def _ldp(v: int, t: int) -> Shapes:
-    """MobileVLM's LDPNetProjector; the 1x1 convolutions of its blocks have four axes."""
-    shapes = _linear("model.mlp.1", t, v) | _linear("model.mlp.3", t, t)
-    squeezed = t // 4
-    for n in (1, 2):
-        block = f"model.mb_block.{n}.block"
-        shapes |= {f"{block}.0.0.weight": (t, 1, 3, 3)} | _norm(f"{block}.0.1", t)
-        shapes |= {f"{block}.1.fc1.weight": (squeezed, t, 1, 1), f"{block}.1.fc1.bias": (squeezed,)}
-        shapes |= {f"{block}.1.fc2.weight": (t, squeezed, 1, 1), f"{block}.1.fc2.bias": (t,)}
-        shapes |= {f"{block}.2.0.weight": (t, t, 1, 1)} | _norm(f"{block}.2.1", t)
-    return shapes
-
-
-def _ldpv2(v: int, t: int) -> Shapes:
-    """MobileVLM V2's LDPNetV2Projector."""
-    mlp = _linear("mlp.mlp.0", t, v) | _linear("mlp.mlp.2", t, t)
-    return mlp | {"peg.peg.0.weight": (t, 1, 3, 3), "peg.peg.0.bias": (t,)}
-
-
-# The tensors after "model.mm_projector.", by the widths of the tower and of the language model.
-PROJECTORS: dict[str, Callable[[int, int], Shapes]] = {
-    "mlp": lambda v, t: _linear("0", t, v) | _linear("2", t, t),
-    "mlp_norm": _mlp_norm,
-    "ldp": _ldp,
-    "ldpv2": _ldpv2,
-    # These no reader of GGUF files can run.
-    "linear": lambda v, t: {"weight": (t, v), "bias": (t,)},
-    "mlp1x": lambda v, t: _linear("0", t, v),
-    "mlp3x": lambda v, t: _linear("0", t, v) | _linear("2", t, t) | _linear("4", t, t),
-    "mlp without biases": lambda v, t: {"0.weight": (t, v), "2.weight": (t, t)},
-}
-_ORIGINAL_PROJECTOR_TYPES = {
-    "mlp_norm": "mlp2x_gelu_Norm",
-    "ldp": "ldpnet",
-    "ldpv2": "ldpnetv2",
-    "linear": "linear",
-    "mlp3x": "mlp3x_gelu",
-}
 
 
 def write_vision_config(path: Path, llava: Llava) -> Path:

@@ -97,17 +97,6 @@ def good() -> dict[str, tuple[Any, dict[str, Any]]]:
     }
     state = model().state_dict()
     parameters = model().state_dict(keep_vars=True)
-    nested = {
-        "model": {"vision": {"weight": a}, "bias": values(2)},
-        "epoch": 3,
-        "loss": 0.25,
-        "seed": 2**40,
-        "note": None,
-        "betas": [0.9, (1, 2)],
-        "shape": a.shape,
-        "dtype": torch.bfloat16,
-        "resumed": True,
-    }
     run = {
         "state_dict": {f"module.{name}": value for name, value in state.items()},
         "epoch": 1,
@@ -123,9 +112,24 @@ def good() -> dict[str, tuple[Any, dict[str, Any]]]:
         "untyped.bin": (untyped, untyped),
         "complex.bin": ({"c64": torch.view_as_complex(values(3, 2))},) * 2,
         "parameters.bin": (parameters, parameters),
-        "nested.bin": (nested, {"model.vision.weight": a, "model.bias": values(2)}),
+        "nested.bin": (_nested(a), {"model.vision.weight": a, "model.bias": values(2)}),
         "wrapped.bin": (run, run["state_dict"]),
         "deepspeed.bin": ({"module": state, "global_steps": 7}, state),
+    }
+
+
+def _nested(a: torch.Tensor) -> dict[str, Any]:
+    """Return a checkpoint with all that may stand between tensors."""
+    return {
+        "model": {"vision": {"weight": a}, "bias": values(2)},
+        "epoch": 3,
+        "loss": 0.25,
+        "seed": 2**40,
+        "note": None,
+        "betas": [0.9, (1, 2)],
+        "shape": a.shape,
+        "dtype": torch.bfloat16,
+        "resumed": True,
     }
 
 
@@ -264,6 +268,11 @@ def write_hostile(directory: Path) -> None:
             four,
         )
     )
+    write_hostile_archives(directory)
+
+
+def write_hostile_archives(directory: Path) -> None:
+    """Write archives that inflate without end, or whose entries lead out of them."""
     weight = torch_bytes.pickled(torch_bytes.mapping({"weight": tensor(storage("0", 1 << 20), 0, (1 << 20,), (1,))}))
     bomb = {"data.pkl": weight, "data/0": bytes(4 << 20)}
     (directory / "zip-bomb.bin").write_bytes(torch_bytes.archive(bomb, compression=zipfile.ZIP_DEFLATED))

@@ -253,10 +253,8 @@ import os, sys
 from clipgguf import CheckpointError, Options, convert
 model, out, outtype = sys.argv[1:]
 path = model + "/model.safetensors"
-def truncate(done, total):
-    os.truncate(path, os.stat(path).st_size // 2)
 try:
-    convert(model, out, Options(outtype=outtype), progress=truncate)
+    convert(model, out, Options(outtype=outtype), progress=lambda *_: os.truncate(path, os.stat(path).st_size // 2))
 except CheckpointError as e:
     sys.exit(str(e))
 """

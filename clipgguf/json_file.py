@@ -12,7 +12,7 @@ from clipgguf.sources import File
 # What a JSON file may have: CLIP's tokenizer.json is 3.6 MB with 200,000 values, the index of 90,000 tensors 9 MB.
 # It bounds memory: at worst, one character beyond 16 bits, a byte of text takes 4, and a key with its value 200.
 LARGEST_JSON = 24 << 20
-MOST_VALUES = 500_000
+MOST_IN_JSON = 500_000
 
 
 class DuplicateKeyError(ValueError):
@@ -132,6 +132,6 @@ def _read_bytes(file: File) -> bytearray:
         raise ConfigError(*e.problems) from e
     # Every value but the whole comes after one of these.
     values = sum(map(data.count, (b",", b"[", b"{")))
-    if values > MOST_VALUES:
-        raise ConfigError(f"{file}: has {values:,} values, should have {MOST_VALUES:,} at most")
+    if values > MOST_IN_JSON:
+        raise ConfigError(f"{file}: has {values:,} values, should have {MOST_IN_JSON:,} at most")
     return data

@@ -115,7 +115,7 @@ def write_tiny_language_model(path: Path, n_embd: int, seed: int = 0) -> None:
     def zeros(*shape: int) -> Float32Array:
         return np.zeros(shape, np.float32)
 
-    # Only printable pieces have an output row that is not zero: the answer is text, never the end of
+    # Only name_text pieces have an output row that is not zero: the answer is text, never the end of
     # it, and the logit of all the others is exactly 0, which turns log probabilities back into logits.
     output = normal(len(tokens), n_embd, scale=2.0)
     output[:_FIRST_PIECE] = 0

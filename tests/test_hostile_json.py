@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clipgguf import Options, convert, plan
-from clipgguf.json_file import LARGEST_JSON, MOST_VALUES, read_json_object
+from clipgguf.json_file import LARGEST_JSON, MOST_IN_JSON, read_json_object
 from clipgguf.sources.given import given_file
 from tests.checkpoints import write_model
 from tests.clip_checkpoints import write_tower
@@ -104,8 +104,8 @@ def test_json_of_the_largest_size_is_read(tmp_path: Path) -> None:
 def test_json_of_too_many_values_is_not_parsed(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     for value in ("[]", "{}", '""'):
-        path.write_text(f'{{"a": [{",".join([value] * (2 * MOST_VALUES))}]}}')
-        assert f"values, should have {MOST_VALUES:,} at most" in refusal(lambda: read_json_object(given_file(path)))
+        path.write_text(f'{{"a": [{",".join([value] * (2 * MOST_IN_JSON))}]}}')
+        assert f"values, should have {MOST_IN_JSON:,} at most" in refusal(lambda: read_json_object(given_file(path)))
 
 
 # Numbers that are none, or too large: the file, where in it, its new value, and what the error says.

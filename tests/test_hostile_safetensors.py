@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from clipgguf.checkpoint.safetensors import LARGEST_HEADER, read_safetensors_header
+from clipgguf.checkpoint.safetensors import LARGEST_SAFETENSORS_HEADER, read_safetensors_header
 from clipgguf.sources.local import LocalFile
 from tests.refusals import assert_refused_without_reading, refusal
 
@@ -38,7 +38,7 @@ HEADERS: dict[str, tuple[bytes, str]] = {
     "length-with-a-sign": (header(SOUND, length=2**64 - 1), NOT_SAFETENSORS),
     "length-that-overflows": (header(SOUND, length=2**64 - 8), NOT_SAFETENSORS),
     "length-of-two-gigabytes": (header(SOUND, length=2**31), NOT_SAFETENSORS),
-    "header-of-great-length": (header(SOUND + " " * LARGEST_HEADER), NOT_SAFETENSORS),
+    "header-of-great-length": (header(SOUND + " " * LARGEST_SAFETENSORS_HEADER), NOT_SAFETENSORS),
     "tensors-that-overlap": (header(f'{{"a": {entry()}, "b": {entry(4, 12)}}}', bytes(12)), "no safetensors file"),
     "tensors-in-one-place": (header(f'{{"a": {entry()}, "b": {entry()}}}'), "no safetensors file"),
     "hole-at-the-beginning": (header(f'{{"a": {entry(8, 16)}}}', bytes(16)), "no safetensors file"),

@@ -21,7 +21,7 @@ from clipgguf.tensor import View
 
 # A tensor takes some 120 bytes of a header, so this is enough for 70,000. The package allows 100 MB, for which Python
 # would need gigabytes.
-LARGEST_HEADER = 8 << 20
+LARGEST_SAFETENSORS_HEADER = 8 << 20
 # How files of torch.save begin: as zip archives, and those of before as pickles.
 _TORCH_MAGIC = (b"PK\x03\x04", b"\x80\x02")
 # How many bits an element has, by its dtype.
@@ -47,12 +47,12 @@ def read_safetensors_header(source: Source) -> list[View]:
     file, name, size = SourceIO(source), source.name, source.size
     head = file.read(8)
     length = int.from_bytes(head, "little")
-    if length > LARGEST_HEADER:
+    if length > LARGEST_SAFETENSORS_HEADER:
         if head.startswith(_TORCH_MAGIC):
             raise CheckpointError(f"{name}: is a file of torch.save, and should have a name that ends in .bin")
         raise CheckpointError(
             f"{name}: is no safetensors file: its first 8 bytes tell of a header of {length:,} bytes, "
-            f"should be {LARGEST_HEADER:,} at most (the file has {size:,} bytes)"
+            f"should be {LARGEST_SAFETENSORS_HEADER:,} at most (the file has {size:,} bytes)"
         )
     try:
         is_judged = isinstance(source, LocalFile) and _is_judged_by_the_package(source)

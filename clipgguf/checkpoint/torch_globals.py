@@ -12,9 +12,9 @@ from typing import TypeAlias, TypeGuard
 
 # GGUF has 4 axes at most, a convolution over video 5. The limit keeps it cheap to look at a shape, however often a
 # hostile pickle refers to the same one.
-MOST_AXES = 8
+MOST_TORCH_AXES = 8
 LARGEST_INT64 = 2**63 - 1
-LONGEST_NAME = 256
+LONGEST_TORCH_NAME = 256
 
 Arguments: TypeAlias = tuple[object, ...]
 
@@ -118,13 +118,13 @@ def _view(arguments: Arguments, element: ElementType | None, metadata: Arguments
         raise RefusedError("describes a tensor whose storage is none")
     if not _is_int64(offset) or not _is_axes(shape) or not _is_axes(strides) or len(shape) != len(strides):
         raise RefusedError(
-            f"describes a tensor in storage {printable(storage.key)} whose offset, shape or strides are malformed: "
-            f"should be an integer and two tuples of as many integers, at most {MOST_AXES}"
+            f"describes a tensor in storage {name_text(storage.key)} whose offset, shape or strides are malformed: "
+            f"should be an integer and two tuples of as many integers, at most {MOST_TORCH_AXES}"
         )
     # torch keeps negation and conjugation as a mark on the tensor (get_tensor_metadata), not in the bytes.
     if metadata and isinstance(metadata[0], dict) and any(metadata[0].values()):
         raise RefusedError(
-            f"marks a tensor in storage {printable(storage.key)} as negated or conjugated; it should be saved after "
+            f"marks a tensor in storage {name_text(storage.key)} as negated or conjugated; it should be saved after "
             "resolve_neg() and resolve_conj()"
         )
     return StorageView(storage, element or storage.element, offset, shape, strides)
@@ -140,7 +140,7 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 
 def _is_axes(value: object) -> TypeGuard[tuple[int, ...]]:
-    if not isinstance(value, tuple) or len(value) > MOST_AXES or not set(map(type, value)) <= {int}:
+    if not isinstance(value, tuple) or len(value) > MOST_TORCH_AXES or not set(map(type, value)) <= {int}:
         return False
     return not value or (min(value) >= -LARGEST_INT64 and max(value) <= LARGEST_INT64)
 
@@ -206,7 +206,7 @@ def storage_of(reference: object) -> Storage:
         _, offset, length = view
         if _is_count(offset) and _is_count(length) and offset + length <= elements:
             return Storage(key, element, elements, (offset, length))
-    raise RefusedError(f"refers to a view of storage {printable(key)} that does not lie inside it")
+    raise RefusedError(f"refers to a view of storage {name_text(key)} that does not lie inside it")
 
 
 # What a user knows our records as.
@@ -219,6 +219,6 @@ def kind_of(value: object) -> str:
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
-def printable(text: str) -> str:
+def name_text(text: str) -> str:
     """Return a name of the file's as it is, or quoted and shortened where a terminal should not see it as it is."""
-    return text if text.isprintable() and len(text) <= LONGEST_NAME else repr(text[:LONGEST_NAME])
+    return text if text.isprintable() and len(text) <= LONGEST_TORCH_NAME else repr(text[:LONGEST_TORCH_NAME])

@@ -6,13 +6,13 @@ import struct
 
 from clipgguf.checkpoint.torch_globals import (
     GLOBALS,
-    LONGEST_NAME,
+    LONGEST_TORCH_NAME,
     Function,
     OrderedDict,
     RefusedError,
     Storage,
     kind_of,
-    printable,
+    name_text,
     storage_of,
 )
 
@@ -46,7 +46,7 @@ class Machine:
 
     def read_line(self) -> str:
         """Return one of the two lines that name a global."""
-        end = self.data.find(b"\n", self.position, self.position + LONGEST_NAME)
+        end = self.data.find(b"\n", self.position, self.position + LONGEST_TORCH_NAME)
         if end < 0:
             raise IndexError(end)
         line = self.data[self.position : end].decode()
@@ -160,11 +160,11 @@ class Machine:
         if known is None:
             if module.partition(".")[0] == "__torch__":
                 raise RefusedError(
-                    f"asks for {printable(f'{module}.{name}')}, a class of a TorchScript archive; "
+                    f"asks for {name_text(f'{module}.{name}')}, a class of a TorchScript archive; "
                     "should be a state dict saved with torch.save"
                 )
             raise RefusedError(
-                f"asks for {printable(f'{module}.{name}')}, which is nothing that a checkpoint of tensors needs; "
+                f"asks for {name_text(f'{module}.{name}')}, which is nothing that a checkpoint of tensors needs; "
                 "refused"
             )
         self.stack.append(known)
@@ -189,5 +189,5 @@ class Machine:
     def refer_to_storage(self) -> None:
         storage = storage_of(self.stack.pop())
         if self.storages.setdefault(storage.key, storage).nbytes != storage.nbytes:
-            raise RefusedError(f"refers to storage {printable(storage.key)} twice, with different sizes")
+            raise RefusedError(f"refers to storage {name_text(storage.key)} twice, with different sizes")
         self.stack.append(storage)

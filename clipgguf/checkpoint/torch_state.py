@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from clipgguf.checkpoint.strides import SMALL_READ, extent, stored_cost
-from clipgguf.checkpoint.torch_globals import LONGEST_NAME, Storage, StorageView, kind_of, printable
+from clipgguf.checkpoint.torch_globals import LONGEST_TORCH_NAME, Storage, StorageView, kind_of, name_text
 from clipgguf.errors import CheckpointError
 from clipgguf.limits import MOST_ENTRIES
 from clipgguf.sources import Source
@@ -88,9 +88,9 @@ def _name(keys: tuple[object, ...], source: Source) -> str:
             raise CheckpointError(f"{source}: has a tensor under the key {key}, should be a string, its name")
         parts.append(key)
     length = sum(map(len, parts)) + len(parts) - 1
-    if length > LONGEST_NAME:
+    if length > LONGEST_TORCH_NAME:
         raise CheckpointError(
-            f"{source}: has a tensor whose name has {length:,} characters, should have {LONGEST_NAME} at most"
+            f"{source}: has a tensor whose name has {length:,} characters, should have {LONGEST_TORCH_NAME} at most"
         )
     return ".".join(parts)
 
@@ -100,7 +100,7 @@ def _source_tensor(name: str, view: StorageView, stored: StorageBytes, source: S
     storage, itemsize = view.storage, view.element.itemsize
     if storage.nbytes > stored.nbytes:
         raise CheckpointError(
-            f"{where} needs a storage of {storage.nbytes:,} bytes, {printable(stored.entry)} has {stored.nbytes:,}"
+            f"{where} needs a storage of {storage.nbytes:,} bytes, {name_text(stored.entry)} has {stored.nbytes:,}"
         )
     if min((view.offset, *view.shape, *view.strides)) < 0:
         raise CheckpointError(

@@ -7,7 +7,7 @@ each key the number of its elements, as a little-endian integer of 64 bits, and 
 
 from collections.abc import Callable
 
-from clipgguf.checkpoint.torch_globals import Storage, printable
+from clipgguf.checkpoint.torch_globals import Storage, name_text
 from clipgguf.checkpoint.torch_pickle import LARGEST_PICKLE, unpickle
 from clipgguf.checkpoint.torch_state import StorageBytes
 from clipgguf.errors import CheckpointError
@@ -44,7 +44,7 @@ def read_stream(source: Source) -> tuple[object, Callable[[Storage], StorageByte
 
     def locate(storage: Storage) -> StorageBytes:
         if storage.key not in stored:
-            raise CheckpointError(f"{source}: lacks storage {printable(storage.key)}, which its state dict refers to")
+            raise CheckpointError(f"{source}: lacks storage {name_text(storage.key)}, which its state dict refers to")
         return stored[storage.key]
 
     return state.value, locate
@@ -58,7 +58,7 @@ def _find_storages(
     for key in keys:
         if not isinstance(key, str) or key not in storages or key in stored:
             raise CheckpointError(f"{source}: lists a storage twice, or one that its state dict does not refer to")
-        where = f"{source}: storage {printable(key)}"
+        where = f"{source}: storage {name_text(key)}"
         expected = storages[key]
         file.seek(position)
         count = file.read(8)

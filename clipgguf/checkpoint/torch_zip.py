@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from clipgguf.checkpoint.deflate import Deflated, InflatedStorage, inflate
-from clipgguf.checkpoint.torch_globals import Storage, printable
+from clipgguf.checkpoint.torch_globals import Storage, name_text
 from clipgguf.checkpoint.torch_pickle import LARGEST_PICKLE, unpickle
 from clipgguf.checkpoint.torch_state import StorageBytes, source_tensors
 from clipgguf.checkpoint.torch_stream import read_stream
@@ -124,7 +124,7 @@ def _read_zip(source: Source) -> tuple[object, Callable[[Storage], StorageBytes]
             entry = entries.get(f"{root}/data/{storage.key}")
             if entry is None:
                 raise CheckpointError(
-                    f"{source}: lacks the entry data/{printable(storage.key)}, a storage that data.pkl refers to"
+                    f"{source}: lacks the entry data/{name_text(storage.key)}, a storage that data.pkl refers to"
                 )
             found[storage.key] = _locate(source, entry)
             if isinstance(found[storage.key].file, InflatedStorage):
@@ -154,12 +154,12 @@ def _read_directory(source: Source) -> dict[str, _Entry]:
         # Not info.filename: zipfile cuts that off at a NUL, and changes it on Windows.
         name, entry = info.orig_filename, _Entry(info, end)
         if problem := _entry_problem(info, name):
-            raise CheckpointError(f"{source}: entry {printable(name)} {problem}")
+            raise CheckpointError(f"{source}: entry {name_text(name)} {problem}")
         if name in entries:
-            raise CheckpointError(f"{source}: has two entries of the name {printable(name)}")
+            raise CheckpointError(f"{source}: has two entries of the name {name_text(name)}")
         if entry.least_end > end:
             raise CheckpointError(
-                f"{source}: entry {printable(name)} ends at byte {entry.least_end:,}, should where the next one or the "
+                f"{source}: entry {name_text(name)} ends at byte {entry.least_end:,}, should where the next one or the "
                 f"directory begins, at byte {end:,}"
             )
         entries[name] = entry
@@ -201,14 +201,14 @@ def _check_byte_order(source: Source, entry: _Entry | None) -> None:
     # torch writes the entry since 2.1; files of before come from little-endian machines, as torch assumes too.
     order = _read_entry(source, entry, 16) if entry else b"little"
     if order != b"little":
-        raise CheckpointError(f"{source}: has the byte order {printable(order.decode('latin-1'))}, should be little")
+        raise CheckpointError(f"{source}: has the byte order {name_text(order.decode('latin-1'))}, should be little")
 
 
 def _locate(source: Source, entry: _Entry) -> StorageBytes:
     """Return where an entry's bytes lie, which only its local header says."""
     info = entry.info
     name = info.orig_filename
-    where = f"{source}: entry {printable(name)}"
+    where = f"{source}: entry {name_text(name)}"
     header = b""
     file = SourceIO(source)
     if info.header_offset >= 0:
@@ -263,7 +263,7 @@ def _read_entry(source: Source, entry: _Entry, most: int) -> bytes:
     info = entry.info
     if info.file_size > most:
         raise CheckpointError(
-            f"{source}: entry {printable(info.orig_filename)} has {info.file_size:,} bytes, should have {most:,} at "
+            f"{source}: entry {name_text(info.orig_filename)} has {info.file_size:,} bytes, should have {most:,} at "
             "most"
         )
     stored = _locate(source, entry)

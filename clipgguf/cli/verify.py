@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from clipgguf.verification import Finding, TensorCheck, Verification
 
 # How many tensors the table has without --all.
-MOST_ROWS = 20
+MOST_WORST = 20
 
 
 @takes_options(verifies=True)
@@ -40,7 +40,7 @@ def verify_command(
     model_dir: Annotated[Path, MODEL_DIR],
     options: Any = None,
     show_all: Annotated[
-        bool, typer.Option("--all", help=f"Show every tensor, and not only the {MOST_ROWS} worst of what is wrong.")
+        bool, typer.Option("--all", help=f"Show every tensor, and not only the {MOST_WORST} worst of what is wrong.")
     ] = False,
     as_json: AsJson = False,
     threads: Threads = None,
@@ -76,7 +76,7 @@ def verify_command(
 def _show_result(result: "Verification", *, show_all: bool) -> None:
     """Print what was compared, tables of what is wrong (or of everything), and the counts."""
     worst_first = sorted(result.tensors, key=lambda tensor: tensor.badness, reverse=True)
-    shown = worst_first if show_all else [tensor for tensor in worst_first if not tensor.is_good][:MOST_ROWS]
+    shown = worst_first if show_all else [tensor for tensor in worst_first if not tensor.is_good][:MOST_WORST]
     parts: list[str | Table] = [
         f"{result.path}: compared with a conversion to {result.outtype} of {result.found}",
     ]

@@ -69,6 +69,11 @@ class Prefix:
         """Return the prefix with something after it."""
         return Prefix(self.landmark, self.default, self.tail + tail)
 
+    @property
+    def root(self) -> "Prefix":
+        """The prefix without what comes after it."""
+        return Prefix(self.landmark, self.default)
+
     def found(self, names: Mapping[str, Any]) -> list[str]:
         """Return all that stands in front of the landmark in some names, without the tail."""
         return [name.removesuffix(self.landmark) for name in names if name.endswith(self.landmark)]

@@ -135,7 +135,7 @@ class _Matching:
         # A config can ask for four thousand million blocks; they are not worth a line each.
         for section in self.family.sections:
             times = self._times(section)
-            if section.times and times > len(self.tensors):
+            if times > len(self.tensors):
                 yield (
                     f"{self.where}: {self.config_name} asks for {times:,} blocks in {section.part}_model, "
                     f"the whole checkpoint has {len(self.tensors):,} tensors"
@@ -148,7 +148,7 @@ class _Matching:
         for section in self.family.sections:
             if not isinstance(section.prefix, Prefix):
                 continue
-            key = Prefix(section.prefix.landmark, section.prefix.default)
+            key = section.prefix.root
             if key in self.prefixes or key in self.lost:
                 continue
             found = key.found(self.tensors)
@@ -169,7 +169,7 @@ class _Matching:
 
     def _section(self, section: Section) -> Iterator[Output]:
         if isinstance(section.prefix, Prefix):
-            key = Prefix(section.prefix.landmark, section.prefix.default)
+            key = section.prefix.root
             if key in self.lost:
                 return
             starts = [self.prefixes[key] + section.prefix.tail]

@@ -11,7 +11,6 @@ from tests.clip_checkpoints import CLIP_STATISTICS, tokens, write_vocabulary
 from tests.json_files import write_json
 from tests.weights import Array, Arrays, arrays_of, write_weights
 
-_OPEN_CLIP_TOWER = {"text_model.": "", "vision_model.": "visual."}
 _OPEN_CLIP_TAILS = {
     "embeddings.class_embedding": "class_embedding",
     "embeddings.patch_embedding.weight": "conv1.weight",

@@ -32,9 +32,14 @@ TEXT, VISION = "text", "vision"
 KNOWN_ACTIVATIONS = {"gelu": True, "gelu_pytorch_tanh": True, "quick_gelu": False}
 
 
+def _told_activation(values: Mapping[str, Any]) -> Any:
+    """Return the activation that a file tells of: the vision tower's, and without one the text tower's."""
+    return values.get("vision.act", values.get("text.act"))
+
+
 def activation(values: Mapping[str, Any]) -> bool:
-    """Return the one flag for the whole file: the vision tower's activation, and without one the text tower's."""
-    return KNOWN_ACTIVATIONS.get(values.get("vision.act", values.get("text.act")), False)
+    """Return the one flag for the whole file."""
+    return KNOWN_ACTIVATIONS.get(_told_activation(values), False)
 
 
 def vocabulary(inputs: Inputs) -> Vocabulary:
@@ -267,7 +272,7 @@ def towers_asked_for(inputs: Inputs, towers: tuple[str, ...]) -> tuple[str, ...]
 
 def value_warnings(values: Mapping[str, Any], parts: tuple[str, ...], path: object) -> tuple[str, ...]:
     """Return warnings about activations that the one flag of a file cannot tell of, and tokens without a row."""
-    vision = values.get("vision.act", values.get("text.act"))
+    vision = _told_activation(values)
     text = values["text.act"] if TEXT in parts else vision
     unknown = [
         f"{path}: readers of the file do not know hidden_act {shown(act)}; they will compute quick_gelu"

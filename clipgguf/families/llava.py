@@ -113,9 +113,8 @@ def open_model(inputs: Inputs) -> Model:
         wanted_here = [t for name, t in wanted if options.vision_tower is None or is_projector_name(name)]
         refuse_quantized(own.values, own.path, wanted_here)
     projector, keep_order, projector_from = _projector(inputs, checkpoint)
-    given = None if options.llava_projector is None else place(options.llava_projector)
-    if llava is None and given is not None and not isinstance(given, File):
-        path = given.file("config.json")
+    if llava is None and not isinstance(projector_from, File):
+        path = projector_from.file("config.json")
         llava = Settings(path, read_json_object(path)) if path.is_present else None
     tower = find_tower(inputs, llava, checkpoint)
     named = by_tail(projector)

@@ -87,7 +87,6 @@ KINDS = (
         ),
     ),
 )
-PROJECTOR_TYPES = tuple(dict.fromkeys(kind.projector_type for kind in KINDS))
 # LLaVA 1.6's, which no reader uses; the scripts write it after the projector.
 NEWLINE = Rule("image_newline", "model.image_newline", "newline", optional=True)
 

@@ -23,8 +23,6 @@ from clipgguf.family import Family, Rule, Section, Value, linear, norm
 from clipgguf.inputs import Config, Inputs, checked, read_values
 from clipgguf.model import Model, matched_model
 
-CONFIG_FILE = "open_clip_config.json"
-
 _BLOCK = (
     Rule(
         "attn.in_proj_weight",
@@ -153,9 +151,7 @@ def _common(part: str, width: int) -> tuple[Value, ...]:
         Value(f"{part}.blocks", f"{cfg}.layers", 12),
         Value(f"{part}.epsilon", f"{cfg}.norm_kwargs.eps", 1e-5),
         Value(f"{part}.projection", "model_cfg.embed_dim", 512, told_by_tensor=True),
-        Value(
-            f"{part}.act", lambda inputs: "quick_gelu" if inputs.config.get("model_cfg.quick_gelu") is True else "gelu"
-        ),
+        Value(f"{part}.act", _activation),
     )
 
 

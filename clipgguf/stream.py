@@ -108,7 +108,11 @@ class _Job:
     def window(self) -> AbstractContextManager[memoryview | None]:
         """Give the source mapped into memory, or None where it has to be read."""
         is_aligned = self.start % self.codec.source_dtype.itemsize == 0  # Old safetensors files have odd headers.
-        if isinstance(self.source, _Block | ComputedBytes) or not is_aligned or self.nbytes < LEAST_WINDOW:
+        # Quantizing takes so much longer than reading that a copy costs nothing, and a window is not open for so long.
+        is_quantized = self.codec.block_elements > 1
+        if isinstance(self.source, _Block | ComputedBytes):
+            return nullcontext()
+        if not is_aligned or is_quantized or self.nbytes < LEAST_WINDOW:
             return nullcontext()
         return self.source.window(self.start, self.nbytes)
 
@@ -161,8 +165,7 @@ def _encode(codec: Encoder, jobs: Sequence[_Job], workspace: _Workspace, target:
 def _fill(codec: Encoder, jobs: Sequence[_Job], workspace: _Workspace, target: NDArray[np.uint8]) -> int:
     """Fill the target from the sources of jobs of one codec; return how many finite values became infinite."""
     encode, encoded, scratch = codec.encode, target.view(codec.target_dtype), workspace.scratch
-    # Quantizing takes so much longer than reading that a copy costs nothing, and a window is not open for so long.
-    if encode is not None and len(jobs) == 1 and codec.block_elements == 1:
+    if encode is not None and len(jobs) == 1:
         with jobs[0].window() as window:
             if window is not None:
                 # No name holds the array, so that it is gone when the window closes.

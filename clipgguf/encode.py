@@ -30,11 +30,11 @@ _BYTE = np.dtype(np.uint8)
 
 # Elements that a step with intermediate arrays works on at a time. Few enough that these stay in the processor's cache;
 # many, because after each step threads wait for each other to get hold of the interpreter.
-_BLOCK = 1 << 16
+_BLOCK = 1 << 17
 # gguf-py's quantization makes about ten intermediate arrays.
 _QUANTIZED_AT_ONCE = 1 << 14
-# What an encoder needs for intermediate arrays, in bytes: two blocks of 32-bit integers, and one of 16 bits.
-SCRATCH_NBYTES = _BLOCK * (4 + 4 + 2)
+# What an encoder needs for intermediate arrays, in bytes: a block of 32-bit integers, and one of 16 bits.
+SCRATCH_NBYTES = _BLOCK * (4 + 2)
 
 
 Encode = Callable[[NDArray[Any], NDArray[Any], NDArray[np.uint8]], int]
@@ -44,9 +44,9 @@ Encode = Callable[[NDArray[Any], NDArray[Any], NDArray[np.uint8]], int]
 class Encoder:
     """How chunks of one source dtype become chunks of one GGML type.
 
-    ``encode(source, target, scratch)`` fills ``target`` from as many elements of ``source``, which it only reads, and
-    returns how many finite values became infinite; ``scratch`` has SCRATCH_NBYTES. It is None when the bytes are the
-    same and need no encoding. Safe to call from several threads.
+    ``encode(source, target, scratch)`` fills ``target`` from as many elements of ``source``, which it may overwrite
+    unless it is read-only, and returns how many finite values became infinite; ``scratch`` has SCRATCH_NBYTES. It is
+    None when the bytes are the same and need no encoding. Safe to call from several threads.
     """
 
     source_dtype: np.dtype[Any]
@@ -149,15 +149,18 @@ def _f32_to_f16(source: NDArray[Any], target: NDArray[Any], scratch: NDArray[np.
     rounding takes no notice.
     """
     bits, halves = source.view("<u4"), target.view("<u2")
-    addends, magnitudes = (scratch[start : start + 4 * _BLOCK].view("<u4") for start in (0, 4 * _BLOCK))
-    lower_halves = scratch[8 * _BLOCK : 10 * _BLOCK].view("<u2")
+    # The magnitudes take the place of the source; where that is read-only, half of the scratch is theirs.
+    step = _BLOCK if source.flags.writeable else _BLOCK // 2
+    addends, lower_halves = scratch[: 4 * step].view("<u4"), scratch[4 * step : 6 * step].view("<u2")
+    magnitudes = scratch[6 * step : 10 * step].view("<u4")
     count = 0
-    for start in range(0, len(source), _BLOCK):
-        x, half = bits[start : start + _BLOCK], halves[start : start + _BLOCK]
-        addend, magnitude, lower_half = addends[: len(x)], magnitudes[: len(x)], lower_halves[: len(x)]
+    for start in range(0, len(source), step):
+        x, half = bits[start : start + step], halves[start : start + step]
+        addend, lower_half = addends[: len(x)], lower_halves[: len(x)]
+        magnitude = x if source.flags.writeable else magnitudes[: len(x)]
         np.bitwise_and(x, 0x7F800000, out=addend)
         if int(addend.max()) >= _LARGE:  # Something infinite, no number, or perhaps too large.
-            count += _cast(source[start : start + _BLOCK], target[start : start + _BLOCK], scratch)
+            count += _cast(source[start : start + step], target[start : start + step], scratch)
             continue
         # With an array, because with a number numpy compares value by value.
         np.maximum(addend, _SMALLEST_NORMAL[: len(x)], out=addend)

@@ -105,8 +105,11 @@ class _Job:
         """The bytes that the chunk will have."""
         return self.codec.nbytes(self.nbytes // self.codec.source_dtype.itemsize)
 
-    def window(self) -> AbstractContextManager[memoryview | None]:
-        """Give the source mapped into memory, or None where it has to be read."""
+    def at_hand(self, target: NDArray[np.uint8]) -> AbstractContextManager[memoryview | None]:
+        """Give the source to be encoded, read into ``target`` or mapped into memory; None where it has to be read.
+
+        Copying from the page cache costs less than mapping, and mapping less than waiting for a copy.
+        """
         is_aligned = self.start % self.codec.source_dtype.itemsize == 0  # Old safetensors files have odd headers.
         # Quantizing takes so much longer than reading that a copy costs nothing, and a window is not open for so long.
         is_quantized = self.codec.block_elements > 1
@@ -114,6 +117,8 @@ class _Job:
             return nullcontext()
         if not is_aligned or is_quantized or self.nbytes < LEAST_WINDOW:
             return nullcontext()
+        if self.source.read_at_once(self.start, target.data):
+            return nullcontext(target.data)
         return self.source.window(self.start, self.nbytes)
 
     def read(self, target: NDArray[np.uint8], scratch: NDArray[np.uint8]) -> None:
@@ -166,7 +171,7 @@ def _fill(codec: Encoder, jobs: Sequence[_Job], workspace: _Workspace, target: N
     """Fill the target from the sources of jobs of one codec; return how many finite values became infinite."""
     encode, encoded, scratch = codec.encode, target.view(codec.target_dtype), workspace.scratch
     if encode is not None and len(jobs) == 1:
-        with jobs[0].window() as window:
+        with jobs[0].at_hand(workspace.source[: jobs[0].nbytes]) as window:
             if window is not None:
                 # No name holds the array, so that it is gone when the window closes.
                 return encode(np.frombuffer(window, codec.source_dtype), encoded, scratch)

@@ -34,7 +34,7 @@ Window = tuple[int, int]
 
 @pytest.fixture
 def windows(monkeypatch: pytest.MonkeyPatch) -> list[Window]:
-    """The windows that are mapped: where each begins and how many bytes it has."""
+    """The windows that are mapped where nothing is in the page cache: where each begins, how many bytes it has."""
     found: list[Window] = []
 
     @contextlib.contextmanager
@@ -47,6 +47,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> list[Window]:
             yield view
 
     monkeypatch.setattr("clipgguf.sources.local.window", count)
+    monkeypatch.setattr(LocalFile, "read_at_once", lambda *arguments: False)
     return found
 
 
@@ -175,6 +176,33 @@ def test_a_file_that_is_truncated_after_its_size_was_looked_at_gives_it_too(
         assert window is None
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone tells what is in the page cache")
+def test_what_the_page_cache_has_is_read_and_not_mapped(tmp_path: Path) -> None:
+    target = memoryview(bytearray(70_000))
+    with file_of(tmp_path, DATA) as source:
+        try:
+            with source.in_use() as file:
+                os.preadv(file.fileno(), [target], 0, os.RWF_NOWAIT)
+        except OSError as e:
+            pytest.skip(f"the file system of {tmp_path} cannot tell: {e}")
+        assert source.read_at_once(20, target)
+        assert target == DATA[20:70_020]
+        assert not source.read_at_once(len(DATA) - 10, target)  # The file ends before.
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone tells what is in the page cache")
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EOPNOTSUPP])
+def test_where_the_page_cache_has_nothing_or_cannot_be_asked_nothing_is_read(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with file_of(tmp_path, DATA) as source:
+        monkeypatch.setattr(os, "preadv", fail)
+        assert not source.read_at_once(0, memoryview(bytearray(100)))
+
+
 # With one thread, no window is open when the next one is asked for.
 TRUNCATE = """
 import os, sys
@@ -188,6 +216,7 @@ def truncating(*arguments):
         os.truncate(model + "/model.safetensors", 1_000_000)
     return window(*arguments)
 LocalFile.window = truncating
+LocalFile.read_at_once = lambda *arguments: False
 try:
     convert(model, out, threads=1)
 except ClipGGUFError as e:

@@ -41,6 +41,10 @@ class Source(Protocol):
         """Give a byte range mapped into memory, for so long and only to be read; None where it has to be read."""
         return nullcontext()
 
+    def read_at_once(self, offset: int, target: memoryview) -> bool:
+        """Fill ``target`` as read does if that needs no wait; return whether it did, else it may be filled in part."""
+        return False
+
     def copy(self, offset: int, nbytes: int, file: IO[bytes]) -> None:
         """Write a byte range to a buffered file at its position.
 

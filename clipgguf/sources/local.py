@@ -188,6 +188,14 @@ class LocalFile(OpenedSource):
         self.size, self._state = status.st_size, state
         return cast(IO[bytes], file)
 
+    def read_at_once(self, offset: int, target: memoryview) -> bool:
+        """Fill ``target`` if the page cache has it all; return whether it did. Only Linux can tell."""
+        if sys.platform != "linux":
+            return False
+        with self.in_use() as file, contextlib.suppress(OSError):
+            return os.preadv(file.fileno(), [target], offset, os.RWF_NOWAIT) == len(target)
+        return False
+
     @contextlib.contextmanager
     def window(self, offset: int, nbytes: int) -> Iterator[memoryview | None]:
         """Give a byte range of a safetensors file mapped into memory, to be read for so long; else None."""

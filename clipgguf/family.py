@@ -6,18 +6,20 @@ checkpoint (``clipgguf.matching``) and judging a file. Names are the field's; sh
 
 import fnmatch
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from clipgguf.shape import Pattern, parse
-from clipgguf.tensor import Computed, View
+from clipgguf.shape import Axis, Pattern, parse
+from clipgguf.tensor import Then
 
 T = TypeVar("T")
 
 # Element types by the names that ggml has for them; OUTTYPE is the one that was asked for.
 F32, F16, OUTTYPE = "F32", "F16", "outtype"
+# What a Value may be of besides the types of JSON.
+INTEGERS = list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +31,20 @@ class Value:
     of the image processor's file. Without a ``source`` it is the default itself. ``of`` makes it from the values before
     it, so that it can be told from a file as well; a ValueError says what is wrong with them. Without a default the
     config must have it. It must be of the default's type, or of ``kind``: an int is positive and of 32 bits, a float
-    positive.
+    positive; INTEGERS are a list.
 
     It is not written when it is None or equal to ``unless``. With ``told_by_tensor`` the tensors are right where they
-    contradict it.
+    contradict it. ``told`` makes it from all values that a file has, where the file has it under another name.
     """
 
     name: str
     source: str | Callable[[Any], Any] | None = None
     default: Any = None
     of: Callable[[Mapping[str, Any]], Any] | None = None
-    kind: type | None = None
+    kind: Any = None
     unless: Any = None
     told_by_tensor: bool = False
+    told: Callable[[Mapping[str, Any]], Any] | None = None
 
     @property
     def part(self) -> str:
@@ -79,22 +82,21 @@ class Prefix:
         return [name.removesuffix(self.landmark) for name in names if name.endswith(self.landmark)]
 
 
-Then = Callable[[View, tuple[int, ...]], Computed]
-
-
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A tensor: its name in the checkpoint, its name in the file, and its shape; both names after a section's prefix.
 
     Several spellings of the checkpoint's name are separated by ``|``. Several names in the file cut the leading axis of
     the shape's right side; a tensor without any is known, and not written. ``then`` makes the file's values from the
-    checkpoint's. ``otherwise`` is the rule where no tensor has this one's name.
+    checkpoint's, and ``becomes`` is the shape that they have where that is another one. ``otherwise`` is the rule where
+    no tensor has this one's name. Of an ``optional`` tensor that stands in every block, all are there or none.
     """
 
     theirs: str
     ours: str | tuple[str, ...]
     shape: str
     then: Then | None = None
+    becomes: str = ""
     optional: bool = False
     otherwise: "Rule | None" = None
 
@@ -108,14 +110,20 @@ class Rule:
         """The shape, read."""
         return parse(self.shape)
 
+    @property
+    def written(self) -> tuple[Axis, ...]:
+        """The axes in the file."""
+        return parse(self.becomes).written if self.becomes else self.pattern.written
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
     """Rules whose names begin alike, in the order of the file.
 
-    With ``times``, the size of that name says how often the section stands there, with ``{}`` in the prefixes for the
-    number; of these, as many are written as the size ``stored`` says, and the others are left out. ``order`` are the
-    file's names in order where that is not the rules'.
+    With ``times``, the value of that name says how often the section stands there, with ``{}`` in the prefixes for the
+    number; of these, as many are written as the size ``stored`` says, and the others are left out. Where the value is a
+    list, these are the numbers in the file, and the checkpoint counts from 0; where it is true or false, the section is
+    there once or not at all. ``order`` are the file's names in order where that is not the rules'.
     """
 
     prefix: Prefix | str
@@ -227,16 +235,37 @@ class Family:
         return word if word in self.shared else f"{part}.{word}"
 
 
-def linear(theirs: str, ours: str, out: str, into: str, *, bias: bool = True) -> tuple[Rule, ...]:
+# Whether a layer has a bias; "optional" where some models of the family have one.
+Bias = Literal[True, False, "optional"]
+
+
+def numbers(section: Section, family: Family, values: Mapping[str, Any]) -> Sequence[int]:
+    """Return the numbers that a section has in the file, by the family's values; [0] where it stands there once.
+
+    None of them where the values do not tell.
+    """
+    if not section.times:
+        return range(1)
+    times = values.get(family.size(section.part, section.times))
+    return times if isinstance(times, list | tuple) else range(times or 0)
+
+
+def linear(theirs: str, ours: str, out: str, into: str, *, bias: Bias = True) -> tuple[Rule, ...]:
     """A linear layer or a convolution: the weight's shape is ``out``, then ``into``; the bias's is ``out``."""
     weight = Rule(with_tail(theirs, "weight"), f"{ours}.weight", f"{out} {into}")
-    return (weight, Rule(with_tail(theirs, "bias"), f"{ours}.bias", out)) if bias else (weight,)
+    return (weight, *_bias(theirs, ours, out, bias))
 
 
-def norm(theirs: str, ours: str, width: str = "width", *, bias: bool = True) -> tuple[Rule, ...]:
+def norm(
+    theirs: str, ours: str, width: str = "width", *, bias: Bias = True, optional: bool = False
+) -> tuple[Rule, ...]:
     """A norm's weight and, but for an RMS norm, bias."""
-    weight = Rule(with_tail(theirs, "weight"), f"{ours}.weight", width)
-    return (weight, Rule(with_tail(theirs, "bias"), f"{ours}.bias", width)) if bias else (weight,)
+    weight = Rule(with_tail(theirs, "weight"), f"{ours}.weight", width, optional=optional)
+    return (weight, *_bias(theirs, ours, width, "optional" if optional and bias else bias))
+
+
+def _bias(theirs: str, ours: str, shape: str, bias: Bias) -> tuple[Rule, ...]:
+    return (Rule(with_tail(theirs, "bias"), f"{ours}.bias", shape, optional=bias == "optional"),) if bias else ()
 
 
 def fused_qkv(theirs: str = "attn.qkv") -> tuple[Rule, ...]:

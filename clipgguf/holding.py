@@ -1,10 +1,11 @@
 """Hold a GGUF file's tensors against a family's tables, by the names and shapes that the tables have for the file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clipgguf.family import Family, Section
+from clipgguf.family import Family, Section, numbers
 from clipgguf.keys import KEYS
 from clipgguf.shape import Axis, lengths, shape_of, size_name, words
 
@@ -41,6 +42,10 @@ def values_of(family: Family, metadata: Mapping[str, Any]) -> dict[str, Any]:
                 found = None
         if found is not None:
             values[value.name] = found
+    for value in family.all_values:
+        if value.told is not None:
+            with suppress(KeyError, ValueError, ArithmeticError, TypeError):
+                values[value.name] = value.told(values)
     return values
 
 
@@ -52,9 +57,8 @@ def hold(family: Family, shapes: Mapping[str, tuple[int, ...]], values: Mapping[
     held = Held()
     sizes = {name: value for name, value in values.items() if type(value) is int}
     for section in family.sections:
-        word = section.stored or section.times
-        times = sizes.get(family.size(section.part, word)) if word else 1
-        for number in range(times or 0):
+        whole = replace(section, times=section.stored or section.times)
+        for number in numbers(whole, family, values):
             _hold_section(family, section, number, shapes, sizes, held)
             if len(held.missing) > MOST_MISSING:
                 held.is_cut = True
@@ -71,7 +75,7 @@ def _hold_section(
     held: Held,
 ) -> None:
     for rule in section.rules:
-        written = rule.pattern.written
+        written = rule.written
         axes = written[1:] if len(rule.names) > 1 else written
         for tail in rule.names:
             name = section.ours.replace("{}", str(number)) + tail

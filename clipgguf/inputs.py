@@ -15,7 +15,7 @@ from clipgguf.config import (
     valid_text,
 )
 from clipgguf.errors import ConfigError, collect, shown
-from clipgguf.family import Family, Value
+from clipgguf.family import INTEGERS, Family, Value
 from clipgguf.options import Options
 from clipgguf.sources import File, Folder
 
@@ -180,28 +180,31 @@ def _checked(value: Value, where: str, found: Any) -> Any:
     return checked(value.kind or type(value.default), where, found)
 
 
-def checked(kind: type, where: str, found: Any) -> Any:
+def checked(kind: Any, where: str, found: Any) -> Any:
     """Return what a file has where it is of a kind, as ``Value`` has it; ConfigError where it is not."""
     if not _fits(kind, found):
         raise ConfigError(f"{where} is {shown(found)}, should be {_WANTED[kind]}")
     return found
 
 
-_WANTED = {
+_WANTED: Mapping[Any, str] = {
     int: "a positive integer of 32 bits",
     float: "a positive number in float32",
     str: "a string",
     bool: "true or false",
     list: "a list",
     dict: "an object",
+    INTEGERS: "a list of integers of 32 bits",
 }
 
 
-def _fits(kind: type, found: Any) -> bool:
+def _fits(kind: Any, found: Any) -> bool:
     if kind is int:
         return type(found) is int and 0 < found <= LARGEST_UINT32
     if kind is float:
         return is_positive_float32(found)
+    if kind is INTEGERS:
+        return isinstance(found, list) and all(type(n) is int and -(2**31) <= n < 2**31 for n in found)
     return isinstance(found, kind)
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clipgguf.errors import CheckpointError, ConfigError, collect
-from clipgguf.family import Family, Prefix, Rule, Section
+from clipgguf.family import Family, Prefix, Rule, Section, numbers
 from clipgguf.shape import lengths, shape_of, shape_text, size_name, words
 from clipgguf.sources import File, Folder
-from clipgguf.tensor import DTYPES, Tensor, View
+from clipgguf.tensor import DTYPES, Joined, Tensor, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,11 @@ class _Matching:
     used: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def all_values(self) -> Mapping[str, Any]:
+        """The family's values, and the sizes that tensors have told."""
+        return {**self.sizes, **self.values}
+
     def run(self, ignore_unknown: bool) -> Match:
         family = self.family
         for value in family.all_values:
@@ -134,15 +139,12 @@ class _Matching:
     def _too_deep(self) -> Iterator[str]:
         # A config can ask for four thousand million blocks; they are not worth a line each.
         for section in self.family.sections:
-            times = self._times(section)
+            times = len(numbers(section, self.family, self.all_values))
             if times > len(self.tensors):
                 yield (
                     f"{self.where}: {self.config_name} asks for {times:,} blocks in {section.part}_model, "
                     f"the whole checkpoint has {len(self.tensors):,} tensors"
                 )
-
-    def _times(self, section: Section) -> int:
-        return self.sizes[self.family.size(section.part, section.times)] if section.times else 1
 
     def _find_prefixes(self) -> None:
         for section in self.family.sections:
@@ -175,9 +177,10 @@ class _Matching:
             starts = [self.prefixes[key] + section.prefix.tail]
         else:
             starts = section.prefix.split("|")
-        times = self._times(section)
-        stored = self.sizes[self.family.size(section.part, section.stored)] if section.stored else times
-        for number in range(times):
+        ours = numbers(section, self.family, self.all_values)
+        stored = self.sizes[self.family.size(section.part, section.stored)] if section.stored else len(ours)
+        self.problems.extend(self._now_and_then(section, starts, stored))
+        for number, our_number in enumerate(ours):
             begins = [start.replace("{}", str(number)) for start in starts]
             if number >= stored:
                 # Left out, so that it need not be there.
@@ -186,7 +189,20 @@ class _Matching:
                 continue
             found = [pair for rule in section.rules for pair in self._rule(rule, section, begins)]
             for name, (source, shape) in section.ordered(found):
-                yield Output(section.ours.replace("{}", str(number)) + name, source, shape)
+                yield Output(section.ours.replace("{}", str(our_number)) + name, source, shape)
+
+    def _now_and_then(self, section: Section, starts: list[str], stored: int) -> Iterator[str]:
+        """Yield what is wrong with optional tensors that some of a section's blocks have and others have not."""
+        for rule in section.rules if stored > 1 else ():
+            if not rule.optional:
+                continue
+            names = [
+                [start.replace("{}", str(number)) + theirs for start in starts for theirs in rule.theirs.split("|")]
+                for number in range(stored)
+            ]
+            missing = [spellings[0] for spellings in names if not self.tensors.keys() & spellings]
+            if 0 < len(missing) < stored:
+                yield f"{self.where}: no file has tensor {missing[0]!r}, which other blocks have"
 
     def _rule(
         self, rule: Rule, section: Section, starts: list[str]
@@ -226,7 +242,15 @@ class _Matching:
                 self.origins.setdefault(own, origin)
         arrangements = tensor.rearranged(pattern, parts, len(rule.names))
         for ours, (shape, view) in zip(rule.names, arrangements, strict=True):
-            yield ours, (rule.then(view, shape) if rule.then else view, shape)
+            if rule.then is None:
+                yield ours, (view, shape)
+                continue
+            try:
+                made = rule.then(view, shape, self.all_values)
+            except ValueError as e:
+                self.problems.append(f"{tensor.file}: {e}")
+                continue
+            yield ours, (made, shape if isinstance(made, Joined) or not rule.becomes else made.shape)
 
     def _known(self, rule: Rule, part: str) -> dict[str, int]:
         """Return the sizes that are known of a rule's words."""

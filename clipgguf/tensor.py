@@ -1,7 +1,7 @@
 """Where the values of a tensor come from: a view of a checkpoint, several views in turn, or rows that are computed."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -162,10 +162,35 @@ DTYPES = ("F64", "F32", "F16", "BF16")
 Tensor = View | Joined | Computed
 
 
-def plus(constant: int) -> Callable[[View, tuple[int, ...]], Computed]:
+# Makes a tensor of the file from a checkpoint's view, its shape, and the family's values by short name.
+Then = Callable[[View, tuple[int, ...], Mapping[str, Any]], Tensor]
+
+
+def row(value: str) -> Then:
+    """Return the function that takes one row of a table: the one whose number is the value of that name."""
+
+    def then(view: View, shape: tuple[int, ...], values: Mapping[str, Any]) -> View:
+        number = values[value]
+        if number >= shape[0]:
+            raise ValueError(f"{view.name!r} has {shape[0]:,} rows, row {number:,} is asked for")
+        return replace(view.rows(number, number + 1), shape=shape[1:])
+
+    return then
+
+
+def rows_from(start: int) -> Then:
+    """Return the function that leaves out the first rows of a table."""
+
+    def then(view: View, shape: tuple[int, ...], values: Mapping[str, Any]) -> View:
+        return view.rows(start, shape[0])
+
+    return then
+
+
+def plus(constant: int) -> Then:
     """Return the function that makes a tensor with a constant added to every value, as Gemma's norms want 1."""
 
-    def then(view: View, shape: tuple[int, ...]) -> Computed:
+    def then(view: View, shape: tuple[int, ...], values: Mapping[str, Any]) -> Computed:
         def rows(read: Read, start: int, stop: int) -> "NDArray[Any]":
             values = read(view.rows(start, stop))
             values += values.dtype.type(constant)

@@ -36,13 +36,22 @@ class Expected:
 
 @dataclass(frozen=True)
 class Fixture:
-    """One family: a tiny checkpoint, and what the reference makes of it."""
+    """One model of a family: a tiny checkpoint, and what the reference makes of it.
+
+    ``unrunnable`` says why llama.cpp does not run it, where it does not.
+    """
 
     name: str
     files: dict[str, Any]
     shapes: Shapes
     metadata: dict[str, Any]
     tensors: dict[str, Expected]
+    unrunnable: str = ""
+
+    @property
+    def module(self) -> str:
+        """The module of the family in clipgguf.families."""
+        return self.name.partition("--")[0]
 
     @classmethod
     def read(cls, path: Path) -> "Fixture":
@@ -57,6 +66,7 @@ class Fixture:
                 name: Expected(tuple(t["shape"]), dict(zip(OUTTYPES, t["types"].split(), strict=True)), t["hashes"])
                 for name, t in values.get("tensors", {}).items()
             },
+            values.get("client", {}).get("unrunnable", ""),
         )
 
     def write(self, directory: Path, dtype: str = "F32", shards: int = 1, *, reverse: bool = False) -> Path:

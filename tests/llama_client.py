@@ -39,7 +39,13 @@ UInt8Array = npt.NDArray[np.uint8]
 PROMPT = "hi"
 """The text that follows the image. The chat template adds nothing to it."""
 
-_CONTROL = ["<unk>", "<s>", "</s>"]
+# Before and after an image, several families want tokens of their own.
+_SPECIAL = [
+    *("\n\n", "<image>", "</image>", "<slice>", "</slice>", "<fake_token_around_image>", "<global-img>"),
+    *("<|img_thumbnail|>", "<|image_start|>", "<|image_end|>", "<im_start>", "<im_end>", "<patch_start>"),
+    *("<patch_end>", "<patch_newline>", "<|patch|>", "<|tile_x_separator|>", "<|tile_y_separator|>", "<|image|>"),
+]
+_CONTROL = ["<unk>", "<s>", "</s>", *_SPECIAL]
 _BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 _PIECES = ["\u2581", *(chr(code) for code in range(33, 127))]
 _FIRST_PIECE = len(_CONTROL) + len(_BYTES)
@@ -47,6 +53,7 @@ _BOS, _EOS, _UNKNOWN = 1, 2, 0
 _RMS_EPSILON = 1e-5
 _CONTEXT_LENGTH = 8192
 # An assertion is not written by the logger's thread, and so may land in the middle of a line of the log.
+_MISMATCH = re.compile(r"mismatch between text model \(n_embd = \d+\) and mmproj \(n_embd = (\d+)\)")
 _FAILURE = re.compile(r"^[\d.]+ E |\.(?:c|cc|cpp|h):\d+: |^terminate called|^\s*what\(\):")
 
 
@@ -79,15 +86,16 @@ def is_available() -> bool:
     return importlib.util.find_spec("xllamacpp") is not None
 
 
-def write_tiny_language_model(path: Path, n_embd: int, seed: int = 0) -> None:
-    """Write a Llama of one layer with a SentencePiece vocabulary of 354 tokens, in F32.
+def write_tiny_language_model(path: Path, n_embd: int, seed: int = 0, *, mrope: bool = False) -> None:
+    """Write a Llama of one layer with a SentencePiece vocabulary of 373 tokens, in F32.
 
-    ``n_embd`` must be even, and the projector's output width; llama.cpp refuses the pair otherwise.
+    ``n_embd`` must be even, and the projector's output width; llama.cpp refuses the pair otherwise. With ``mrope`` it
+    is a Qwen2-VL, of which it knows that positions have rows and columns.
     """
     rng = np.random.default_rng(seed)
     tokens = [*_CONTROL, *_BYTES, *_PIECES]
     kinds = gguf.TokenType
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "qwen2vl" if mrope else "llama")
     writer.add_context_length(_CONTEXT_LENGTH)
     writer.add_embedding_length(n_embd)
     writer.add_block_count(1)
@@ -95,12 +103,14 @@ def write_tiny_language_model(path: Path, n_embd: int, seed: int = 0) -> None:
     writer.add_head_count(1)
     writer.add_layer_norm_rms_eps(_RMS_EPSILON)
     writer.add_rope_dimension_count(n_embd)
+    if mrope:
+        third = n_embd // 6
+        writer.add_rope_dimension_sections([n_embd // 2 - 2 * third, third, third, 0])
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
     writer.add_token_scores([float(-index) for index in range(len(tokens))])
-    writer.add_token_types(
-        [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL] + [kinds.BYTE] * len(_BYTES) + [kinds.NORMAL] * len(_PIECES)
-    )
+    kinds_of_control = [kinds.UNKNOWN] + [kinds.CONTROL] * (len(_CONTROL) - 1)
+    writer.add_token_types(kinds_of_control + [kinds.BYTE] * len(_BYTES) + [kinds.NORMAL] * len(_PIECES))
     writer.add_bos_token_id(_BOS)
     writer.add_eos_token_id(_EOS)
     writer.add_unk_token_id(_UNKNOWN)
@@ -127,6 +137,8 @@ def write_tiny_language_model(path: Path, n_embd: int, seed: int = 0) -> None:
     writer.add_tensor("blk.0.attn_q.weight", zeros(n_embd, n_embd))
     writer.add_tensor("blk.0.attn_k.weight", zeros(n_embd, n_embd))
     writer.add_tensor("blk.0.attn_v.weight", normal(n_embd, n_embd))
+    for name in ("blk.0.attn_q", "blk.0.attn_k", "blk.0.attn_v") if mrope else ():
+        writer.add_tensor(f"{name}.bias", zeros(n_embd))
     writer.add_tensor("blk.0.attn_output.weight", normal(n_embd, n_embd))
     writer.add_tensor("blk.0.ffn_norm.weight", np.ones(n_embd, np.float32))
     writer.add_tensor("blk.0.ffn_gate.weight", zeros(32, n_embd))
@@ -228,6 +240,25 @@ def answer_image(
         image_tokens=response["usage"]["prompt_tokens"] - text_tokens,
         exit_code=process.returncode,
     )
+
+
+def ask(mmproj: Path, directory: Path, size: tuple[int, int] = (112, 112)) -> ClientResult:
+    """Ask about a noise image of a size beside a language model of a fitting width, which is written to a directory.
+
+    The width is what the file has as projection_dim, or what llama.cpp says that it should be.
+    """
+    fields = gguf.GGUFReader(mmproj).fields
+    width = next(field.contents() for key, field in fields.items() if key.endswith(".projection_dim"))
+    # HunyuanVL counts its tokens by rows and columns.
+    mrope = any(field.contents() == "hunyuanvl" for key, field in fields.items() if key.endswith("projector_type"))
+    for _ in range(2):
+        write_tiny_language_model(directory / "llama.gguf", width, mrope=mrope)
+        result = answer_image(directory / "llama.gguf", mmproj, random_pixels(*size))
+        other = _MISMATCH.search(result.log)
+        if result.ok or other is None:
+            break
+        width = int(other[1])
+    return result
 
 
 def _failure(log: str, exit_code: int | None) -> ClientResult:

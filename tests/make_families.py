@@ -3,6 +3,8 @@
     python -m tests.make_families [NAME ...]           # the reference's part of the fixtures, anew
     python -m tests.make_families NAME --from MODEL    # a new fixture, with a small checkpoint's names, shapes and JSON
 
+NAME is a family's module, or MODULE--VARIANT for another of its models.
+
 The converter is taken from the source distribution of llama-cpp-python, which has llama.cpp inside: fetched once with
 pip into ``--cache``. It runs in a process of its own, and needs what ``pip install -e '.[reference]'`` installs.
 """
@@ -14,6 +16,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +33,33 @@ WANTED = re.compile(
 )
 # What the reference writes besides, from the names of directories and from model cards.
 GUESSED = ("general.name", "general.basename", "general.finetune", "general.version", "general.size_label")
-JSON_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
+JSON_FILES = (
+    "config.json",
+    "params.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "tekken.json",
+)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What is done so that the reference, which has a fault, writes what it should.
+
+    ``checkpoint`` are changes of the checkpoint's names before it reads them, ``file`` of the file's names after it has
+    written them: regular expressions and what takes their place. ``config`` is merged into config.json.
+    """
+
+    why: str = ""
+    checkpoint: tuple[tuple[str, str], ...] = ()
+    file: tuple[tuple[str, str], ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+# By the fixture's name.
+CORRECTIONS: dict[str, Correction] = {}
 
 
 def fetch(cache: Path) -> Path:
@@ -51,42 +81,72 @@ def fetch(cache: Path) -> Path:
     return home
 
 
-def convert(home: Path, model: Path, path: Path, outtype: str) -> GGUFReader:
-    """Run the reference, and read its file."""
-    script = [sys.executable, str(home / "convert_hf_to_gguf.py"), str(model), "--mmproj"]
-    offline = {
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "PATH": "/usr/bin:/bin",
-        "PYTHONPATH": str(home / "gguf-py"),
-    }
-    subprocess.run(
-        [*script, "--outtype", outtype, "--outfile", str(path)], check=True, env=offline, capture_output=True
-    )
-    return GGUFReader(path)
+def convert_all(home: Path, jobs: Sequence[Sequence[str]]) -> None:
+    """Run the reference once for each list of arguments. Raises CalledProcessError when it fails."""
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, str(Path(__file__).with_name("run_reference.py")), str(home)]
+    subprocess.run(command, input=json.dumps(jobs), text=True, check=True, env=offline)
 
 
 def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
     """Return the reference's part of a fixture."""
+    correction = CORRECTIONS.get(fixture.name, Correction())
     metadata: dict[str, Any] = {}
     tensors: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as directory:
-        for dtype in DTYPES:
-            model = fixture.write(Path(directory, dtype, fixture.name), dtype)
-            for outtype in OUTTYPES:
-                read = convert(home, model, Path(directory, f"{dtype}-{outtype}.gguf"), outtype)
-                if outtype == "f32":
-                    metadata = keys(read)
-                for tensor in read.tensors:
-                    record = tensors.setdefault(
-                        tensor.name, {"shape": [int(n) for n in reversed(tensor.shape)], "types": {}, "hashes": {}}
-                    )
-                    kind = tensor.tensor_type.name
-                    record["types"][outtype] = kind
-                    record["hashes"][f"{dtype} {kind}"] = digest(tensor.data.tobytes())
+        models = {d: write_for_reference(fixture, Path(directory, d, fixture.name), d) for d in DTYPES}
+        files = {(d, outtype): Path(directory, f"{d}-{outtype}.gguf") for d in DTYPES for outtype in OUTTYPES}
+        native = [] if "config.json" in fixture.files else ["--mistral-format"]
+        convert_all(
+            home,
+            [
+                [str(models[dtype]), "--mmproj", "--outtype", outtype, "--outfile", str(path), *native]
+                for (dtype, outtype), path in files.items()
+            ],
+        )
+        for (dtype, outtype), path in files.items():
+            read = GGUFReader(path)
+            if outtype == "f32":
+                metadata = keys(read)
+            for tensor in read.tensors:
+                shape = [int(n) for n in reversed(tensor.shape)]
+                name = changed(tensor.name, correction.file)
+                record = tensors.setdefault(name, {"shape": shape, "types": {}, "hashes": {}})
+                kind = tensor.tensor_type.name
+                record["types"][outtype] = kind
+                record["hashes"][f"{dtype} {kind}"] = digest(tensor.data.tobytes())
     for record in tensors.values():
         record["types"] = " ".join(record["types"][outtype] for outtype in OUTTYPES)
     return {"metadata": metadata, "tensors": dict(sorted(tensors.items()))}
+
+
+def write_for_reference(fixture: Fixture, directory: Path, dtype: str) -> Path:
+    """Write a checkpoint in one shard, with what the reference needs to do what it should."""
+    correction = CORRECTIONS.get(fixture.name, Correction())
+    model = fixture.write(directory, dtype)
+    if correction.checkpoint:
+        path = model / "model.safetensors"
+        data = path.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])
+        renamed = json.dumps({changed(name, correction.checkpoint): value for name, value in header.items()}).encode()
+        path.write_bytes(len(renamed).to_bytes(8, "little") + renamed + data[8 + length :])
+    config = model / "config.json"
+    if correction.config:
+        config.write_text(json.dumps(merged(json.loads(config.read_text()), correction.config)))
+    return model
+
+
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object with others in it, and objects in it merged likewise."""
+    return {**values, **{k: merged(values[k], v) if isinstance(v, dict) else v for k, v in changes.items()}}
+
+
+def changed(name: str, changes: Sequence[tuple[str, str]]) -> str:
+    """Return a name with regular expressions replaced."""
+    for pattern, replacement in changes:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def keys(read: GGUFReader) -> dict[str, Any]:
@@ -122,6 +182,8 @@ def main() -> None:
             path.write_text(json.dumps({"files": files, "shapes": shapes}))
         values = json.loads(path.read_text())
         values |= reference(Fixture.read(path), home)
+        if path.stem in CORRECTIONS:
+            values["corrected"] = {"why": CORRECTIONS[path.stem].why}
         path.write_text(text(values))
 
 

@@ -49,7 +49,7 @@ def test_plus(dtype: str, ggml_type: GGMLQuantizationType, tmp_path: Path) -> No
     view, values = stored(tmp_path / "x", dtype)
     # In half precision where the source is, as torch computes it.
     expected = (values + values.dtype.type(1)).astype(np.float32)
-    source = plus(1)(view, values.shape)
+    source = plus(1)(view, values.shape, {})
     assert streamed(source, values.shape, ggml_type) == quants.quantize(expected, ggml_type).tobytes()
 
 

@@ -1,7 +1,7 @@
 """Which family a checkpoint belongs to: one module each, imported when it is met."""
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from clipgguf.checkpoint import CONTAINERS, Checkpoint
@@ -14,14 +14,17 @@ from clipgguf.options import Options, PathLike
 from clipgguf.sources import File, Folder
 from clipgguf.sources.given import hub_advice, place
 
-# The module of each family: the model_types of config.json that it is met by, and what its files call the projector
-# (clip.projector_type). A module has the table FAMILY, or where there is more to do than to read tables, a function
-# open_model.
+# The module of each family: what of config.json it is met by, and what its files call the projector
+# (clip.projector_type, or clip.vision.projector_type). It is met by a model_type, by a model_type of which the vision
+# tower is another ("llava+pixtral"), or by a class in ``architectures``; the more special one counts. A module has the
+# table FAMILY, or where there is more to do than to read tables, a function open_model.
 MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "clip": (("clip", "clip_text_model", "clip_vision_model", "siglip", "siglip_vision_model"), ()),
-    "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
     "gemma3": (("gemma3",), ("gemma3",)),
+    "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
+    "qwen2_vl": (("qwen2_vl",), ("qwen2vl_merger",)),
+    "qwen3_vl": (("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), ("qwen3vl_merger",)),
 }
 MODEL_TYPES = {model_type: module for module, (model_types, _) in MODULES.items() for model_type in model_types}
 PROJECTORS = {projector: module for module, (_, projectors) in MODULES.items() for projector in projectors}
@@ -86,7 +89,20 @@ def module_of(config: Mapping[str, Any]) -> str | None:
         return "llava"
     if model_type is None and any(key in config for key in ("text_config", "vision_config")):
         return "clip"
-    return MODEL_TYPES.get(model_type) if isinstance(model_type, str) else None
+    return next((MODEL_TYPES[name] for name in _met_by(config) if name in MODEL_TYPES), None)
+
+
+def _met_by(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a family may be met by, the most special first."""
+    tower = config.get("vision_config")
+    tower = tower if isinstance(tower, dict) else {}
+    for values in (tower, config):
+        names = values.get("architectures")
+        yield from (name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+    model_type, tower_type = config.get("model_type"), tower.get("model_type")
+    if isinstance(model_type, str):
+        yield f"{model_type}+{tower_type}"
+        yield model_type
 
 
 def _known_module(config: Mapping[str, Any], path: File) -> str:

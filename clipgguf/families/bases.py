@@ -1,6 +1,10 @@
 """What the files of one origin have in common: those of the torch script, and of llama.cpp's mtmd."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from clipgguf.config import ImageStatistics
+from clipgguf.errors import shown
 from clipgguf.family import F16, F32, OUTTYPE, Base, Types, Value
 
 # The script that clip.cpp, PowerInfer and LLaVA came with (``convert_hf_to_gguf.py`` of clip.cpp, later llama.cpp's
@@ -48,6 +52,35 @@ MTMD = Base(
         Value("has_vision", default=True),
     ),
 )
+
+
+# llama.cpp has one GELU for torch's exact one and its approximation.
+_GELU, _SILU = ("gelu", "gelu_new", "gelu_pytorch_tanh"), ("silu", "swish")
+
+
+def activation(source: str, default: str) -> tuple[Value, Value, Value]:
+    """Return the values that tell GELU and SiLU; readers take quick GELU for what is neither.
+
+    ``source`` is where config.json names it, ``default`` what it is where that is missing. What no reader knows is
+    refused.
+    """
+
+    def gelu(values: Mapping[str, Any]) -> bool | None:
+        name = values["activation"]
+        if name not in (*_GELU, *_SILU, "quick_gelu"):
+            known = ", ".join(map(repr, (*_GELU, *_SILU, "quick_gelu")))
+            raise ValueError(f"readers do not know the activation {shown(name)}, known are {known}")
+        return name in _GELU or None
+
+    return (
+        Value("activation", source, default),
+        Value("gelu", of=gelu),
+        Value("silu", of=lambda v: v["activation"] in _SILU or None),
+    )
+
+
+# What the language model's tensors begin with, in the spellings of transformers and of the hub.
+LANGUAGE_MODEL = (r"(model\.)?language_model\.", r"(model\.)?lm_head\.", r"model\.(layers|embed_tokens|norm)\.")
 
 
 def statistics(default: ImageStatistics) -> tuple[Value, Value]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.errors import shown
-from clipgguf.families.bases import MTMD, statistics
-from clipgguf.family import Family, Prefix, Rule, Section, Value, fused_qkv, linear, norm
+from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
+from clipgguf.families.tower_tables import TWO_FRAMES
+from clipgguf.family import Family, Prefix, Section, Value, fused_qkv, linear, norm
 
 TOWER = Prefix("patch_embed.proj.weight", "visual.")
 
@@ -46,17 +47,7 @@ FAMILY = Family(
         Value("silu", default=True),
     ),
     sections=(
-        Section(
-            TOWER,
-            "v.",
-            (
-                Rule(
-                    "patch_embed.proj.weight",
-                    ("patch_embd.weight", "patch_embd.weight.1"),
-                    "width 3 2 patch patch' -> 2 width 3 patch patch'",
-                ),
-            ),
-        ),
+        Section(TOWER, "v.", (TWO_FRAMES,)),
         Section(
             TOWER + "blocks.{}.",
             "v.blk.{}.",
@@ -78,5 +69,5 @@ FAMILY = Family(
             (*linear("0", "0", "merged", "merged'"), *linear("2", "2", "projection", "merged")),
         ),
     ),
-    left_out=(r"(model\.)?(language_model|layers|embed_tokens|norm)\.", r"lm_head\."),
+    left_out=LANGUAGE_MODEL,
 )

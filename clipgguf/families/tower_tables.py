@@ -19,6 +19,13 @@ CLIP_EMBEDDINGS = (
 SIGLIP_EMBEDDINGS = (*linear("embeddings.patch_embedding", "patch_embd", "width", "channels patch patch'"), _POSITIONS)
 POST_NORM = norm("post_layernorm", "post_ln")
 
+# A convolution over two frames, which llama.cpp takes as two kernels.
+TWO_FRAMES = Rule(
+    "patch_embed.proj.weight",
+    ("patch_embd.weight", "patch_embd.weight.1"),
+    "width 3 2 patch patch' -> 2 width 3 patch patch'",
+)
+
 # Of SigLIP: its attention pooling, which no reader of GGUF files can run.
 SIGLIP_HEAD = r"(.*\.)?head\."
 

@@ -1,0 +1,97 @@
+"""Qwen3-VL and Qwen3.5, dense and MoE: patches merged two by two, and the features of some blocks besides.
+
+Names: transformers' Qwen3VLForConditionalGeneration and Qwen3_5ForConditionalGeneration; llama.cpp's
+``conversion/qwen3vl.py`` and ``tools/mtmd``.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from clipgguf.config import SIGLIP_STATISTICS
+from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
+from clipgguf.families.tower_tables import TWO_FRAMES
+from clipgguf.family import INTEGERS, Family, Prefix, Rule, Section, Value, linear, norm
+
+TOWER = Prefix("patch_embed.proj.weight", "model.visual.")
+
+
+def is_deepstack(values: Mapping[str, Any]) -> list[bool]:
+    """Return for each block whether its features are used besides."""
+    wrong = [block for block in values["vision.deepstack"] if not 0 <= block < values["vision.blocks"]]
+    if wrong:
+        raise ValueError(f"vision_config: deepstack_visual_indexes has block {wrong[0]} of {values['vision.blocks']}")
+    return [block in values["vision.deepstack"] for block in range(values["vision.blocks"])]
+
+
+FAMILY = Family(
+    title="Qwen3-VL",
+    projector="qwen3vl_merger",
+    base=MTMD,
+    values=(
+        Value("vision.projection", "text_config.hidden_size|hidden_size", 4096),
+        Value("vision.positions", "vision_config.num_position_embeddings", 2304),
+        Value("vision.patch", "vision_config.patch_size", 16),
+        Value("vision.image", of=lambda v: int(v["vision.positions"] ** 0.5 * v["vision.patch"])),
+        Value("vision.width", "vision_config.hidden_size", 1152),
+        Value("vision.ffn", "vision_config.intermediate_size", 4304),
+        Value("vision.blocks", "vision_config.depth", 27),
+        Value("vision.heads", "vision_config.num_heads", 16),
+        Value("vision.merge", "vision_config.spatial_merge_size", 2),
+        Value("vision.epsilon", "text_config.rms_norm_eps|rms_norm_eps", 1e-6),
+        Value("vision.merged", of=lambda v: v["vision.merge"] ** 2 * v["vision.width"]),
+        *statistics(SIGLIP_STATISTICS),
+        Value(
+            "vision.deepstack",
+            "vision_config.deepstack_visual_indexes",
+            [],
+            kind=INTEGERS,
+            told=lambda v: [block for block, is_one in enumerate(v["vision.is_deepstack"]) if is_one],
+        ),
+        Value("vision.is_deepstack", of=is_deepstack),
+        Value("gelu", default=True),
+    ),
+    sections=(
+        Section(
+            TOWER,
+            "v.",
+            (
+                TWO_FRAMES,
+                Rule("patch_embed.proj.bias", "patch_embd.bias", "width"),
+                Rule("pos_embed.weight", "position_embd.weight", "positions width"),
+            ),
+        ),
+        Section(
+            TOWER + "blocks.{}.",
+            "v.blk.{}.",
+            (
+                *norm("norm1", "ln1"),
+                *linear("attn.qkv", "attn_qkv", "(3 width')", "width"),
+                *linear("attn.proj", "attn_out", "width", "width'"),
+                *norm("norm2", "ln2"),
+                *linear("mlp.linear_fc1", "ffn_up", "ffn", "width"),
+                *linear("mlp.linear_fc2", "ffn_down", "width", "ffn"),
+            ),
+            times="blocks",
+        ),
+        Section(TOWER + "merger.", "v.", norm("norm", "post_ln")),
+        Section(
+            TOWER + "merger.",
+            "mm.",
+            (
+                *linear("linear_fc1", "0", "merged", "merged'"),
+                *linear("linear_fc2", "2", "projection", "merged"),
+            ),
+        ),
+        Section(
+            TOWER + "deepstack_merger_list.{}.",
+            "v.deepstack.{}.",
+            (
+                *norm("norm", "norm", "merged"),
+                *linear("linear_fc1", "fc1", "merged", "merged'"),
+                *linear("linear_fc2", "fc2", "projection", "merged"),
+            ),
+            times="deepstack",
+        ),
+    ),
+    left_out=(*LANGUAGE_MODEL, r"mtp\."),
+)

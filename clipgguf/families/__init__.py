@@ -22,6 +22,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "clip": (("clip", "clip_text_model", "clip_vision_model", "siglip", "siglip_vision_model"), ()),
     "gemma3": (("gemma3",), ("gemma3",)),
     "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
+    "pixtral": (("llava+pixtral", "mistral3"), ("pixtral",)),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
     "qwen2_vl": (("qwen2_vl",), ("qwen2vl_merger",)),
     "qwen3_vl": (("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), ("qwen3vl_merger",)),

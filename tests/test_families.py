@@ -78,6 +78,10 @@ def test_double_precision_is_rounded_by_way_of_single(family: Fixture, tmp_path:
 # Other spellings of a fixture's names, as regular expressions and what takes their place: those of other versions of
 # transformers, of what it saves and of what is on the hub.
 SPELLINGS = {
+    "lighton_ocr": [
+        [("^model.vision_encoder", "vision_tower"), ("^model.vision_projection", "multi_modal_projector")],
+        [("^model.language_model", "language_model.model")],
+    ],
     "pixtral": [
         [
             (r"^language_model\.model\.", "model.language_model."),

@@ -21,6 +21,10 @@ from clipgguf.sources.given import hub_advice, place
 MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "clip": (("clip", "clip_text_model", "clip_vision_model", "siglip", "siglip_vision_model"), ()),
     "gemma3": (("gemma3",), ("gemma3",)),
+    "lighton_ocr": (
+        ("LightOnOCRForConditionalGeneration", "LightOnOcrForConditionalGeneration", "lighton_ocr"),
+        ("lightonocr",),
+    ),
     "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
     "pixtral": (("llava+pixtral", "mistral3"), ("pixtral",)),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),

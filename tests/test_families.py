@@ -168,13 +168,13 @@ MORE_NUMBERS: tuple[Any, ...] = (-1, 2**200, True, "7", {})
 def test_hostile_numbers_in_the_configuration(family: Fixture, value: Any, tmp_path: Path) -> None:
     expected = convert(family.write(tmp_path / "m"), tmp_path / "a.gguf").path.read_bytes()
     refused = 0
-    for path in places(family.files["config.json"]):
+    for path in places(family.files[family.config_name]):
         files = json.loads(json.dumps(family.files))
-        where = files["config.json"]
+        where = files[family.config_name]
         for key in path[:-1]:
             where = where[key]
         where[path[-1]] = value
-        write_json(tmp_path / "m" / "config.json", files["config.json"])
+        write_json(tmp_path / "m" / family.config_name, files[family.config_name])
         try:
             result = convert(tmp_path / "m", tmp_path / "b.gguf").path.read_bytes()
         except ClipGGUFError as error:
@@ -201,6 +201,8 @@ def test_inspect_knows_the_family(family: Fixture, tmp_path: Path) -> None:
         upgrade(path)
 
 
+# Keys that no reader asks for.
+OPTIONAL = {"clip.rope.freq_base", "clip.vision.projector.scale_factor"}
 # Keys without which a reader takes something else, so that a tensor is what does not fit.
 CONTRADICTED = {"clip.vision.spatial_merge_size": "mm.patch_merger.weight"}
 
@@ -209,9 +211,8 @@ CONTRADICTED = {"clip.vision.spatial_merge_size": "mm.patch_merger.weight"}
 def test_llama_cpp_is_said_to_refuse_what_lacks_anything(family: Fixture, tmp_path: Path) -> None:
     path = converted(family, tmp_path)
     ours = [item.key for item in inspect(path).metadata if item.key.startswith("clip.")]
-    optional = {"clip.vision.projector.scale_factor"}
     for name in (*family.tensors, *ours):
-        if name in optional or re.search(r"\.[1-9]\.", name.replace("weight.1", "")):
+        if name in OPTIONAL or re.search(r"\.[1-9]\.", name.replace("weight.1", "")):
             continue
         changed = rewritten(path, tmp_path / "y.gguf", without=[name])
         verdict = inspect(changed).verdicts[-1]

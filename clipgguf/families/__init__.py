@@ -26,6 +26,8 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("lightonocr",),
     ),
     "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
+    # It is met by its file, params.json; its files are Pixtral's.
+    "mistral": ((), ()),
     "pixtral": (("llava+pixtral", "mistral3"), ("pixtral",)),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
     "qwen2_vl": (("qwen2_vl",), ("qwen2vl_merger",)),
@@ -34,6 +36,8 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 MODEL_TYPES = {model_type: module for module, (model_types, _) in MODULES.items() for model_type in model_types}
 PROJECTORS = {projector: module for module, (_, projectors) in MODULES.items() for projector in projectors}
 OPEN_CLIP_CONFIG = "open_clip_config.json"
+# Mistral's own layout.
+PARAMS = "params.json"
 
 
 def open_model(given: PathLike, options: Options, told: Told | None = None) -> Model:
@@ -73,6 +77,9 @@ def _open(model: Folder | File, options: Options, told: Told | None) -> Model:
                 f"{path}: is missing; OpenCLIP's weights alone do not tell the activation and the number of attention "
                 "heads"
             )
+        values = read_json_object(path)
+    elif _is_mistrals_own(model, directory):
+        path, module = directory.file(PARAMS), "mistral"
         values = read_json_object(path)
     else:
         values = read_json_object(path)
@@ -119,6 +126,14 @@ def _known_module(config: Mapping[str, Any], path: File) -> str:
             f"{path}: {is_what}, supported are {', '.join(map(repr, MODEL_TYPES))}, LLaVA's and OpenCLIP's"
         )
     return module
+
+
+def _is_mistrals_own(model: Folder | File, directory: Folder) -> bool:
+    """Return whether the weights that will be read are in Mistral's own layout; transformers' may stand beside it."""
+    if PARAMS not in directory or "config.json" not in directory:
+        return PARAMS in directory
+    weights = model.name if isinstance(model, File) else next((n for n in CONTAINERS if n in directory), "")
+    return weights.startswith("consolidated")
 
 
 def _is_open_clip(model: Folder | File, directory: Folder, options: Options) -> bool:

@@ -21,6 +21,7 @@ from clipgguf.sources.given import hub_advice, place
 MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "clip": (("clip", "clip_text_model", "clip_vision_model", "siglip", "siglip_vision_model"), ()),
     "gemma3": (("gemma3",), ("gemma3",)),
+    "kimi_vl": (("kimi_vl",), ("kimivl",)),
     "lighton_ocr": (
         ("LightOnOCRForConditionalGeneration", "LightOnOcrForConditionalGeneration", "lighton_ocr"),
         ("lightonocr",),

@@ -92,13 +92,21 @@ def rgb_statistics(values: Any, where: str) -> ImageStatistics:
     )
 
 
+# Where an image processor's values are; Kimi-K2.5's have a file and an object of their own.
+_PROCESSORS = (
+    ("preprocessor_config.json", "media_proc_cfg"),
+    ("preprocessor_config.json", None),
+    ("processor_config.json", "image_processor"),
+)
+
+
 def image_processor(directories: Sequence[Folder], keys: Sequence[str]) -> tuple[File | Folder, Mapping[str, Any]]:
     """Return the first file of an image processor that has any of some keys, and the object that has it.
 
     Without any, that is the first directory and an empty object. Raises ConfigError where a file is malformed.
     """
     for directory in directories:
-        for name, key in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
+        for name, key in _PROCESSORS:
             path = directory.file(name)
             values = read_json_object(path) if path.is_present else {}
             if key is not None:

@@ -100,7 +100,11 @@ class _Matching:
     # Of which no tensor is there by which they could be told.
     lost: set[Prefix] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
+    layers: set[str] = field(init=False)
     problems: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.layers = {name.rpartition(".")[0] for name in self.tensors}
 
     @property
     def all_values(self) -> Mapping[str, Any]:
@@ -217,8 +221,10 @@ class _Matching:
         pattern = rule.pattern
         if name is None:
             if not rule.optional:
+                # Of several spellings the one that the same layer's other tensors have.
+                likely = next((name for name in names if name.rpartition(".")[0] in self.layers), names[0])
                 self.problems.append(
-                    f"{self.where}: no file has tensor {names[0]!r}, {self.config_name} asks for it with shape "
+                    f"{self.where}: no file has tensor {likely!r}, {self.config_name} asks for it with shape "
                     f"{shape_text(shape_of(pattern.stored, known))}"
                 )
             return

@@ -21,6 +21,10 @@ from clipgguf.sources.given import hub_advice, place
 MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "clip": (("clip", "clip_text_model", "clip_vision_model", "siglip", "siglip_vision_model"), ()),
     "gemma3": (("gemma3",), ("gemma3",)),
+    "kimi_k25": (
+        ("Glm5vForConditionalGeneration", "KimiK25ForConditionalGeneration", "kimi_k25"),
+        ("kimik25",),
+    ),
     "kimi_vl": (("kimi_vl",), ("kimivl",)),
     "lighton_ocr": (
         ("LightOnOCRForConditionalGeneration", "LightOnOcrForConditionalGeneration", "lighton_ocr"),

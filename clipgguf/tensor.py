@@ -210,6 +210,21 @@ def in_parts(*shapes: str) -> Then:
     return then
 
 
+def summed(axis: int) -> Then:
+    """Return the function that adds up a tensor's values along an axis, which is not the first one."""
+
+    def then(view: View, shape: tuple[int, ...], values: Mapping[str, Any]) -> Computed:
+        def rows(read: Read, start: int, stop: int) -> "NDArray[Any]":
+            values = read(view.rows(start, stop))
+            # As torch adds halves, in single precision.
+            added: NDArray[Any] = values.sum(axis, dtype="float32").astype(values.dtype)
+            return added
+
+        return Computed(view.name, (*shape[:axis], *shape[axis + 1 :]), (view,), rows)
+
+    return then
+
+
 def plus(constant: int) -> Then:
     """Return the function that makes a tensor with a constant added to every value, as Gemma's norms want 1."""
 

@@ -23,6 +23,16 @@ def is_deepstack(values: Mapping[str, Any]) -> list[bool]:
     return [block in values["vision.deepstack"] for block in range(values["vision.blocks"])]
 
 
+BLOCK = (
+    *norm("norm1", "ln1"),
+    *linear("attn.qkv", "attn_qkv", "(3 width')", "width"),
+    *linear("attn.proj", "attn_out", "width", "width'"),
+    *norm("norm2", "ln2"),
+    *linear("mlp.linear_fc1", "ffn_up", "ffn", "width"),
+    *linear("mlp.linear_fc2", "ffn_down", "width", "ffn"),
+)
+POSITIONS = Rule("pos_embed.weight", "position_embd.weight", "positions width")
+
 FAMILY = Family(
     title="Qwen3-VL",
     projector="qwen3vl_merger",
@@ -57,20 +67,13 @@ FAMILY = Family(
             (
                 TWO_FRAMES,
                 Rule("patch_embed.proj.bias", "patch_embd.bias", "width"),
-                Rule("pos_embed.weight", "position_embd.weight", "positions width"),
+                POSITIONS,
             ),
         ),
         Section(
             TOWER + "blocks.{}.",
             "v.blk.{}.",
-            (
-                *norm("norm1", "ln1"),
-                *linear("attn.qkv", "attn_qkv", "(3 width')", "width"),
-                *linear("attn.proj", "attn_out", "width", "width'"),
-                *norm("norm2", "ln2"),
-                *linear("mlp.linear_fc1", "ffn_up", "ffn", "width"),
-                *linear("mlp.linear_fc2", "ffn_down", "width", "ffn"),
-            ),
+            BLOCK,
             times="blocks",
         ),
         Section(TOWER + "merger.", "v.", norm("norm", "post_ln")),

@@ -1,6 +1,6 @@
 """What a family is made from: a model's configuration by dotted path, where its files are, and what was asked for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from clipgguf.config import (
     valid_text,
 )
 from clipgguf.errors import ConfigError, collect, shown
-from clipgguf.family import INTEGERS, Family, Value
+from clipgguf.family import INTEGERS, SIDE, Family, Value
 from clipgguf.options import Options
 from clipgguf.sources import File, Folder
 
@@ -36,19 +36,7 @@ class Config:
 
         Without any, that is the first path and None. Raises ConfigError where something on a path is no object.
         """
-        paths = source.split("|")
-        for path in paths:
-            value: Any = self.values
-            for depth, key in enumerate(path.split(".")):
-                if not isinstance(value, dict):
-                    where = self.label(".".join(path.split(".")[:depth]))
-                    raise ConfigError(f"{where} is {shown(value)}, should be an object")
-                value = value.get(key)
-                if value is None:
-                    break
-            if value is not None:
-                return path, value
-        return paths[0], None
+        return _first(self.values, source, self.label)
 
     def get(self, source: str, default: Any = None) -> Any:
         """Return the value at the first of the dotted paths that has any, else the default."""
@@ -60,6 +48,22 @@ class Config:
         head, *rest = path.split(".")
         names = [self.labels.get(head, head), *rest]
         return ": ".join([str(self.path), *filter(None, names)])
+
+
+def _first(values: Mapping[str, Any], source: str, label: Callable[[str], str]) -> tuple[str, Any]:
+    """Return what ``Config.find`` does of an object; ``label`` gives what messages call a place in it."""
+    paths = source.split("|")
+    for path in paths:
+        value: Any = values
+        for depth, key in enumerate(path.split(".")):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{label('.'.join(path.split('.')[:depth]))} is {shown(value)}, should be an object")
+            value = value.get(key)
+            if value is None:
+                break
+        if value is not None:
+            return path, value
+    return paths[0], None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +116,17 @@ class Inputs:
     def find(self, source: str) -> tuple[str, Any]:
         """Return what messages call a value of config.json, and the value; None when it is missing.
 
-        A path that begins with ``processor.`` is of the image processor's file.
+        A path that begins with ``processor.`` is of the image processor's file, and so are the alternatives to it.
         """
         if source.startswith("processor."):
-            key = source.removeprefix("processor.")
-            file, values = image_processor(self.places or (self.directory,), (key,))
-            return f"{file}: {key}", values.get(key)
+            paths = source.replace("processor.", "").split("|")
+            file, values = image_processor(self.places or (self.directory,), [path.split(".")[0] for path in paths])
+
+            def label(path: str) -> str:
+                return ": ".join((str(file), *path.split(".")))
+
+            path, value = _first(values, "|".join(paths), label)
+            return label(path), value
         path, value = self.config.find(source)
         return self.config.label(path), value
 
@@ -183,7 +192,8 @@ def _checked(kind: Any, default: Any, where: str, found: Any) -> Any:
         if default is None and kind is not None:
             raise ConfigError(f"{where} is missing, should be {_WANTED[kind]}")
         return default
-    return checked(kind or type(default), where, found)
+    made = checked(kind or type(default), where, found)
+    return made[0] if kind is SIDE and isinstance(made, list) else made
 
 
 def checked(kind: Any, where: str, found: Any) -> Any:
@@ -201,6 +211,7 @@ _WANTED: Mapping[Any, str] = {
     list: "a list",
     dict: "an object",
     INTEGERS: "a list of integers of 32 bits",
+    SIDE: "a positive integer of 32 bits, or a list of two that are the same",
 }
 
 
@@ -211,6 +222,9 @@ def _fits(kind: Any, found: Any) -> bool:
         return is_positive_float32(found)
     if kind is INTEGERS:
         return isinstance(found, list) and all(type(n) is int and -(2**31) <= n < 2**31 for n in found)
+    if kind is SIDE:
+        first, *others = found if isinstance(found, list) and len(found) == 2 else (found,)
+        return _fits(int, first) and all(_fits(int, other) and other == first for other in others)
     return isinstance(found, kind)
 
 

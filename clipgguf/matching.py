@@ -56,7 +56,7 @@ def match(
 
     Raises CheckpointError with all that is wrong: tensors that are missing, unknown, of a wrong shape or dtype.
     """
-    return _Matching(family, tensors, values, where, config_name).run(ignore_unknown)
+    return _Matching(family.in_layout_of(tensors), tensors, values, where, config_name).run(ignore_unknown)
 
 
 def refuse_quantized(config: Mapping[str, Any], path: File, tensors: Iterable[View]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from clipgguf import CheckpointError, ClipGGUFError, Options, convert, inspect, plan, upgrade, verify
 from clipgguf.families import MODULES
 from clipgguf.options import Outtype
-from tests.family_fixtures import DTYPES, OUTTYPES, Fixture, digest, fixtures, rename
+from tests.family_fixtures import DTYPES, OUTTYPES, Fixture, digest, fixtures
 from tests.gguf_bytes import rewritten
 from tests.gguf_reading import read
 from tests.json_files import write_json
@@ -73,45 +73,6 @@ def test_double_precision_is_rounded_by_way_of_single(family: Fixture, tmp_path:
     # The values are float32's, so that nothing but the way can make a difference.
     single, double = (convert(family.write(tmp_path / d / "m", d), tmp_path / f"{d}.gguf").path for d in ("F32", "F64"))
     assert single.read_bytes() == double.read_bytes()
-
-
-# Other spellings of a fixture's names, as regular expressions and what takes their place: those of other versions of
-# transformers, of what it saves and of what is on the hub.
-SPELLINGS = {
-    "kimi_k25": [
-        [
-            (r"^vision_tower\.patch_embed\.proj", "vision_tower.encoder.patch_embed.proj"),
-            (r"^mm_projector\.pre_norm", "model.mm_projector.pre_norm"),
-        ],
-        [(r"^language_model.model", "model.language_model"), (r"^(mm_proj|vision_)", r"model.\1")],
-        [(r"^mm_projector\.proj\.0", "mm_projector.in_proj"), (r"^mm_projector\.proj\.2", "mm_projector.out_proj")],
-    ],
-    "kimi_vl": [[(r"^(multi_|vision_)", r"model.\1")]],
-    "lighton_ocr": [
-        [("^model.vision_encoder", "vision_tower"), ("^model.vision_projection", "multi_modal_projector")],
-        [("^model.language_model", "language_model.model")],
-    ],
-    "ling3_vl": [[(r"^model\.visual", "visual")]],
-    "muse_glimmer": [[(r"^model\.", "")]],
-    "pixtral": [
-        [
-            (r"^language_model\.model\.", "model.language_model."),
-            (r"^language_model\.lm_head", "lm_head"),
-            (r"^(vision_tower|multi_modal_projector)", r"model.\1"),
-        ],
-        [(r"^language_model\.model\.", "model.")],
-    ],
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "changes"), [(name, changes) for name, spellings in SPELLINGS.items() for changes in spellings]
-)
-def test_other_spellings_of_the_names(name: str, changes: list[tuple[str, str]], tmp_path: Path) -> None:
-    (family,) = (family for family in FAMILIES if family.name == name)
-    expected = convert(family.write(tmp_path / "a" / "m"), tmp_path / "a.gguf").path.read_bytes()
-    rename(family.write(tmp_path / "b" / "m"), changes)
-    assert convert(tmp_path / "b" / "m", tmp_path / "b.gguf").path.read_bytes() == expected
 
 
 def one_of_each_kind(family: Fixture, directory: Path) -> list[str]:

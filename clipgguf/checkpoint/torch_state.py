@@ -1,5 +1,6 @@
 """A state dict as the pickle describes it, made into records: names flattened, tensors checked against their bytes."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def source_tensors(state: object, locate: Callable[[Storage], StorageBytes], sou
     if not isinstance(state, dict):
         raise CheckpointError(f"{source}: holds {kind_of(state)}, should hold a state dict: tensors by their names")
     tensors: dict[str, View] = {}
-    for name, view in _named_views(_unwrap(state), source):
+    for name, view in _named_views(_unwrap(state), source, itertools.count()):
         if name in tensors:
             raise CheckpointError(f"{source}: has two tensors of the name {name!r}, with and without nested dicts")
         if len(tensors) == MOST_ENTRIES:
@@ -61,38 +62,31 @@ def _unwrap(state: dict[object, object]) -> dict[object, object]:
     return state
 
 
-def _named_views(state: dict[object, object], source: Source) -> Iterator[tuple[str, StorageView]]:
-    entries = 0
-    under_way: list[tuple[tuple[object, ...], Iterator[tuple[object, object]]]] = [((), iter(state.items()))]
-    while under_way:
-        keys, items = under_way[-1]
-        for key, value in items:
-            entries += 1
-            if entries > MOST_ITEMS:
-                raise CheckpointError(f"{source}: has more than {MOST_ITEMS:,} entries in nested dicts; refused")
-            if isinstance(value, StorageView):
-                yield _name((*keys, key), source), value
-            elif isinstance(value, dict):
-                if len(under_way) == DEEPEST_NESTING:
-                    raise CheckpointError(f"{source}: has dicts nested more than {DEEPEST_NESTING} deep; refused")
-                under_way.append(((*keys, key), iter(value.items())))
-                break
-        else:
-            under_way.pop()
+def _named_views(
+    state: dict[object, object], source: Source, entries: Iterator[int], keys: tuple[object, ...] = ()
+) -> Iterator[tuple[str, StorageView]]:
+    """Yield the tensors of a dict that lies under some keys, and those of the dicts inside; counts its entries."""
+    for key, value in state.items():
+        if next(entries) == MOST_ITEMS:
+            raise CheckpointError(f"{source}: has more than {MOST_ITEMS:,} entries in nested dicts; refused")
+        if isinstance(value, StorageView):
+            yield _name((*keys, key), source), value
+        elif isinstance(value, dict):
+            if len(keys) + 1 == DEEPEST_NESTING:
+                raise CheckpointError(f"{source}: has dicts nested more than {DEEPEST_NESTING} deep; refused")
+            yield from _named_views(value, source, entries, (*keys, key))
 
 
 def _name(keys: tuple[object, ...], source: Source) -> str:
-    parts: list[str] = []
     for key in keys:
         if not isinstance(key, str):
             raise CheckpointError(f"{source}: has a tensor under the key {key}, should be a string, its name")
-        parts.append(key)
-    length = sum(map(len, parts)) + len(parts) - 1
-    if length > LONGEST_TORCH_NAME:
+    name = ".".join(map(str, keys))
+    if len(name) > LONGEST_TORCH_NAME:
         raise CheckpointError(
-            f"{source}: has a tensor whose name has {length:,} characters, should have {LONGEST_TORCH_NAME} at most"
+            f"{source}: has a tensor whose name has {len(name):,} characters, should have {LONGEST_TORCH_NAME} at most"
         )
-    return ".".join(parts)
+    return name
 
 
 def _source_tensor(name: str, view: StorageView, stored: StorageBytes, source: Source) -> View:

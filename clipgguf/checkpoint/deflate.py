@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from clipgguf.errors import CheckpointError, os_reason
+from clipgguf.errors import CheckpointError
 from clipgguf.sources import Source, SourceIO
 from clipgguf.sources.local import OpenedSource, temporary_file
 
@@ -38,17 +38,9 @@ class InflatedStorage(OpenedSource):
         return self._archive
 
     def _open(self) -> IO[bytes]:
-        """Inflate the storage; takes its time, and its inflated size on disk until ``close``.
-
-        Raises CheckpointError when what comes out is not what the archive's directory says, or does not fit the disk.
-        """
-        try:
-            return temporary_file(inflate(self._archive, self.deflated))
-        except OSError as e:
-            raise CheckpointError(
-                f"{self.name}: is compressed, and a storage of {self.size:,} bytes cannot be inflated into a temporary "
-                f"file: {os_reason(e)}"
-            ) from e
+        """Inflate the storage; takes its time, and its inflated size on disk until ``close``."""
+        what = f"{self.name}: is compressed, and a storage of {self.size:,} bytes cannot be inflated into"
+        return temporary_file(inflate(self._archive, self.deflated), what)
 
 
 def inflate(archive: Source, deflated: Deflated) -> Iterator[bytes]:
@@ -59,10 +51,8 @@ def inflate(archive: Source, deflated: Deflated) -> Iterator[bytes]:
     """
     where = f"{archive.name}: the entry compressed at byte {deflated.offset:,}"
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
-    left, size, crc32 = deflated.compressed_size, 0, 0
-    pending = b""
-    file = SourceIO(archive)
-    file.seek(deflated.offset)
+    left, size, crc32, pending = deflated.compressed_size, 0, 0, b""
+    file = SourceIO(archive, deflated.offset)
     try:
         with archive.in_use():
             while not decompressor.eof:

@@ -28,11 +28,8 @@ BOMB_RATIO = 100
 BOMB_SIZE = 1 << 20
 
 ZIP_MAGIC = b"PK\x03\x04"
-TAR_MAGIC = b"ustar"
-TAR_MAGIC_OFFSET = 257
-
-# What the user may have instead of a checkpoint, by the first bytes; regular_file knows more.
-FOREIGN_FILES = ((b"\x1f\x8b", "is compressed with gzip, should be unpacked first"),)
+GZIP_MAGIC = b"\x1f\x8b"
+TAR_MAGIC, TAR_MAGIC_OFFSET = b"ustar", 257
 
 # The general purpose bits (PKWARE's APPNOTE.TXT, 4.4.4) that make an entry unreadable: encrypted, a patch, strongly
 # encrypted, masked.
@@ -83,15 +80,15 @@ def read_torch_file(source: Source) -> list[View]:
 
 
 def _describe_foreign(head: bytes) -> str:
+    """Return what the user may have instead of a checkpoint, by the first bytes; regular_file knows more."""
     if not head:
         return "is empty"
-    if head[TAR_MAGIC_OFFSET:].startswith(TAR_MAGIC):
+    if head.startswith(TAR_MAGIC, TAR_MAGIC_OFFSET):
         return (
             "is a tar archive; if an early torch.save wrote it, it should be loaded and saved again with a newer torch"
         )
-    for magic, what in FOREIGN_FILES:
-        if head.lstrip().startswith(magic):
-            return what
+    if head.lstrip().startswith(GZIP_MAGIC):
+        return "is compressed with gzip, should be unpacked first"
     if head[8:9] == b"{":
         return "is a safetensors file, and should have a name that ends in .safetensors"
     return (
@@ -113,7 +110,9 @@ def _read_zip(source: Source) -> tuple[object, Callable[[Storage], StorageBytes]
     """Return the object that an archive describes, and what finds its storages' bytes."""
     entries = _read_directory(source)
     root = _find_root(source, entries)
-    _check_byte_order(source, entries.get(f"{root}/byteorder"))
+    # torch writes the entry since 2.1; files of before come from little-endian machines, as torch assumes too.
+    if (entry := entries.get(f"{root}/byteorder")) and (order := _read_entry(source, entry, 16)) != b"little":
+        raise CheckpointError(f"{source}: has the byte order {name_text(order.decode('latin-1'))}, should be little")
     pickled = _read_entry(source, entries[f"{root}/data.pkl"], LARGEST_PICKLE)
     state = unpickle(pickled, f"{source}: data.pkl").value
     found: dict[str, StorageBytes] = {}
@@ -157,11 +156,7 @@ def _read_directory(source: Source) -> dict[str, _Entry]:
             raise CheckpointError(f"{source}: entry {name_text(name)} {problem}")
         if name in entries:
             raise CheckpointError(f"{source}: has two entries of the name {name_text(name)}")
-        if entry.least_end > end:
-            raise CheckpointError(
-                f"{source}: entry {name_text(name)} ends at byte {entry.least_end:,}, should where the next one or the "
-                f"directory begins, at byte {end:,}"
-            )
+        _check_end(f"{source}: entry {name_text(name)}", entry.least_end, end)
         entries[name] = entry
     return entries
 
@@ -197,23 +192,13 @@ def _find_root(source: Source, entries: dict[str, _Entry]) -> str:
     return roots[0]
 
 
-def _check_byte_order(source: Source, entry: _Entry | None) -> None:
-    # torch writes the entry since 2.1; files of before come from little-endian machines, as torch assumes too.
-    order = _read_entry(source, entry, 16) if entry else b"little"
-    if order != b"little":
-        raise CheckpointError(f"{source}: has the byte order {name_text(order.decode('latin-1'))}, should be little")
-
-
 def _locate(source: Source, entry: _Entry) -> StorageBytes:
     """Return where an entry's bytes lie, which only its local header says."""
-    info = entry.info
-    name = info.orig_filename
+    info, name = entry.info, entry.info.orig_filename
     where = f"{source}: entry {name_text(name)}"
     header = b""
-    file = SourceIO(source)
     if info.header_offset >= 0:
-        file.seek(info.header_offset)
-        header = file.read(LOCAL_HEADER.size + len(entry.raw_name))
+        header = SourceIO(source, info.header_offset).read(LOCAL_HEADER.size + len(entry.raw_name))
     if len(header) < LOCAL_HEADER.size or not header.startswith(ZIP_MAGIC):
         raise CheckpointError(f"{where} has no local header at byte {info.header_offset:,}, where it should be")
     _, flags, method, crc32, compressed_size, file_size, name_length, extra_length = LOCAL_HEADER.unpack_from(header)
@@ -234,16 +219,19 @@ def _locate(source: Source, entry: _Entry) -> StorageBytes:
         if found not in right:
             raise CheckpointError(f"{where} has the {what} {found:,} in its header, {right[0]:,} in the directory")
     offset = info.header_offset + LOCAL_HEADER.size + name_length + extra_length
-    if offset + info.compress_size > entry.end:
-        raise CheckpointError(
-            f"{where} ends at byte {offset + info.compress_size:,}, should where the next one or the directory begins, "
-            f"at byte {entry.end:,}"
-        )
+    _check_end(where, offset + info.compress_size, entry.end)
     if method == zipfile.ZIP_STORED or not info.file_size:
         return StorageBytes(name, source, offset, info.file_size)
     _check_ratio(where, info.compress_size, info.file_size)
     deflated = Deflated(offset, info.compress_size, info.file_size, info.CRC)
     return StorageBytes(name, InflatedStorage(source, deflated), 0, info.file_size)
+
+
+def _check_end(where: str, end: int, most: int) -> None:
+    if end > most:
+        raise CheckpointError(
+            f"{where} ends at byte {end:,}, should where the next one or the directory begins, at byte {most:,}"
+        )
 
 
 def _check_ratio(where: str, compressed: int, inflated: int) -> None:
@@ -269,6 +257,4 @@ def _read_entry(source: Source, entry: _Entry, most: int) -> bytes:
     stored = _locate(source, entry)
     if isinstance(stored.file, InflatedStorage):
         return b"".join(inflate(source, stored.file.deflated))
-    file = SourceIO(source)
-    file.seek(stored.offset)
-    return file.read(stored.nbytes)
+    return SourceIO(source, stored.offset).read(stored.nbytes)

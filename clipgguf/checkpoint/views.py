@@ -20,7 +20,6 @@ from clipgguf.checkpoint.strides import (
     stored_cost,
     stored_order,
 )
-from clipgguf.errors import CheckpointError, os_reason
 from clipgguf.sources import Source
 from clipgguf.sources.local import OpenedSource, temporary_file
 
@@ -106,16 +105,10 @@ class OrderedBlocks(OpenedSource):
             offset += math.prod(shape) * itemsize
 
     def _open(self) -> IO[bytes]:
-        """Read the view; raises CheckpointError when it cannot be read, or does not fit the disk."""
+        what = f"{self.name}: a tensor of shape {self._view.shape} is not contiguous, and cannot be put into order in"
         # One at a time: its memory comes on top of the threads' buffers.
-        try:
-            with _MAKING_BANDS, self._view.file.in_use():
-                return temporary_file(self._read_bands())
-        except OSError as e:
-            raise CheckpointError(
-                f"{self.name}: a tensor of shape {self._view.shape} is not contiguous, and cannot be put into order "
-                f"in a temporary file: {os_reason(e)}"
-            ) from e
+        with _MAKING_BANDS, self._view.file.in_use():
+            return temporary_file(self._read_bands(), what)
 
     def _read_bands(self) -> Iterator[memoryview]:
         view, order = self._view, self._order

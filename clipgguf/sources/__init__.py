@@ -112,10 +112,10 @@ class File:
 class SourceIO(io.RawIOBase):
     """A source as an unbuffered file with a position; reads as much as is asked for, and less only at its end."""
 
-    def __init__(self, source: Source) -> None:
-        """Begin at the source's beginning."""
+    def __init__(self, source: Source, position: int = 0) -> None:
+        """Take the source and where to begin."""
         self._source = source
-        self._position = 0
+        self._position = position
 
     def readable(self) -> bool:
         """Return that this can be read."""
@@ -139,8 +139,7 @@ class SourceIO(io.RawIOBase):
 
     def readinto(self, buffer: "Buffer") -> int:
         """Fill a buffer, as far as the source goes, and return how many bytes that were."""
-        target = memoryview(buffer).cast("B")
-        target = target[: max(0, self._source.size - self._position)]
+        target = memoryview(buffer).cast("B")[: max(0, self._source.size - self._position)]
         if len(target):
             self._source.read(self._position, target)
         self._position += len(target)

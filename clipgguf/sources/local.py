@@ -237,12 +237,18 @@ class LocalFolder(Folder):
         return LocalFolder(self.path / name)
 
 
-def temporary_file(content: Iterable[bytes | memoryview]) -> IO[bytes]:
-    """Return a new file without a name, which is gone when it is closed. Raises OSError when there is no place."""
-    with contextlib.ExitStack() as on_failure:
-        file: IO[bytes] = on_failure.enter_context(tempfile.TemporaryFile(prefix="clipgguf-"))
-        for part in content:
-            file.write(part)
-        file.flush()
-        on_failure.pop_all()
-    return file
+def temporary_file(content: Iterable[bytes | memoryview], failure: str) -> IO[bytes]:
+    """Return a new file without a name, which is gone when it is closed.
+
+    Raises CheckpointError when there is no place; ``failure`` is the message up to "a temporary file".
+    """
+    try:
+        with contextlib.ExitStack() as on_failure:
+            file: IO[bytes] = on_failure.enter_context(tempfile.TemporaryFile(prefix="clipgguf-"))
+            for part in content:
+                file.write(part)
+            file.flush()
+            on_failure.pop_all()
+        return file
+    except OSError as e:
+        raise CheckpointError(f"{failure} a temporary file: {os_reason(e)}") from e

@@ -13,15 +13,11 @@ COPY_NBYTES = 1 << 20
 
 
 class Source(Protocol):
-    """The bytes of one file, at any offset and from any thread.
+    """The bytes of one file, at any offset and from any thread."""
 
-    ``name`` is what messages call it, ``size`` its bytes. ``read_cost`` is how many bytes could be read in the time
-    that one more request takes.
-    """
-
-    name: str
+    name: str  # What messages call it.
     size: int
-    read_cost: int
+    read_cost: int  # How many bytes could be read in the time that one more request takes.
 
     def __str__(self) -> str:
         """Return the name, so that messages can have the source itself."""
@@ -55,10 +51,7 @@ class Source(Protocol):
 
 
 class Folder(Protocol):
-    """The files of a model by name: a directory, or what is like one elsewhere.
-
-    ``name`` is what messages call it.
-    """
+    """The files of a model by name: a directory, or what is like one elsewhere. ``name`` is what messages call it."""
 
     name: str
 
@@ -132,10 +125,6 @@ class SourceIO(io.RawIOBase):
             raise ValueError(f"negative seek position {position}")
         self._position = position
         return position
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
 
     def readinto(self, buffer: "Buffer") -> int:
         """Fill a buffer, as far as the source goes, and return how many bytes that were."""

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import IO, cast
 
@@ -22,28 +23,11 @@ from clipgguf.sources.mapping import window
 MOST_OPEN = 16
 
 
-class _OpenFiles:
-    """Which files are open; when it becomes too many, those that were not used for longest are closed."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.turns = itertools.count()
-        # What nobody refers to any more closes its file, and has no place here.
-        self._sources: weakref.WeakSet[OpenedSource] = weakref.WeakSet()
-
-    def opened(self, source: "OpenedSource") -> None:
-        """Take note, with the lock held, of a file that was opened, and close what is too many and not in use."""
-        self._sources.add(source)
-        for oldest in sorted(self._sources, key=lambda source: source.last_use)[:-MOST_OPEN]:
-            if not oldest.users and not oldest.stays_open:
-                oldest.close()
-
-    def closed(self, source: "OpenedSource") -> None:
-        """Take note of a file that was closed."""
-        self._sources.discard(source)
-
-
-_OPEN = _OpenFiles()
+# Whose files are open. What nobody refers to any more closes its file, and has no place here.
+_OPEN: "weakref.WeakSet[OpenedSource]" = weakref.WeakSet()
+# Guards that, and how many are using a source and when.
+_LOCK = threading.RLock()
+_TURNS = itertools.count()
 
 
 class OpenedSource(Source):
@@ -59,9 +43,8 @@ class OpenedSource(Source):
         self._turn = threading.Lock()
         self._file: IO[bytes] | None = None
         self._is_closing = False
-        # How many are using it now, and when one last began to; the lock of the open files guards both.
-        self.users = 0
-        self.last_use = 0
+        # How many are using it now, and when one last began to.
+        self._users = self._last_use = 0
         # Whether it should not be closed in between, because opening it once more takes long.
         self.stays_open = False
 
@@ -77,16 +60,16 @@ class OpenedSource(Source):
     @contextlib.contextmanager
     def in_use(self) -> Iterator[IO[bytes]]:
         """Give the file, which stays open for so long. Raises CheckpointError when it cannot be opened."""
-        with _OPEN.lock:
-            self.users += 1
-            self.last_use = next(_OPEN.turns)
+        with _LOCK:
+            self._users += 1
+            self._last_use = next(_TURNS)
             self._is_closing = False
         try:
             # With a user, nobody closes it.
             yield self._file or self._opened()
         finally:
-            with _OPEN.lock:
-                self.users -= 1
+            with _LOCK:
+                self._users -= 1
                 if self._is_closing:
                     self.close()
 
@@ -96,22 +79,27 @@ class OpenedSource(Source):
                 self._file = self._open()
                 # Chunks that are under way may be the last that refer to this.
                 self._close_file = weakref.finalize(self, self._file.close)
-                with _OPEN.lock:
-                    _OPEN.opened(self)
+                with _LOCK:
+                    _OPEN.add(self)
+                    # Of too many, those go that were not used for longest.
+                    for oldest in sorted(_OPEN, key=attrgetter("_last_use"))[:-MOST_OPEN]:
+                        if not oldest._users and not oldest.stays_open:
+                            oldest.close()
             return self._file
 
     def read(self, offset: int, target: memoryview) -> None:
         """Fill ``target``, of single bytes, with those from ``offset`` on; CheckpointError when they cannot be read."""
         done = 0
         with self.in_use() as file:
-            while done < len(target):
-                try:
+            try:
+                while done < len(target):
                     count = self._read_some(file, offset + done, target[done:])
-                except OSError as e:
-                    raise self._unreadable(offset, len(target), os_reason(e)) from e
-                if not count:
-                    raise self._unreadable(offset, len(target), "the file has become shorter")
-                done += count
+                    if not count:
+                        raise OSError("the file has become shorter")
+                    done += count
+            except OSError as e:
+                what = f"bytes {offset:,} to {offset + len(target):,} cannot be read"
+                raise CheckpointError(f"{self.name}: {what}: {os_reason(e)}") from e
 
     def _read_some(self, file: IO[bytes], offset: int, target: memoryview) -> int:
         if sys.platform != "win32":
@@ -128,37 +116,22 @@ class OpenedSource(Source):
         with self.in_use() as source:
             if sys.platform == "linux":
                 file.flush()
-                sent = _send(source.fileno(), offset, nbytes, file.fileno())
-                offset, nbytes = offset + sent, nbytes - sent
+                # Some files it cannot send from or to, and of an error it does not say whose it is: reading and writing
+                # from there on does.
+                with contextlib.suppress(OSError):
+                    while nbytes and (count := os.sendfile(file.fileno(), source.fileno(), offset, nbytes)):
+                        offset, nbytes = offset + count, nbytes - count
                 file.seek(os.lseek(file.fileno(), 0, os.SEEK_CUR))  # The buffered file does not know how far it got.
             super().copy(offset, nbytes, file)
 
-    def _unreadable(self, offset: int, nbytes: int, reason: str) -> CheckpointError:
-        return CheckpointError(f"{self.name}: bytes {offset:,} to {offset + nbytes:,} cannot be read: {reason}")
-
     def close(self) -> None:
         """Close the file until it is used again; while it is in use, that waits."""
-        with _OPEN.lock:
-            self._is_closing = self.users > 0
-            if self._file is not None and not self.users:
+        with _LOCK:
+            self._is_closing = self._users > 0
+            if self._file is not None and not self._users:
                 self._file = None
                 self._close_file()
-                _OPEN.closed(self)
-
-
-if sys.platform == "linux":
-
-    def _send(file: int, offset: int, nbytes: int, out: int) -> int:
-        """Have the system copy a range to a file's position; return how many bytes it copied before it gave up.
-
-        Some files it cannot send from or to, and of an error it does not say whose it is: reading and writing from
-        there on does.
-        """
-        sent = 0
-        with contextlib.suppress(OSError):
-            while sent < nbytes and (count := os.sendfile(out, file, offset + sent, nbytes - sent)):
-                sent += count
-        return sent
+                _OPEN.discard(self)
 
 
 class LocalFile(OpenedSource):

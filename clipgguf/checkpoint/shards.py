@@ -24,10 +24,7 @@ COMPARED_NBYTES = 1 << 20
 
 
 def read_file(path: File, wanted: Wanted, wrapping: str | None = None) -> dict[str, View]:
-    """Return the tensors of a file that are wanted, by name without ``wrapping``, or without what wraps all of them.
-
-    Raises CheckpointError when the file is missing or damaged.
-    """
+    """Return the tensors of a file that are wanted, by name without ``wrapping``, or without what wraps all of them."""
     with contextlib.closing(path.open()) as file:
         if path.name.endswith(".safetensors"):
             found = read_safetensors_header(file)
@@ -62,11 +59,9 @@ def read_shards(index: File, wanted: Wanted) -> dict[str, View]:
         if sum(map(len, shards.values())) > MOST_ENTRIES:
             raise CheckpointError(f"{index}: its shards have more than {MOST_ENTRIES:,} tensors, no model has as many")
     CheckpointError.raise_all(problems)
+    lacking = [name for name, path in paths.items() if name not in shards[path]]
     CheckpointError.raise_all(
-        first_few(
-            (name for name, path in paths.items() if name not in shards[path]),
-            lambda name: f"{paths[name]}: lacks tensor {name!r}, which {index.name} puts there",
-        )
+        first_few(lacking, lambda name: f"{paths[name]}: lacks tensor {name!r}, which {index.name} puts there")
     )
     # transformers takes what a shard has, whether or not the index names it.
     return {**_merged(shards.values()), **{name: shards[path][name] for name, path in paths.items()}}
@@ -85,14 +80,10 @@ def _weight_map(index: File) -> dict[str, str]:
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: weight_map is missing, empty or no object (tensor name to file name)")
+    outside = [name for name, file in weight_map.items() if not _stays_inside(file)]
+    what = "which is no file name inside the directory"
     CheckpointError.raise_all(
-        first_few(
-            (name for name, file in weight_map.items() if not _stays_inside(file)),
-            lambda name: (
-                f"{index}: puts tensor {name!r} into {shown(weight_map[name])}, which is no file name inside the "
-                "directory"
-            ),
-        )
+        first_few(outside, lambda name: f"{index}: puts tensor {name!r} into {shown(weight_map[name])}, {what}")
     )
     return weight_map
 
@@ -110,13 +101,10 @@ def _stays_inside(file: object) -> bool:
 def _check_presence(index: File, files: Mapping[str, str]) -> None:
     """Raise CheckpointError for shards that are not there, before any is opened."""
     missing = [file for file in dict.fromkeys(files.values()) if file not in index.folder]
-    what = other_folder(index.folder) if missing else None
-    CheckpointError.raise_all(
-        (
-            *([f"{index.folder}: {what}"] if what else []),
-            *first_few(missing, lambda file: f"{index.folder.name_of(file)}: is missing, {index.name} names it"),
-        )
-    )
+    problems = [*first_few(missing, lambda file: f"{index.folder.name_of(file)}: is missing, {index.name} names it")]
+    if missing and (what := other_folder(index.folder)):
+        problems.insert(0, f"{index.folder}: {what}")
+    CheckpointError.raise_all(problems)
 
 
 def _merged(shards: Collection[Mapping[str, View]]) -> dict[str, View]:
@@ -144,9 +132,8 @@ def _merged(shards: Collection[Mapping[str, View]]) -> dict[str, View]:
 def _is_same(one: View, other: View) -> bool:
     """Return whether two tensors have the same dtype, shape and bytes, of which few are in memory at a time."""
     # With strides, what lies between the elements is compared, too.
-    for attribute in ("dtype", "shape", "strides"):
-        if getattr(one, attribute) != getattr(other, attribute):
-            return False
+    if (one.dtype, one.shape, one.strides) != (other.dtype, other.shape, other.strides):
+        return False
     nbytes = one.extent
     with contextlib.closing(one.file), contextlib.closing(other.file):
         for start in range(0, nbytes, COMPARED_NBYTES):

@@ -79,10 +79,7 @@ def _cost_of_parts(shape: Axes, strides: Axes, itemsize: int, room: int, axis: i
 
 
 def cost(shape: Axes, strides: Axes, itemsize: int, elements: int, room: int) -> int:
-    """Return what it takes to read a view in blocks of so many elements, each as ``split`` has it.
-
-    That is in bytes: those that are read, and SMALL_READ for each time.
-    """
+    """Return the bytes that blocks of so many elements read, each as ``split`` has it, and SMALL_READ for each time."""
     axis = _cut_axis(shape, elements)
     if axis < 0:
         return _cost_of_block(shape, strides, itemsize, room)

@@ -20,10 +20,7 @@ FEW_OPCODES = 1000
 
 
 def read_stream(source: Source) -> tuple[object, Callable[[Storage], StorageBytes]]:
-    """Return the object that a file describes, and what finds its storages' bytes.
-
-    Raises CheckpointError when the file is truncated, damaged or no torch.save's.
-    """
+    """Return the object that a file describes, and what finds its storages' bytes. Raises CheckpointError."""
     where = f"{source}: its pickle"
     # Where the pickles end is known only after they are read, so some of the storages may come along.
     head = SourceIO(source).read(LARGEST_PICKLE)

@@ -65,7 +65,6 @@ class _Entry:
 def read_torch_file(source: Source) -> list[View]:
     """Return the tensors of a state dict that torch.save wrote, in the dict's order; reads no tensor's bytes.
 
-    The dict may be nested, its tensors' names are then joined with dots, or be wrapped as in torch_state.WRAPPERS.
     Raises CheckpointError when the file is truncated or damaged, is no torch.save's, or asks for anything else than
     tensors. Nothing in it is executed.
     """
@@ -84,16 +83,14 @@ def _describe_foreign(head: bytes) -> str:
     if not head:
         return "is empty"
     if head.startswith(TAR_MAGIC, TAR_MAGIC_OFFSET):
-        return (
-            "is a tar archive; if an early torch.save wrote it, it should be loaded and saved again with a newer torch"
-        )
+        advice = "if an early torch.save wrote it, it should be loaded and saved again with a newer torch"
+        return f"is a tar archive; {advice}"
     if head.lstrip().startswith(GZIP_MAGIC):
         return "is compressed with gzip, should be unpacked first"
     if head[8:9] == b"{":
         return "is a safetensors file, and should have a name that ends in .safetensors"
-    return (
-        f"is no file of torch.save: begins with {head[:4].hex(' ')}, should with {ZIP_MAGIC.hex(' ')} (a zip archive)"
-    )
+    begins, right = head[:4].hex(" "), ZIP_MAGIC.hex(" ")
+    return f"is no file of torch.save: begins with {begins}, should with {right} (a zip archive)"
 
 
 class _DirectoryFile(SourceIO):
@@ -122,9 +119,8 @@ def _read_zip(source: Source) -> tuple[object, Callable[[Storage], StorageBytes]
         if storage.key not in found:
             entry = entries.get(f"{root}/data/{storage.key}")
             if entry is None:
-                raise CheckpointError(
-                    f"{source}: lacks the entry data/{name_text(storage.key)}, a storage that data.pkl refers to"
-                )
+                what = f"lacks the entry data/{name_text(storage.key)}, a storage that data.pkl refers to"
+                raise CheckpointError(f"{source}: {what}")
             found[storage.key] = _locate(source, entry)
             if isinstance(found[storage.key].file, InflatedStorage):
                 compressed[0] += entry.info.compress_size
@@ -143,20 +139,20 @@ def _read_directory(source: Source) -> dict[str, _Entry]:
     except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, struct.error) as e:
         # zipfile's own error, and what it lets through: a seek to nowhere, a version or feature that it does not know,
         # a name that is no UTF-8, an extra field that is too short.
-        raise CheckpointError(
-            f"{source}: is a truncated or damaged zip archive: {e} (the file has {source.size:,} bytes)"
-        ) from e
+        what = f"is a truncated or damaged zip archive: {e} (the file has {source.size:,} bytes)"
+        raise CheckpointError(f"{source}: {what}") from e
     infos.sort(key=lambda info: info.header_offset)
     ends = [*(info.header_offset for info in infos[1:]), directory_offset]
     entries: dict[str, _Entry] = {}
     for info, end in zip(infos, ends, strict=True):
         # Not info.filename: zipfile cuts that off at a NUL, and changes it on Windows.
         name, entry = info.orig_filename, _Entry(info, end)
+        where = f"{source}: entry {name_text(name)}"
         if problem := _entry_problem(info, name):
-            raise CheckpointError(f"{source}: entry {name_text(name)} {problem}")
+            raise CheckpointError(f"{where} {problem}")
         if name in entries:
             raise CheckpointError(f"{source}: has two entries of the name {name_text(name)}")
-        _check_end(f"{source}: entry {name_text(name)}", entry.least_end, end)
+        _check_end(where, entry.least_end, end)
         entries[name] = entry
     return entries
 
@@ -180,15 +176,12 @@ def _find_root(source: Source, entries: dict[str, _Entry]) -> str:
     """Return the name of the folder that everything is in."""
     inside = [entry.split("/") for entry in entries]
     if any(parts[1:] == ["constants.pkl"] or parts[1:2] == ["code"] for parts in inside):
-        raise CheckpointError(
-            f"{source}: is a TorchScript archive, which holds a program; "
-            "should be a state dict: torch.save(torch.jit.load(...).state_dict(), ...)"
-        )
+        right = "a state dict: torch.save(torch.jit.load(...).state_dict(), ...)"
+        raise CheckpointError(f"{source}: is a TorchScript archive, which holds a program; should be {right}")
     roots = [parts[0] for parts in inside if parts[1:] == ["data.pkl"]]
     if len(roots) != 1:
-        raise CheckpointError(
-            f"{source}: is a zip archive with {len(roots)} entries <folder>/data.pkl, one of torch.save has exactly one"
-        )
+        what = f"is a zip archive with {len(roots)} entries <folder>/data.pkl"
+        raise CheckpointError(f"{source}: {what}, one of torch.save has exactly one")
     return roots[0]
 
 
@@ -203,9 +196,8 @@ def _locate(source: Source, entry: _Entry) -> StorageBytes:
         raise CheckpointError(f"{where} has no local header at byte {info.header_offset:,}, where it should be")
     _, flags, method, crc32, compressed_size, file_size, name_length, extra_length = LOCAL_HEADER.unpack_from(header)
     if method != info.compress_type:
-        raise CheckpointError(
-            f"{where} is compressed by method {method} in its header, by {info.compress_type} in the directory"
-        )
+        what = f"by method {method} in its header, by {info.compress_type} in the directory"
+        raise CheckpointError(f"{where} is compressed {what}")
     if name_length != len(entry.raw_name) or header[LOCAL_HEADER.size :] != entry.raw_name:
         raise CheckpointError(f"{where} has another name in its header than in the directory")
     if flags & UNREADABLE_FLAGS:
@@ -229,32 +221,24 @@ def _locate(source: Source, entry: _Entry) -> StorageBytes:
 
 def _check_end(where: str, end: int, most: int) -> None:
     if end > most:
-        raise CheckpointError(
-            f"{where} ends at byte {end:,}, should where the next one or the directory begins, at byte {most:,}"
-        )
+        right = f"where the next one or the directory begins, at byte {most:,}"
+        raise CheckpointError(f"{where} ends at byte {end:,}, should {right}")
 
 
 def _check_ratio(where: str, compressed: int, inflated: int) -> None:
     if inflated > BOMB_SIZE and inflated > compressed * BOMB_RATIO:
-        raise CheckpointError(
-            f"{where} would inflate from {compressed:,} to {inflated:,} bytes: "
-            "looks like a zip bomb, weights do not compress like that"
-        )
+        what = "looks like a zip bomb, weights do not compress like that"
+        raise CheckpointError(f"{where} would inflate from {compressed:,} to {inflated:,} bytes: {what}")
 
 
 def _read_entry(source: Source, entry: _Entry, most: int) -> bytes:
-    """Return the bytes of a small entry.
-
-    Those of a stored one are not held against its CRC-32: torch writes none that is right after
-    ``torch.serialization.set_crc32_options(False)``.
-    """
+    """Return the bytes of a small entry."""
     info = entry.info
     if info.file_size > most:
-        raise CheckpointError(
-            f"{source}: entry {name_text(info.orig_filename)} has {info.file_size:,} bytes, should have {most:,} at "
-            "most"
-        )
+        what = f"has {info.file_size:,} bytes, should have {most:,} at most"
+        raise CheckpointError(f"{source}: entry {name_text(info.orig_filename)} {what}")
     stored = _locate(source, entry)
     if isinstance(stored.file, InflatedStorage):
         return b"".join(inflate(source, stored.file.deflated))
+    # Not held against its CRC-32, which is wrong after ``torch.serialization.set_crc32_options(False)``.
     return SourceIO(source, stored.offset).read(stored.nbytes)

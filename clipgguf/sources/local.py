@@ -109,10 +109,7 @@ class OpenedSource(Source):
             return cast(io.BufferedReader, file).readinto(target)
 
     def copy(self, offset: int, nbytes: int, file: IO[bytes]) -> None:
-        """Write a byte range to a buffered file at its position, without a copy in this process where Linux can.
-
-        Raises CheckpointError when the range cannot be read, OSError when it cannot be written.
-        """
+        """Write a byte range to a buffered file at its position, without a copy in this process where Linux can."""
         with self.in_use() as source:
             if sys.platform == "linux":
                 file.flush()
@@ -150,13 +147,11 @@ class LocalFile(OpenedSource):
         file = open_regular(self.path, CheckpointError, self._refused)
         status = os.fstat(file.fileno())
         state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-        problem = None
-        if status.st_size < self.size:
-            problem = f"has {status.st_size:,} bytes, its header asks for {self.size:,}"
-        elif self._state not in (None, state):
-            problem = "has changed since it was first opened, should stay as it is till the end"
-        if problem is not None:
+        if self._state not in (None, state):
             file.close()
+            if status.st_size < self.size:
+                raise CheckpointError(f"{self.path}: has {status.st_size:,} bytes, its header asks for {self.size:,}")
+            problem = "has changed since it was first opened, should stay as it is till the end"
             raise CheckpointError(f"{self.path}: {problem}")
         self.size, self._state = status.st_size, state
         return cast(IO[bytes], file)

@@ -32,15 +32,11 @@ SUB_MODELS = ("text_encoder", "text_encoder_2", "image_encoder")
 MOST_NAMED = 5
 
 
-def _directory(folder: Folder) -> Path | None:
-    """Return the directory that a folder is; None where it is none of this machine, of which nothing is said here."""
-    return folder.path if isinstance(folder, LocalFolder) else None
-
-
 def other_folder(folder: Folder) -> str | None:
     """Return what a directory is that holds a model in another place, or none yet; None when it is not recognised."""
-    if (directory := _directory(folder)) is None:
+    if not isinstance(folder, LocalFolder):  # Of what is not on this machine, nothing is said here.
         return None
+    directory = folder.path
     if snapshot := _snapshot(directory):
         return f"is a model's folder in the cache of the Hugging Face hub, the model itself is in {snapshot}"
     if (directory / "model_index.json").is_file():
@@ -56,11 +52,11 @@ def instead_of_weights(folder: Folder, missing: str) -> str:
     """Return what a directory without weights of ours is or has, and what to do; ``missing`` says what it lacks."""
     if other := other_folder(folder):
         return other
-    if (directory := _directory(folder)) is None:
+    if not isinstance(folder, LocalFolder):
         return missing
-    if variants := sorted(
-        {match[1] or match[2] for name in _names(directory, "*") if (match := VARIANT.fullmatch(name))}
-    ):
+    directory = folder.path
+    matches = map(VARIANT.fullmatch, _names(directory, "*"))
+    if variants := sorted({match[1] or match[2] for match in matches if match}):
         takes = " or ".join(f"`--variant {variant}`" for variant in variants)
         return f"has no model.safetensors, but weights of a variant; {takes} takes them"
     for pattern, program, advice in OTHER_FORMATS:

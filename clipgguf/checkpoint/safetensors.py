@@ -40,7 +40,7 @@ _BITS = {
 
 
 def read_safetensors_header(source: Source) -> list[View]:
-    """Return what a safetensors file holds by its header; CheckpointError when it is truncated or none."""
+    """Return what a safetensors file says that it holds, in its order; CheckpointError when it is truncated or none."""
     file, name, size = SourceIO(source), source.name, source.size
     head = file.read(8)
     length = int.from_bytes(head, "little")

@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Callable, Collection, Mapping
+from itertools import chain
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
 
 from clipgguf.checkpoint.not_weights import other_folder
@@ -10,7 +11,7 @@ from clipgguf.checkpoint.safetensors import read_safetensors_header
 from clipgguf.errors import CheckpointError, collect, first_few, shown
 from clipgguf.json_file import read_json_object
 from clipgguf.limits import MOST_ENTRIES
-from clipgguf.sources import File
+from clipgguf.sources import File, SourceIO
 from clipgguf.tensor import View
 
 Wanted = Callable[[str], bool]
@@ -20,7 +21,7 @@ WRAPPING = ("module.", "_orig_mod.")
 # A file name in which nothing has a meaning for a system.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 # How much of two tensors is compared at a time.
-COMPARED_NBYTES = 1 << 20
+COMPARED_NBYTES = 1 << 19
 
 
 def read_file(path: File, wanted: Wanted, wrapping: str | None = None) -> dict[str, View]:
@@ -110,22 +111,14 @@ def _check_presence(index: File, files: Mapping[str, str]) -> None:
 def _merged(shards: Collection[Mapping[str, View]]) -> dict[str, View]:
     """Return the tensors of all shards; CheckpointError when two have one of a name and it is not the same."""
     tensors: dict[str, View] = {}
-    twice = [
-        (other, tensor)
-        for shard in shards
-        for name, tensor in shard.items()
-        if (other := tensors.setdefault(name, tensor)) is not tensor
-    ]
-    # Which of them is meant, nothing says; with tied weights it does not matter.
-    CheckpointError.raise_all(
-        first_few(
-            (pair for pair in twice if not _is_same(*pair)),
-            lambda pair: (
-                f"{pair[0].file}: tensor {pair[0].name!r} stands in {pair[1].file}, too, with other values; it should "
-                "stand in one shard, or be the same in both"
-            ),
-        )
-    )
+    problems: list[str] = []
+    for name, tensor in chain.from_iterable(shard.items() for shard in shards):
+        other = tensors.setdefault(name, tensor)
+        # Which of them is meant, nothing says; with tied weights it does not matter.
+        if other is not tensor and not _is_same(other, tensor):
+            where = f"{other.file}: tensor {other.name!r} stands in {tensor.file}, too, with other values"
+            problems.append(f"{where}; it should stand in one shard, or be the same in both")
+    CheckpointError.raise_all(first_few(problems, str))
     return tensors
 
 
@@ -134,12 +127,10 @@ def _is_same(one: View, other: View) -> bool:
     # With strides, what lies between the elements is compared, too.
     if (one.dtype, one.shape, one.strides) != (other.dtype, other.shape, other.strides):
         return False
-    nbytes = one.extent
     with contextlib.closing(one.file), contextlib.closing(other.file):
-        for start in range(0, nbytes, COMPARED_NBYTES):
-            buffers = [memoryview(bytearray(min(COMPARED_NBYTES, nbytes - start))) for _ in range(2)]
-            one.file.read(one.offset + start, buffers[0])
-            other.file.read(other.offset + start, buffers[1])
-            if buffers[0] != buffers[1]:
+        for start in range(0, one.extent, COMPARED_NBYTES):
+            size = min(COMPARED_NBYTES, one.extent - start)
+            parts = [SourceIO(tensor.file, tensor.offset + start).read(size) for tensor in (one, other)]
+            if parts[0] != parts[1]:
                 return False
     return True

@@ -38,10 +38,7 @@ class Source(Protocol):
         return nullcontext()
 
     def copy(self, offset: int, nbytes: int, file: IO[bytes]) -> None:
-        """Write a byte range to a buffered file at its position.
-
-        Raises CheckpointError when the range cannot be read, OSError when it cannot be written.
-        """
+        """Write a byte range to a buffered file; CheckpointError when it cannot be read, OSError when not written."""
         buffer = memoryview(bytearray(min(nbytes, COPY_NBYTES)))
         while nbytes:
             part = buffer[:nbytes]

@@ -80,12 +80,12 @@ def _name(keys: tuple[object, ...], source: Source) -> str:
     for key in keys:
         if not isinstance(key, str):
             raise CheckpointError(f"{source}: has a tensor under the key {key}, should be a string, its name")
-    name = ".".join(map(str, keys))
-    if len(name) > LONGEST_TORCH_NAME:
-        raise CheckpointError(
-            f"{source}: has a tensor whose name has {len(name):,} characters, should have {LONGEST_TORCH_NAME} at most"
-        )
-    return name
+    names = [str(key) for key in keys]
+    length = sum(map(len, names)) + len(names) - 1
+    if length > LONGEST_TORCH_NAME:
+        what = f"a tensor whose name has {length:,} characters, should have {LONGEST_TORCH_NAME} at most"
+        raise CheckpointError(f"{source}: has {what}")
+    return ".".join(names)
 
 
 def _source_tensor(name: str, view: StorageView, stored: StorageBytes, source: Source) -> View:

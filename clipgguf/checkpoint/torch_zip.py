@@ -56,11 +56,6 @@ class _Entry:
         """The name as it stands in the archive."""
         return self.info.orig_filename.encode("utf-8" if self.info.flag_bits & 1 << 11 else "cp437")
 
-    @property
-    def least_end(self) -> int:
-        """Where the entry's bytes end if there is no extra field."""
-        return self.info.header_offset + LOCAL_HEADER.size + len(self.raw_name) + self.info.compress_size
-
 
 def read_torch_file(source: Source) -> list[View]:
     """Return the tensors of a state dict that torch.save wrote, in the dict's order; reads no tensor's bytes.
@@ -152,7 +147,8 @@ def _read_directory(source: Source) -> dict[str, _Entry]:
             raise CheckpointError(f"{where} {problem}")
         if name in entries:
             raise CheckpointError(f"{source}: has two entries of the name {name_text(name)}")
-        _check_end(where, entry.least_end, end)
+        # Without an extra field, which only the local header tells of.
+        _check_end(where, info.header_offset + LOCAL_HEADER.size + len(entry.raw_name) + info.compress_size, end)
         entries[name] = entry
     return entries
 

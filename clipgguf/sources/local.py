@@ -21,8 +21,6 @@ from clipgguf.sources.mapping import window
 # How many files are open at a time, besides those that are being read. A model may have a hundred shards and a thousand
 # compressed storages; some systems give a process 256 descriptors.
 MOST_OPEN = 16
-
-
 # Whose files are open. What nobody refers to any more closes its file, and has no place here.
 _OPEN: "weakref.WeakSet[OpenedSource]" = weakref.WeakSet()
 # Guards that, and how many are using a source and when.

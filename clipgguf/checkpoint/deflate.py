@@ -29,8 +29,7 @@ class InflatedStorage(OpenedSource):
     def __init__(self, archive: Source, deflated: Deflated) -> None:
         """Take where the storage is."""
         super().__init__(archive.name, deflated.inflated_size)
-        self._archive = archive
-        self.deflated = deflated
+        self._archive, self.deflated = archive, deflated
 
     @property
     def origin(self) -> Source:

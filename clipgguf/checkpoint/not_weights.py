@@ -57,8 +57,8 @@ def instead_of_weights(folder: Folder, missing: str) -> str:
     directory = folder.path
     matches = map(VARIANT.fullmatch, _names(directory, "*"))
     if variants := sorted({match[1] or match[2] for match in matches if match}):
-        takes = " or ".join(f"`--variant {variant}`" for variant in variants)
-        return f"has no model.safetensors, but weights of a variant; {takes} takes them"
+        option = " or ".join(f"`--variant {variant}`" for variant in variants)
+        return f"has no model.safetensors, but weights of a variant; {option} takes them"
     for pattern, program, advice in OTHER_FORMATS:
         if names := _names(directory, pattern):
             return f"has weights only for {program} ({_listed(names)}); {advice}"

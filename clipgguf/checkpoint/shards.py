@@ -47,8 +47,7 @@ def read_shards(index: File, wanted: Wanted) -> dict[str, View]:
     """
     weight_map = _weight_map(index)
     wrapping = _wrapping(weight_map)
-    unwrapped = ((name.removeprefix(wrapping), file) for name, file in weight_map.items())
-    files = {name: file for name, file in unwrapped if wanted(name)}
+    files = {name: file for wrapped, file in weight_map.items() if wanted(name := wrapped.removeprefix(wrapping))}
     _check_presence(index, files)
     # As paths, among which "x" and "./x" are one.
     paths = {name: index.folder.file(PurePath(file).as_posix()) for name, file in files.items()}

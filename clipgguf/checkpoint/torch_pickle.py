@@ -139,9 +139,8 @@ class _Machine:
             # The hash of a string is Python's secret, that of a small integer is itself. Keys of other types could be
             # made to collide, and a dict of them takes hours to fill.
             if not isinstance(key, str) and not (type(key) is int and abs(key) <= LARGEST_INT_KEY):
-                raise RefusedError(
-                    f"has a dict with {kind_of(key)} for a key, should be a string or an integer of 32 bits"
-                )
+                right = "should be a string or an integer of 32 bits"
+                raise RefusedError(f"has a dict with {kind_of(key)} for a key, {right}")
             target[key] = value
 
     def call(self) -> object:

@@ -184,8 +184,7 @@ def _find_root(source: Source, entries: dict[str, _Entry]) -> str:
 def _locate(source: Source, entry: _Entry) -> StorageBytes:
     """Return where an entry's bytes lie, which only its local header says."""
     info, name = entry.info, entry.info.orig_filename
-    where = f"{source}: entry {name_text(name)}"
-    header = b""
+    where, header = f"{source}: entry {name_text(name)}", b""
     if info.header_offset >= 0:
         header = SourceIO(source, info.header_offset).read(LOCAL_HEADER.size + len(entry.raw_name))
     if len(header) < LOCAL_HEADER.size or not header.startswith(ZIP_MAGIC):

@@ -35,8 +35,7 @@ class OpenedSource(Source):
 
     def __init__(self, name: str, size: int) -> None:
         """Take what messages call it, and how many bytes it has."""
-        self.name = name
-        self.size = size
+        self.name, self.size = name, size
         self._opening = threading.Lock()
         self._turn = threading.Lock()
         self._file: IO[bytes] | None = None
@@ -169,8 +168,7 @@ class LocalFolder(Folder):
 
     def __init__(self, path: Path) -> None:
         """Take the directory, which need not be there."""
-        self.path = path
-        self.name = str(path)
+        self.path, self.name = path, str(path)
 
     @property
     def title(self) -> str:

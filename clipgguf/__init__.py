@@ -5,7 +5,7 @@
     result = convert("clip-vit-base-patch32", "out/")
     print(result.path)
 
-The names below are the whole public interface. Each is imported when it is first asked for, so that
+``__all__`` is the whole public interface. Each name is imported when it is first asked for, so that
 ``clipgguf --version`` does not wait for what it never uses.
 """
 
@@ -46,43 +46,15 @@ _MODULES = {
     "verification.values": ("Comparison",),
     "writer": ("Progress",),
 }
+# fmt: off
 __all__ = [
-    "CheckpointError",
-    "ClipGGUFError",
-    "Comparison",
-    "Computed",
-    "ConfigError",
-    "Conversion",
-    "Finding",
-    "Inspection",
-    "Joined",
-    "MetadataDifference",
-    "MetadataItem",
-    "Options",
-    "OutputError",
-    "Outtype",
-    "PathLike",
-    "Plan",
-    "PlannedTensor",
-    "Progress",
-    "ProjectorSummary",
-    "ProjectorType",
-    "Source",
-    "TensorCheck",
-    "TowerSummary",
-    "TypeSummary",
-    "Upgrade",
-    "UsageError",
-    "Verdict",
-    "Verification",
-    "View",
-    "__version__",
-    "convert",
-    "inspect",
-    "plan",
-    "upgrade",
-    "verify",
+    "CheckpointError", "ClipGGUFError", "Comparison", "Computed", "ConfigError", "Conversion", "Finding", "Inspection",
+    "Joined", "MetadataDifference", "MetadataItem", "Options", "OutputError", "Outtype", "PathLike", "Plan",
+    "PlannedTensor", "Progress", "ProjectorSummary", "ProjectorType", "Source", "TensorCheck", "TowerSummary",
+    "TypeSummary", "Upgrade", "UsageError", "Verdict", "Verification", "View", "__version__", "convert", "inspect",
+    "plan", "upgrade", "verify",
 ]
+# fmt: on
 
 
 def __getattr__(name: str) -> object:

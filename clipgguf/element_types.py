@@ -14,25 +14,15 @@ BF16 = GGMLQuantizationType.BF16
 OUTTYPES: Mapping[Outtype, tuple[GGMLQuantizationType, LlamaFileType]] = {
     "f32": (F32, LlamaFileType.ALL_F32),
     "f16": (F16, LlamaFileType.MOSTLY_F16),
-    "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
+    "bf16": (BF16, LlamaFileType.MOSTLY_BF16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
     "q5_1": (GGMLQuantizationType.Q5_1, LlamaFileType.MOSTLY_Q5_1),
     "q5_0": (GGMLQuantizationType.Q5_0, LlamaFileType.MOSTLY_Q5_0),
     "q4_1": (GGMLQuantizationType.Q4_1, LlamaFileType.MOSTLY_Q4_1),
     "q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
 }
-# The matrices that clip.cpp takes, which alone reads CLIP's towers.
-CLIP_CPP_TYPES = frozenset(
-    {
-        F32,
-        F16,
-        GGMLQuantizationType.Q4_0,
-        GGMLQuantizationType.Q4_1,
-        GGMLQuantizationType.Q5_0,
-        GGMLQuantizationType.Q5_1,
-        GGMLQuantizationType.Q8_0,
-    }
-)
+# The matrices that clip.cpp takes, which alone reads CLIP's towers: all of these but bf16.
+CLIP_CPP_TYPES = frozenset(kind for kind, _ in OUTTYPES.values()) - {BF16}
 # The types whose blocks share a scale.
 QUANTIZED = frozenset(kind for kind, _ in OUTTYPES.values() if GGML_QUANT_SIZES[kind][0] > 1)
 
@@ -58,12 +48,7 @@ def resolve_outtype(outtype: Outtype, sources: Iterable[tuple[str, int]]) -> Out
     nbytes: dict[str, int] = {}
     for dtype, size in sources:
         nbytes[dtype] = nbytes.get(dtype, 0) + size
-    return "bf16" if nbytes and max(nbytes, key=lambda dtype: nbytes[dtype]) == "BF16" else "f16"
-
-
-def squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a shape without its axes of length 1, as the file has it."""
-    return tuple(axis for axis in shape if axis != 1)
+    return "bf16" if max(nbytes, key=nbytes.__getitem__, default="") == "BF16" else "f16"
 
 
 def ggml_type(name: str, shape: tuple[int, ...]) -> GGMLQuantizationType:

@@ -9,12 +9,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
-from clipgguf.shape import Pattern, parse
+from clipgguf.shape import Axis, Pattern, parse, words
 from clipgguf.tensor import Computed, View
-
-T = TypeVar("T")
 
 # Element types by the names that ggml has for them; OUTTYPE is the one that was asked for.
 F32, F16, OUTTYPE = "F32", "F16", "outtype"
@@ -31,8 +29,7 @@ class Value:
     config must have it. It must be of the default's type, or of ``kind``: an int is positive and of 32 bits, a float
     positive.
 
-    It is not written when it is None or equal to ``unless``. With ``told_by_tensor`` the tensors are right where they
-    contradict it.
+    It is not written when it is None or equal to ``unless``. With ``told_by_tensor`` the tensors overrule it.
     """
 
     name: str
@@ -46,12 +43,7 @@ class Value:
     @property
     def part(self) -> str:
         """The tower that it belongs to, empty for the whole file."""
-        return part_of(self.name)
-
-
-def part_of(name: str) -> str:
-    """Return the tower that a value's short name belongs to, empty for the whole file."""
-    return name.rpartition(".")[0]
+        return self.name.rpartition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +118,6 @@ class Section:
     part: str = "vision"
     order: tuple[str, ...] = ()
 
-    def ordered(self, pairs: "list[tuple[str, T]]") -> "list[tuple[str, T]]":
-        """Return pairs of a name in the file and anything in the order of the file."""
-        return sorted(pairs, key=lambda pair: self.order.index(pair[0])) if self.order else pairs
-
 
 @dataclass(frozen=True, slots=True)
 class Types:
@@ -152,8 +140,7 @@ class Types:
 
     def for_outtype(self, outtype: str) -> str:
         """Return the type in a file of an outtype ("F32", "F16", ...)."""
-        special = {F32: self.in_f32, F16: self.in_f16}.get(outtype)
-        found = special or self.type
+        found = {F32: self.in_f32, F16: self.in_f16}.get(outtype) or self.type
         return outtype if found == OUTTYPE else found
 
 
@@ -174,8 +161,7 @@ class Family:
     ``title`` is its name for people, ``projector`` what llama.cpp knows its files by (``clip.projector_type``).
     ``left_out`` are regular expressions for the beginnings of names that are never written, and whose files are not
     even opened; ``ignored`` of those that are opened all the same, ``noted`` with a line for the user where any is
-    there. ``shared`` are sizes that all parts have in common. ``checks`` yield what is
-    wrong with values that are right by themselves.
+    there. ``shared`` are sizes that all parts have in common.
     """
 
     title: str
@@ -201,17 +187,14 @@ class Family:
 
     def ignores(self, name: str) -> bool:
         """Return whether a checkpoint's tensor is known, and not written."""
-        return any(re.match(pattern, name) for pattern in (*self.ignored, *(pattern for pattern, _ in self.noted)))
+        return any(re.match(pattern, name) for pattern in (*self.ignored, *dict(self.noted)))
 
     @property
     def all_values(self) -> tuple[Value, ...]:
         """The values, with those of the base and those that the family has as fields."""
         own = {value.name for value in self.values}
-        given = (
-            Value("projector", default=self.projector or None),
-            Value("description", default=self.description or None),
-        )
-        return (*(value for value in self.base.values if value.name not in own), *given, *self.values)
+        fields = [Value(name, default=getattr(self, name) or None) for name in ("projector", "description")]
+        return (*(value for value in self.base.values if value.name not in own), *fields, *self.values)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -226,25 +209,28 @@ class Family:
         """Return the full name of a size in a part's shapes."""
         return word if word in self.shared else f"{part}.{word}"
 
+    def sizes_of(self, axes: tuple[Axis, ...], part: str, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Return those of the sizes, which are by full name, that are words of a part's axes, by word."""
+        return {word: sizes[size] for word in words(axes) if (size := self.size(part, word)) in sizes}
+
 
 def linear(theirs: str, ours: str, out: str, into: str, *, bias: bool = True) -> tuple[Rule, ...]:
     """A linear layer or a convolution: the weight's shape is ``out``, then ``into``; the bias's is ``out``."""
-    weight = Rule(with_tail(theirs, "weight"), f"{ours}.weight", f"{out} {into}")
+    weight = Rule(with_tail(theirs, "weight"), f"{ours}.weight", f"{out} {into}".rstrip())
     return (weight, Rule(with_tail(theirs, "bias"), f"{ours}.bias", out)) if bias else (weight,)
 
 
 def norm(theirs: str, ours: str, width: str = "width", *, bias: bool = True) -> tuple[Rule, ...]:
     """A norm's weight and, but for an RMS norm, bias."""
-    weight = Rule(with_tail(theirs, "weight"), f"{ours}.weight", width)
-    return (weight, Rule(with_tail(theirs, "bias"), f"{ours}.bias", width)) if bias else (weight,)
+    return linear(theirs, ours, width, "", bias=bias)
 
 
 def fused_qkv(theirs: str = "attn.qkv") -> tuple[Rule, ...]:
     """A linear layer of queries, keys and values, one after the other, cut in three."""
-    names = ("attn_q", "attn_k", "attn_v")
+    weights, biases = (tuple(f"attn_{letter}.{tail}" for letter in "qkv") for tail in ("weight", "bias"))
     return (
-        Rule(f"{theirs}.weight", tuple(f"{name}.weight" for name in names), "(3 width') width -> 3 width' width"),
-        Rule(f"{theirs}.bias", tuple(f"{name}.bias" for name in names), "(3 width) -> 3 width"),
+        Rule(f"{theirs}.weight", weights, "(3 width') width -> 3 width' width"),
+        Rule(f"{theirs}.bias", biases, "(3 width) -> 3 width"),
     )
 
 

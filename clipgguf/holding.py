@@ -6,7 +6,7 @@ from typing import Any
 
 from clipgguf.family import Family, Section
 from clipgguf.keys import KEYS
-from clipgguf.shape import Axis, lengths, shape_of, size_name, words
+from clipgguf.shape import lengths, shape_of, size_name, squeeze
 
 # So many missing tensors are looked for: metadata can tell of a million more than are there.
 MOST_MISSING = 1000
@@ -26,10 +26,7 @@ class Held:
 
 
 def values_of(family: Family, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a family's values by short name, as a file tells them; what it does not tell is not among them.
-
-    ``metadata`` is the file's, by key.
-    """
+    """Return a family's values by short name, those that a file's metadata, by key, tells."""
     values: dict[str, Any] = {}
     for value in family.all_values:
         key = KEYS.get(value.name)
@@ -55,7 +52,7 @@ def hold(family: Family, shapes: Mapping[str, tuple[int, ...]], values: Mapping[
         word = section.stored or section.times
         times = sizes.get(family.size(section.part, word)) if word else 1
         for number in range(times or 0):
-            _hold_section(family, section, number, shapes, sizes, held)
+            _hold_section(held, family, section, number, shapes, sizes)
             if len(held.missing) > MOST_MISSING:
                 held.is_cut = True
                 return held
@@ -63,16 +60,10 @@ def hold(family: Family, shapes: Mapping[str, tuple[int, ...]], values: Mapping[
 
 
 def _hold_section(
-    family: Family,
-    section: Section,
-    number: int,
-    shapes: Mapping[str, tuple[int, ...]],
-    sizes: dict[str, int],
-    held: Held,
+    held: Held, family: Family, section: Section, number: int, shapes: Mapping[str, Any], sizes: dict[str, int]
 ) -> None:
     for rule in section.rules:
-        written = rule.pattern.written
-        axes = written[1:] if len(rule.names) > 1 else written
+        axes = rule.pattern.written[len(rule.names) > 1 :]
         for tail in rule.names:
             name = section.ours.replace("{}", str(number)) + tail
             held.known.add(name)
@@ -81,20 +72,16 @@ def _hold_section(
                 if not rule.optional:
                     held.missing.append(name)
                 continue
-            known = {word: sizes[size] for word in words(axes) if (size := family.size(section.part, word)) in sizes}
-            wanted, have = (_squeezed(axes, known), _without_ones(shape)) if family.base.squeezes else (axes, shape)
-            found = lengths(wanted, have, known)
-            if found is None:
-                held.misfits.append((name, shape, shape_of(axes, known)))
+            known = family.sizes_of(axes, section.part, sizes)
+            right = shape_of(axes, known)
+            if family.base.squeezes:
+                wanted = tuple(axis for axis, length in zip(axes, right, strict=True) if length != 1)
+                found = lengths(wanted, squeeze(shape), known)
             else:
-                for part, length in found.items():
-                    if (word := size_name(part)) is not None:
-                        sizes.setdefault(family.size(section.part, word), length)
-
-
-def _squeezed(axes: tuple[Axis, ...], known: Mapping[str, int]) -> tuple[Axis, ...]:
-    return tuple(axis for axis, length in zip(axes, shape_of(axes, known), strict=True) if length != 1)
-
-
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(length for length in shape if length != 1)
+                found = lengths(axes, shape, known)
+            if found is None:
+                held.misfits.append((name, shape, right))
+                continue
+            for part, length in found.items():
+                if (word := size_name(part)) is not None:
+                    sizes.setdefault(family.size(section.part, word), length)

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipgguf.errors import CheckpointError, ConfigError, collect
+from clipgguf.errors import CheckpointError, ConfigError
 from clipgguf.family import Family, Prefix, Rule, Section
-from clipgguf.shape import lengths, shape_of, shape_text, size_name, words
+from clipgguf.shape import lengths, shape_of, shape_text, size_name
 from clipgguf.sources import File, Folder
 from clipgguf.tensor import DTYPES, Tensor, View
 
@@ -24,11 +24,10 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A checkpoint that fits a family.
+    """A checkpoint that fits a family, with ``outputs`` in the order of the file.
 
-    ``outputs`` are in the order of the file, ``sizes`` what the shapes' words turned out to be, by full name,
-    ``origins`` what says so, in words, and ``prefixes`` what stood in front of the names. ``warnings`` and ``notes``
-    are lines for the user.
+    ``sizes`` are what the shapes' words turned out to be, by full name, ``origins`` what says so, in words, and
+    ``prefixes`` what stood in front of the names. ``warnings`` and ``notes`` are lines for the user.
     """
 
     outputs: tuple[Output, ...]
@@ -56,7 +55,10 @@ def match(
 
     Raises CheckpointError with all that is wrong: tensors that are missing, unknown, of a wrong shape or dtype.
     """
-    return _Matching(family, tensors, values, where, config_name).run(ignore_unknown)
+    bound = {value.name for value in family.all_values if not value.told_by_tensor}
+    sizes = {name: value for name, value in values.items() if name in bound and type(value) is int}
+    origins = dict.fromkeys(sizes, config_name)
+    return _Matching(family, tensors, where, config_name, sizes, origins).run(ignore_unknown)
 
 
 def refuse_quantized(config: Mapping[str, Any], path: File, tensors: Iterable[View]) -> None:
@@ -77,25 +79,17 @@ def refuse_quantized(config: Mapping[str, Any], path: File, tensors: Iterable[Vi
         )
 
 
-def refuse_or_warn(unknown: list[str], ignore_unknown: bool) -> tuple[str, ...]:
-    """Raise CheckpointError for lines about unknown tensors, or return them as warnings where they shall be ignored."""
-    if not ignore_unknown:
-        CheckpointError.raise_all(f"{line}; --ignore-unknown leaves it out" for line in unknown)
-    return tuple(f"{line}; it is left out" for line in unknown)
-
-
 @dataclass(slots=True)
 class _Matching:
     """One run of ``match``: what is known so far, and what is wrong."""
 
     family: Family
     tensors: Mapping[str, View]
-    values: Mapping[str, Any]
     where: Folder
     config_name: str
-    sizes: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int]
     # What asks for a size: the configuration, or the first tensor that had it.
-    origins: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, str]
     prefixes: dict[Prefix, str] = field(default_factory=dict)
     # Of which no tensor is there by which they could be told.
     lost: set[Prefix] = field(default_factory=set)
@@ -104,11 +98,6 @@ class _Matching:
 
     def run(self, ignore_unknown: bool) -> Match:
         family = self.family
-        for value in family.all_values:
-            found = self.values.get(value.name)
-            if type(found) is int and not value.told_by_tensor:
-                self.sizes[value.name] = found
-                self.origins[value.name] = self.config_name
         if not self.tensors:
             parts = " and ".join(family.parts)
             raise CheckpointError(f"{self.where}: no file has a tensor of the {parts} tower of {family.title}")
@@ -120,43 +109,35 @@ class _Matching:
             for name, tensor in self.tensors.items()
             if not (self.lost or name in self.used or family.leaves_out(name) or family.ignores(name))
         ]
-        warnings: tuple[str, ...] = ()
-        with collect(self.problems):
-            warnings = refuse_or_warn(unknown, ignore_unknown)
+        if not ignore_unknown:
+            self.problems += [f"{line}; --ignore-unknown leaves it out" for line in unknown]
         CheckpointError.raise_all(self.problems)
-        notes = Counter(note for name in self.tensors for note in self._notes_for(name))
-        lines = (note.format(count=count) for note, count in notes.items())
-        return Match(tuple(outputs), self.sizes, self.origins, tuple(self.prefixes.values()), warnings, tuple(lines))
-
-    def _notes_for(self, name: str) -> list[str]:
-        return [note for pattern, note in self.family.noted if re.match(pattern, name)]
+        noted = Counter(note for name in self.tensors for pattern, note in family.noted if re.match(pattern, name))
+        notes = tuple(note.format(count=count) for note, count in noted.items())
+        warnings = tuple(f"{line}; it is left out" for line in unknown)
+        return Match(tuple(outputs), self.sizes, self.origins, tuple(self.prefixes.values()), warnings, notes)
 
     def _too_deep(self) -> Iterator[str]:
         # A config can ask for four thousand million blocks; they are not worth a line each.
         for section in self.family.sections:
-            times = self._times(section)
+            times = self._count(section, section.times)
             if times > len(self.tensors):
                 yield (
                     f"{self.where}: {self.config_name} asks for {times:,} blocks in {section.part}_model, "
                     f"the whole checkpoint has {len(self.tensors):,} tensors"
                 )
 
-    def _times(self, section: Section) -> int:
-        return self.sizes[self.family.size(section.part, section.times)] if section.times else 1
+    def _count(self, section: Section, word: str) -> int:
+        return self.sizes[self.family.size(section.part, word)] if word else 1
 
     def _find_prefixes(self) -> None:
-        for section in self.family.sections:
-            if not isinstance(section.prefix, Prefix):
-                continue
-            key = section.prefix.root
-            if key in self.prefixes or key in self.lost:
-                continue
+        prefixes = [section.prefix for section in self.family.sections]
+        for key in dict.fromkeys(prefix.root for prefix in prefixes if isinstance(prefix, Prefix)):
             found = key.found(self.tensors)
             if len(found) > 1:
-                prefixes = ", ".join(map(repr, found))
                 raise CheckpointError(
-                    f"{self.where}: "
-                    f"has tensor {key.landmark!r} after {len(found)} prefixes, {prefixes}; supported is one"
+                    f"{self.where}: has tensor {key.landmark!r} after {len(found)} prefixes, "
+                    f"{', '.join(map(repr, found))}; supported is one"
                 )
             if found or any(name.startswith(key.default) for name in self.tensors):
                 self.prefixes[key] = found[0] if found else key.default
@@ -175,9 +156,8 @@ class _Matching:
             starts = [self.prefixes[key] + section.prefix.tail]
         else:
             starts = section.prefix.split("|")
-        times = self._times(section)
-        stored = self.sizes[self.family.size(section.part, section.stored)] if section.stored else times
-        for number in range(times):
+        stored = self._count(section, section.stored or section.times)
+        for number in range(self._count(section, section.times)):
             begins = [start.replace("{}", str(number)) for start in starts]
             if number >= stored:
                 # Left out, so that it need not be there.
@@ -185,7 +165,9 @@ class _Matching:
                 self.used.update(start + tail for start in begins for tail in tails)
                 continue
             found = [pair for rule in section.rules for pair in self._rule(rule, section, begins)]
-            for name, (source, shape) in section.ordered(found):
+            if section.order:
+                found.sort(key=lambda pair: section.order.index(pair[0]))
+            for name, (source, shape) in found:
                 yield Output(section.ours.replace("{}", str(number)) + name, source, shape)
 
     def _rule(
@@ -197,8 +179,8 @@ class _Matching:
         if name is None and rule.otherwise is not None:
             yield from self._rule(rule.otherwise, section, starts)
             return
-        known = self._known(rule, section.part)
         pattern = rule.pattern
+        known = self.family.sizes_of(pattern.stored, section.part, self.sizes)
         if name is None:
             if not rule.optional:
                 self.problems.append(
@@ -228,19 +210,14 @@ class _Matching:
         for ours, (shape, view) in zip(rule.names, arrangements, strict=True):
             yield ours, (rule.then(view, shape) if rule.then else view, shape)
 
-    def _known(self, rule: Rule, part: str) -> dict[str, int]:
-        """Return the sizes that are known of a rule's words."""
-        sizes = {word: self.sizes.get(self.family.size(part, word)) for word in words(rule.pattern.stored)}
-        return {word: size for word, size in sizes.items() if size is not None}
-
     def _misfit(self, rule: Rule, part: str, tensor: View, known: Mapping[str, int]) -> str:
         where = f"{tensor.file}: tensor {tensor.name!r} has shape {shape_text(tensor.shape)}"
         if 0 in tensor.shape:
             return f"{where}, no axis should be of length 0"
         # The configuration asks if what it says is enough to contradict the shape, else a tensor that was there first.
-        full = {word: self.family.size(part, word) for word in known}
-        configured = {word: size for word, size in known.items() if self.origins[full[word]] == self.config_name}
+        origins = {word: self.origins[self.family.size(part, word)] for word in known}
+        configured = {word: size for word, size in known.items() if origins[word] == self.config_name}
         asks = self.config_name
         if lengths(rule.pattern.stored, tensor.shape, configured) is not None:
-            asks = next(self.origins[full[word]] for word in known if word not in configured)
+            asks = next(origin for origin in origins.values() if origin != self.config_name)
         return f"{where}, {asks} asks for {shape_text(shape_of(rule.pattern.stored, known))}"

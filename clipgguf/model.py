@@ -66,7 +66,7 @@ def matched_model(
     told, warnings = _told_by_tensors(family, inputs, values, found)
     return Model(
         family=family,
-        found=found_text(family.title, checkpoint, (*found.prefixes, *spelling)),
+        found=_found_text(family.title, checkpoint, (*found.prefixes, *spelling)),
         values={**values, **told},
         outputs=found.outputs,
         warnings=(*inputs.warnings, *found.warnings, *warnings),
@@ -94,7 +94,7 @@ def _told_by_tensors(
     return told, warnings
 
 
-def found_text(title: str, checkpoint: Checkpoint, prefixes: Iterable[str]) -> str:
+def _found_text(title: str, checkpoint: Checkpoint, prefixes: Iterable[str]) -> str:
     """Return what a checkpoint was taken for: family, container and the spelling of its names."""
     spelling = " and ".join(f"{prefix}*" for prefix in dict.fromkeys(prefixes))
     others = Checkpoint.others(checkpoint.container)

@@ -18,7 +18,6 @@ from clipgguf.element_types import (
     file_type,
     ggml_type,
     resolve_outtype,
-    squeeze,
     tensor_nbytes,
 )
 from clipgguf.errors import CheckpointError, shown
@@ -27,6 +26,7 @@ from clipgguf.keys import KEYS
 from clipgguf.matching import Output
 from clipgguf.model import Model
 from clipgguf.options import Outtype
+from clipgguf.shape import squeeze
 from clipgguf.tensor import Tensor, View
 
 

@@ -38,15 +38,13 @@ def check_output(output: PathLike | None, fields: tuple[str, ...] = FIELDS) -> N
         _fill(text, dict.fromkeys(fields, ""))
 
 
-def output_path(
-    directory: Path, output: PathLike | None, file_name: str, fields: Mapping[str, str] | None = None
-) -> Path:
+def output_path(directory: Path, output: PathLike | None, file_name: str, fields: Mapping[str, str]) -> Path:
     """Return where a file goes: ``output`` if it ends in ``.gguf``, else ``file_name`` in there, or in ``directory``.
 
     What ends in a separator or is a directory is one, whatever its name. ``fields`` has the text for what stands in
     braces. Raises UsageError for an output that may be meant as a file and is none of ours.
     """
-    check_output(output, tuple(fields or ()))
+    check_output(output, tuple(fields))
     if output is None:
         return directory / file_name
     pattern = os.fspath(output)
@@ -60,11 +58,8 @@ def output_path(
             raise UsageError(f"is {text}, {kind}; should be a directory or end in {SUFFIX}", "output")
         # A version, as in llava-v1.5, is no suffix.
         if re.match(r"\.[^\W\d]", Path(pattern).suffix):
-            raise UsageError(
-                f"is {text}, which is no directory and does not end in {SUFFIX}; for a new directory write "
-                f"{text}{os.sep}",
-                "output",
-            )
+            what = f"no directory and does not end in {SUFFIX}; for a new directory write {text}{os.sep}"
+            raise UsageError(f"is {text}, which is {what}", "output")
         path /= file_name
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UsageError(f"is {path}, which {why_no_file(path)}", "output")
@@ -96,10 +91,9 @@ def safe_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What writing a file would do, as far as can be told without: the bytes of the file that it would replace, if any.
+    """What writing a file would do, as far as can be told without.
 
-    ``makes`` is the first directory that would be made, and ``problem`` why the file cannot be written; both may be
-    None.
+    The bytes of the file that it would replace, the first directory that it would make, and why it cannot be written.
     """
 
     replaces: int | None

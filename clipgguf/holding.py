@@ -16,21 +16,19 @@ MOST_MISSING = 1000
 class Held:
     """What a file lacks of a family's tensors, and which have other shapes: name, shape, and the shape that is right.
 
-    ``is_cut`` says that there may be more missing than are named. ``known`` are the names that the tables have.
+    ``is_cut`` says that there may be more missing than are named.
     """
 
     missing: list[str] = field(default_factory=list)
     misfits: list[tuple[str, tuple[int, ...], tuple[int | None, ...]]] = field(default_factory=list)
     is_cut: bool = False
-    known: set[str] = field(default_factory=set)
 
 
 def values_of(family: Family, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return a family's values by short name, those that a file's metadata, by key, tells."""
     values: dict[str, Any] = {}
     for value in family.all_values:
-        key = KEYS.get(value.name)
-        found = key.read(metadata) if key is not None else None
+        found = KEYS[value.name].read(metadata) if value.name in KEYS else None
         if found is None and value.of is not None:
             try:
                 found = value.of(values)
@@ -66,7 +64,6 @@ def _hold_section(
         axes = rule.pattern.written[len(rule.names) > 1 :]
         for tail in rule.names:
             name = section.ours.replace("{}", str(number)) + tail
-            held.known.add(name)
             shape = shapes.get(name)
             if shape is None:
                 if not rule.optional:

@@ -3,11 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clipgguf.errors import CheckpointError, ConfigError
 from clipgguf.family import Family, Prefix, Rule, Section
+from clipgguf.inputs import Inputs
 from clipgguf.shape import lengths, shape_of, shape_text, size_name
 from clipgguf.sources import File, Folder
 from clipgguf.tensor import DTYPES, Tensor, View
@@ -38,27 +39,19 @@ class Match:
     notes: tuple[str, ...]
 
 
-def match(
-    family: Family,
-    tensors: Mapping[str, View],
-    values: Mapping[str, Any],
-    *,
-    where: Folder,
-    config_name: str,
-    ignore_unknown: bool = False,
-) -> Match:
+def match(family: Family, tensors: Mapping[str, View], values: Mapping[str, Any], inputs: Inputs) -> Match:
     """Find a family's tensors in a checkpoint.
 
     ``values`` are the family's by short name; those that are sizes bind the words of the shapes, and a word that no
-    value binds has the size of the first tensor that has it. ``where`` and ``config_name`` are what messages call the
-    checkpoint and its configuration.
+    value binds has the size of the first tensor that has it.
 
     Raises CheckpointError with all that is wrong: tensors that are missing, unknown, of a wrong shape or dtype.
     """
+    matching = _Matching(family, tensors, inputs.directory, inputs.config.path.name)
     bound = {value.name for value in family.all_values if not value.told_by_tensor}
-    sizes = {name: value for name, value in values.items() if name in bound and type(value) is int}
-    origins = dict.fromkeys(sizes, config_name)
-    return _Matching(family, tensors, where, config_name, sizes, origins).run(ignore_unknown)
+    matching.sizes |= {name: value for name, value in values.items() if name in bound and type(value) is int}
+    matching.origins |= dict.fromkeys(matching.sizes, matching.config_name)
+    return matching.run(inputs.options.ignore_unknown)
 
 
 def refuse_quantized(config: Mapping[str, Any], path: File, tensors: Iterable[View]) -> None:
@@ -87,9 +80,9 @@ class _Matching:
     tensors: Mapping[str, View]
     where: Folder
     config_name: str
-    sizes: dict[str, int]
+    sizes: dict[str, int] = field(default_factory=dict)
     # What asks for a size: the configuration, or the first tensor that had it.
-    origins: dict[str, str]
+    origins: dict[str, str] = field(default_factory=dict)
     prefixes: dict[Prefix, str] = field(default_factory=dict)
     # Of which no tensor is there by which they could be told.
     lost: set[Prefix] = field(default_factory=set)
@@ -149,13 +142,12 @@ class _Matching:
                 )
 
     def _section(self, section: Section) -> Iterator[Output]:
-        if isinstance(section.prefix, Prefix):
-            key = section.prefix.root
-            if key in self.lost:
-                return
-            starts = [self.prefixes[key] + section.prefix.tail]
-        else:
+        if isinstance(section.prefix, str):
             starts = section.prefix.split("|")
+        elif section.prefix.root in self.lost:
+            return
+        else:
+            starts = [self.prefixes[section.prefix.root] + section.prefix.tail]
         stored = self._count(section, section.stored or section.times)
         for number in range(self._count(section, section.times)):
             begins = [start.replace("{}", str(number)) for start in starts]
@@ -164,16 +156,14 @@ class _Matching:
                 tails = [tail for rule in section.rules for tail in rule.theirs.split("|")]
                 self.used.update(start + tail for start in begins for tail in tails)
                 continue
-            found = [pair for rule in section.rules for pair in self._rule(rule, section, begins)]
+            found = [output for rule in section.rules for output in self._rule(rule, section, begins)]
             if section.order:
-                found.sort(key=lambda pair: section.order.index(pair[0]))
-            for name, (source, shape) in found:
-                yield Output(section.ours.replace("{}", str(number)) + name, source, shape)
+                found.sort(key=lambda output: section.order.index(output.name))
+            for output in found:
+                yield replace(output, name=section.ours.replace("{}", str(number)) + output.name)
 
-    def _rule(
-        self, rule: Rule, section: Section, starts: list[str]
-    ) -> Iterator[tuple[str, tuple[Tensor, tuple[int, ...]]]]:
-        """Yield what becomes of one rule's tensor: names after the section's prefix, sources and shapes."""
+    def _rule(self, rule: Rule, section: Section, starts: list[str]) -> Iterator[Output]:
+        """Yield what becomes of one rule's tensor, named as after the section's prefix."""
         names = [start + theirs for start in starts for theirs in rule.theirs.split("|")]
         name = next((name for name in names if name in self.tensors), None)
         if name is None and rule.otherwise is not None:
@@ -208,7 +198,7 @@ class _Matching:
                 self.origins.setdefault(own, origin)
         arrangements = tensor.rearranged(pattern, parts, len(rule.names))
         for ours, (shape, view) in zip(rule.names, arrangements, strict=True):
-            yield ours, (rule.then(view, shape) if rule.then else view, shape)
+            yield Output(ours, rule.then(view, shape) if rule.then else view, shape)
 
     def _misfit(self, rule: Rule, part: str, tensor: View, known: Mapping[str, int]) -> str:
         where = f"{tensor.file}: tensor {tensor.name!r} has shape {shape_text(tensor.shape)}"

@@ -19,9 +19,8 @@ class Model:
     """A checkpoint that fits a family.
 
     ``values`` are the metadata by short name, and sizes besides; ``outputs`` the tensors in the order of the file.
-    ``found`` says for people what the checkpoint was taken for. ``warnings`` and ``notes`` are lines for the user.
-    ``uses`` are the options that apply, of those that do not apply to every model, ``told_notes`` lines about what a
-    file tells that is verified.
+    ``found`` says for people what the checkpoint was taken for. ``warnings`` and ``notes`` are lines for the user,
+    ``told_notes`` those about a file that is verified. ``uses`` are the options that not every model has a use for.
     """
 
     family: Family
@@ -55,14 +54,7 @@ def matched_model(
     spelling: Iterable[str] = (),
 ) -> Model:
     """Hold tensors against a family whose values are read; ``spelling`` are prefixes that were taken off before."""
-    found = match(
-        family,
-        tensors,
-        values,
-        where=inputs.directory,
-        config_name=inputs.config.path.name,
-        ignore_unknown=inputs.options.ignore_unknown,
-    )
+    found = match(family, tensors, values, inputs)
     told, warnings = _told_by_tensors(family, inputs, values, found)
     return Model(
         family=family,
@@ -80,8 +72,7 @@ def _told_by_tensors(
     family: Family, inputs: Inputs, values: Mapping[str, Any], found: Match
 ) -> tuple[dict[str, int], list[str]]:
     """Return the values in which the tensors contradict the configuration, and a warning for each."""
-    told: dict[str, int] = {}
-    warnings = []
+    told, warnings = {}, []
     for value in family.all_values:
         size = family.size(value.part, value.name.rpartition(".")[2])
         length = found.sizes.get(size)
@@ -97,6 +88,6 @@ def _told_by_tensors(
 def _found_text(title: str, checkpoint: Checkpoint, prefixes: Iterable[str]) -> str:
     """Return what a checkpoint was taken for: family, container and the spelling of its names."""
     spelling = " and ".join(f"{prefix}*" for prefix in dict.fromkeys(prefixes))
-    others = Checkpoint.others(checkpoint.container)
-    beside = f" ({' and '.join(others)} beside it not read)" if others else ""
+    others = " and ".join(Checkpoint.others(checkpoint.container))
+    beside = f" ({others} beside it not read)" if others else ""
     return f"{title} in {checkpoint.container.name}{beside}, tensors {spelling}"

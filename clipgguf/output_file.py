@@ -1,7 +1,6 @@
 """A file that appears under its name when it is complete: a temporary one beside it, locked while it is written.
 
-What a killed process leaves behind is recognised by its name and the missing lock, and removed by the next that writes
-into the same directory.
+What a killed process leaves behind has its name and no lock; the next that writes into the directory removes it.
 """
 
 import contextlib
@@ -30,8 +29,8 @@ def replacing(path: Path, nbytes: int) -> Iterator[Path]:
     """Give the path of a new file to write about ``nbytes`` to; it replaces ``path`` when the block ends in success.
 
     Missing directories are made. A file that is replaced gives the new one its mode and, where the system lets us, its
-    owner. Raises OutputError when the file cannot be written or the disk has too little room
-    for it, and whatever an ``OSError`` of the block says; then, as after Ctrl-C, nothing new is left behind.
+    owner. Raises OutputError when the disk has too little room, and for any OSError, also of the block; then, as after
+    Ctrl-C, nothing new is left behind.
     """
     temporary = path.with_name(f".clipgguf-{os.urandom(8).hex()}.tmp")
     made: list[Path] = []
@@ -82,8 +81,7 @@ def remove_leftovers(directory: Path) -> None:
 def _make_directory(directory: Path, made: list[Path]) -> None:
     """Make a directory and its parents, and add each that was not there to ``made`` as soon as it is."""
     for missing in reversed([d for d in (directory, *directory.parents) if not d.exists()]):
-        # Another process may be quicker.
-        with contextlib.suppress(FileExistsError):
+        with contextlib.suppress(FileExistsError):  # Another process was quicker.
             missing.mkdir()
             made.append(missing)
 

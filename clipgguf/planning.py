@@ -34,7 +34,7 @@ from clipgguf.tensor import Tensor, View
 class PlannedTensor:
     """One tensor of the file: where it comes from and what becomes of it; ``shape`` is row-major.
 
-    ``f32_type`` is the type that it has in a file of outtype f32, None where tensors are copied.
+    ``keeps_more_as_f32`` says that it is not f32 here, and would be with that outtype.
     """
 
     source: Tensor
@@ -42,7 +42,7 @@ class PlannedTensor:
     shape: tuple[int, ...]
     ggml_type: GGMLQuantizationType
     nbytes: int
-    f32_type: GGMLQuantizationType | None = None
+    keeps_more_as_f32: bool = False
 
     @classmethod
     def copy_of(cls, source: View) -> "PlannedTensor":
@@ -53,11 +53,6 @@ class PlannedTensor:
     def elements(self) -> int:
         """How many values the tensor has."""
         return math.prod(self.shape)
-
-    @property
-    def keeps_more_as_f32(self) -> bool:
-        """Whether the tensor is not f32 here, and would be with that outtype."""
-        return self.f32_type == GGMLQuantizationType.F32 != self.ggml_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +77,9 @@ class Plan:
         metadata = [MetadataItem("general.architecture", GGUFValueType.STRING, "clip"), *self.metadata]
         if what := too_much(metadata, [(tensor.name, tensor.shape) for tensor in self.tensors]):
             raise CheckpointError(f"{self.file_name}: would have {what}")
-        for item in metadata:
-            is_number = item.value_type == GGUFValueType.UINT32 and not item.is_array
-            if is_number and not 0 <= item.value <= LARGEST_UINT32:
-                raise CheckpointError(
-                    f"{self.file_name}: {item.key} would be {shown(item.value)}, of more than 32 bits"
-                )
+        for key, value in ((i.key, i.value) for i in metadata if i.type_name == "UINT32"):
+            if not 0 <= value <= LARGEST_UINT32:
+                raise CheckpointError(f"{self.file_name}: {key} would be {shown(value)}, of more than 32 bits")
 
     @property
     def bytes_in(self) -> int:
@@ -130,7 +122,7 @@ def _metadata(model: Model, outtype: Outtype) -> tuple[MetadataItem, ...]:
         # As llama.cpp's own quantization adds it, right where readers of quantized files look.
         values["quantization_version"] = GGML_QUANT_VERSION
     unwritten = {value.name for value in family.all_values if values.get(value.name) == value.unless}
-    unwritten |= {value.name for value in family.all_values if value.part and value.part not in family.parts}
+    unwritten |= {value.name for value in family.all_values if value.part not in ("", *family.parts)}
     # GGUFWriter leaves out an empty string without a word; so does the plan, which must say what the file will have.
     return tuple(
         key.item(list(values[name]) if isinstance(values[name], tuple) else values[name])
@@ -144,8 +136,9 @@ def _planned(family: Family, output: Output, outtype: Outtype) -> PlannedTensor:
     squeezed = squeeze(output.shape)
     shape = squeezed if family.base.squeezes else output.shape
     row = family.type_of(output.name, len(shape))
-    kind, f32 = (ggml_type(row.for_outtype(name), shape) for name in (outtype.upper(), F32))
-    return PlannedTensor(output.source, output.name, shape, kind, tensor_nbytes(math.prod(shape), kind), f32)
+    kind, in_f32 = (ggml_type(row.for_outtype(name), shape) for name in (outtype.upper(), F32))
+    nbytes = tensor_nbytes(math.prod(shape), kind)
+    return PlannedTensor(output.source, output.name, shape, kind, nbytes, kind != in_f32 == GGMLQuantizationType.F32)
 
 
 def _type_notes(family: Family, planned: Iterable[PlannedTensor], outtype: Outtype) -> list[str]:

@@ -36,13 +36,11 @@ class Pattern:
 def parse(text: str) -> Pattern:
     """Read a pattern; ValueError when it is none, or when its sides have not the same parts."""
     stored, arrow, written = text.partition("->")
-    pattern = Pattern(_axes(stored), _axes(written if arrow else stored))
-    left, right = (
-        sorted(part for axis in side for part in axis if part != "1") for side in (pattern.stored, pattern.written)
-    )
+    sides = _axes(stored), _axes(written if arrow else stored)
+    left, right = (sorted(part for axis in side for part in axis if part != "1") for side in sides)
     if left != right or len(set(left)) != len(left):
         raise ValueError(f"{text!r} is no pattern of a shape: each axis should stand once on either side")
-    return pattern
+    return Pattern(*sides)
 
 
 def _axes(side: str) -> tuple[Axis, ...]:

@@ -3,7 +3,7 @@
 import os
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +11,14 @@ from clipgguf.errors import OutputError, UsageError, os_reason, why_no_file
 from clipgguf.options import PathLike
 from clipgguf.output_file import check_room
 
-# What may stand in braces in an output.
-FIELDS = ("name", "outtype")
 SUFFIX = ".gguf"
 _SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
 # Of a name that becomes part of a file's name, the most bytes: names of files end at 255.
 _LONGEST_NAME = 150
 
 
-def check_output(output: PathLike | None, fields: tuple[str, ...] = FIELDS) -> None:
-    """Raise UsageError for an output that can mean no file, before anything is read."""
+def check_output(output: PathLike | None, fields: Iterable[str] = ("name", "outtype")) -> None:
+    """Raise UsageError for an output that can mean no file, before anything is read; fields may stand in braces."""
     if output is None:
         return
     text = os.fspath(output)
@@ -34,8 +32,7 @@ def check_output(output: PathLike | None, fields: tuple[str, ...] = FIELDS) -> N
         usable = False
     if not usable:
         raise UsageError(f"is {text!r}, which can be no file's name", "output")
-    if fields:
-        _fill(text, dict.fromkeys(fields, ""))
+    _fill(text, dict.fromkeys(fields, ""))
 
 
 def output_path(directory: Path, output: PathLike | None, file_name: str, fields: Mapping[str, str]) -> Path:
@@ -44,11 +41,11 @@ def output_path(directory: Path, output: PathLike | None, file_name: str, fields
     What ends in a separator or is a directory is one, whatever its name. ``fields`` has the text for what stands in
     braces. Raises UsageError for an output that may be meant as a file and is none of ours.
     """
-    check_output(output, tuple(fields))
+    check_output(output, fields)
     if output is None:
         return directory / file_name
     pattern = os.fspath(output)
-    text = _fill(pattern, fields) if fields else pattern
+    text = _fill(pattern, fields)
     path = Path(text)
     if text.endswith(_SEPARATORS) or path.is_dir():
         path /= file_name
@@ -67,7 +64,9 @@ def output_path(directory: Path, output: PathLike | None, file_name: str, fields
 
 
 def _fill(text: str, fields: Mapping[str, str]) -> str:
-    """Return text with its fields filled in; two braces are one."""
+    """Return text with its fields filled in; two braces are one. Without any fields, braces mean nothing."""
+    if not fields:
+        return text
     known = " and ".join(f"{{{field}}}" for field in fields)
     filled = []
     try:

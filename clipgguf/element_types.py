@@ -30,23 +30,20 @@ QUANTIZED = frozenset(kind for kind, _ in OUTTYPES.values() if GGML_QUANT_SIZES[
 def file_type(outtype: Outtype, *, is_mmproj: bool) -> int:
     """Return what general.file_type says of a file of an outtype.
 
-    clip.cpp takes the number for ggml's of the matrices' type, and refuses any that none of its own types has
-    (``get_ftype`` in clip.cpp); llama.cpp, for which mmproj files are, counts files by numbers of its own, of which the
-    format's specification speaks. The two agree on f32, f16, q4_0 and q4_1.
+    clip.cpp takes the number for ggml's of the matrices' type, and refuses others than its own (``get_ftype``);
+    llama.cpp, for which mmproj files are, has numbers of its own for files, of which the format's specification speaks.
+    The two agree on f32, f16, q4_0 and q4_1.
     """
     matrix_type, number = OUTTYPES[outtype]
     return int(number if is_mmproj or matrix_type not in CLIP_CPP_TYPES else matrix_type)
 
 
-def resolve_outtype(outtype: Outtype, sources: Iterable[tuple[str, int]]) -> Outtype:
-    """Return the outtype itself, or for "auto" the one that keeps most of the checkpoint as it is.
-
-    ``sources`` are the dtypes of the matrices and how many bytes each has. bf16 stays bf16, all else becomes f16.
-    """
+def resolved(outtype: Outtype, matrices: Iterable[tuple[str, int]]) -> Outtype:
+    """Return the outtype itself, or for "auto" bf16 where the matrices (dtype and bytes) are mostly that, else f16."""
     if outtype != "auto":
         return outtype
     nbytes: dict[str, int] = {}
-    for dtype, size in sources:
+    for dtype, size in matrices:
         nbytes[dtype] = nbytes.get(dtype, 0) + size
     return "bf16" if max(nbytes, key=nbytes.__getitem__, default="") == "BF16" else "f16"
 

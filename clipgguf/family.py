@@ -134,10 +134,6 @@ class Types:
     in_f16: str | None = None
     note: str = ""
 
-    def fits(self, name: str, axes: int) -> bool:
-        """Return whether the row is about a tensor of this name and number of axes."""
-        return self.axes in (None, axes) and fnmatch.fnmatchcase(name, self.pattern)
-
     def for_outtype(self, outtype: str) -> str:
         """Return the type in a file of an outtype ("F32", "F16", ...)."""
         found = {F32: self.in_f32, F16: self.in_f16}.get(outtype) or self.type
@@ -203,7 +199,8 @@ class Family:
 
     def type_of(self, name: str, axes: int) -> Types:
         """Return the row of the types for a tensor of the file."""
-        return next(row for row in (*self.types, *self.base.types) if row.fits(name, axes))
+        rows = (row for row in (*self.types, *self.base.types) if row.axes in (None, axes))
+        return next(row for row in rows if fnmatch.fnmatchcase(name, row.pattern))
 
     def size(self, part: str, word: str) -> str:
         """Return the full name of a size in a part's shapes."""

@@ -33,7 +33,7 @@ class Config:
     def find(self, source: str) -> tuple[str, Any]:
         """Return the first of the dotted paths (separated by ``|``) that is there and not null, and its value.
 
-        Without any, that is the first path and None. Raises ConfigError where something on a path is no object.
+        Without any, the first path and None. Raises ConfigError where something on a path is no object.
         """
         paths = source.split("|")
         for path in paths:
@@ -132,12 +132,11 @@ class Inputs:
 
 def refuse_towers(inputs: Inputs, title: str) -> None:
     """Raise ConfigError where one tower is asked for of a checkpoint that gives an mmproj file."""
-    options = inputs.options
-    for asked, option in ((options.text_only, "--text-only"), (options.vision_only, "--vision-only")):
-        if asked:
-            raise ConfigError(
-                f"{inputs.directory}: is a {title} checkpoint, which gives an mmproj file; {option} is for CLIP models"
-            )
+    if inputs.options.text_only or inputs.options.vision_only:
+        option = "--text-only" if inputs.options.text_only else "--vision-only"
+        raise ConfigError(
+            f"{inputs.directory}: is a {title} checkpoint, which gives an mmproj file; {option} is for CLIP models"
+        )
 
 
 def read_values(family: Family, inputs: Inputs) -> dict[str, Any]:

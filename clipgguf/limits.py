@@ -1,7 +1,6 @@
-"""How much a GGUF file may hold: one set of limits for what is read, what is planned, and what comes into a plan.
+"""How much a GGUF file may hold, which bounds memory and time where somebody else has made it.
 
-The limits bound memory and time where somebody else has made a file. What is planned is held to them, too, so that
-whatever is written can be inspected and verified.
+What is planned is held to the same limits, so that whatever is written can be inspected and verified.
 """
 
 # Several times the header of the largest language models (a vocabulary of 262,144 tokens with scores, types and merges:

@@ -23,23 +23,7 @@ class Output:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A checkpoint that fits a family, with ``outputs`` in the order of the file.
-
-    ``sizes`` are what the shapes' words turned out to be, by full name, ``origins`` what says so, in words, and
-    ``prefixes`` what stood in front of the names. ``warnings`` and ``notes`` are lines for the user.
-    """
-
-    outputs: tuple[Output, ...]
-    sizes: Mapping[str, int]
-    origins: Mapping[str, str]
-    prefixes: tuple[str, ...]
-    warnings: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def match(family: Family, tensors: Mapping[str, View], values: Mapping[str, Any], inputs: Inputs) -> Match:
+def match(family: Family, tensors: Mapping[str, View], values: Mapping[str, Any], inputs: Inputs) -> "Match":
     """Find a family's tensors in a checkpoint.
 
     ``values`` are the family's by short name; those that are sizes bind the words of the shapes, and a word that no
@@ -47,11 +31,12 @@ def match(family: Family, tensors: Mapping[str, View], values: Mapping[str, Any]
 
     Raises CheckpointError with all that is wrong: tensors that are missing, unknown, of a wrong shape or dtype.
     """
-    matching = _Matching(family, tensors, inputs.directory, inputs.config.path.name)
+    found = Match(family, tensors, inputs.directory, inputs.config.path.name)
     bound = {value.name for value in family.all_values if not value.told_by_tensor}
-    matching.sizes |= {name: value for name, value in values.items() if name in bound and type(value) is int}
-    matching.origins |= dict.fromkeys(matching.sizes, matching.config_name)
-    return matching.run(inputs.options.ignore_unknown)
+    found.sizes |= {name: value for name, value in values.items() if name in bound and type(value) is int}
+    found.origins |= dict.fromkeys(found.sizes, found.config_name)
+    found.find(inputs.options.ignore_unknown)
+    return found
 
 
 def refuse_quantized(config: Mapping[str, Any], path: File, tensors: Iterable[View]) -> None:
@@ -73,30 +58,37 @@ def refuse_quantized(config: Mapping[str, Any], path: File, tensors: Iterable[Vi
 
 
 @dataclass(slots=True)
-class _Matching:
-    """One run of ``match``: what is known so far, and what is wrong."""
+class Match:
+    """A checkpoint that is held against a family: what is known so far, and what is wrong.
+
+    ``sizes`` are what the shapes' words turned out to be, by full name, ``origins`` what says so: the configuration, or
+    the first tensor that had it. ``outputs`` are in the order of the file, ``prefixes`` what stands in front of names,
+    and ``lost`` those of which no tensor is there by which they could be told.
+    """
 
     family: Family
     tensors: Mapping[str, View]
     where: Folder
     config_name: str
     sizes: dict[str, int] = field(default_factory=dict)
-    # What asks for a size: the configuration, or the first tensor that had it.
     origins: dict[str, str] = field(default_factory=dict)
     prefixes: dict[Prefix, str] = field(default_factory=dict)
-    # Of which no tensor is there by which they could be told.
     lost: set[Prefix] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
+    outputs: tuple[Output, ...] = ()
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
-    def run(self, ignore_unknown: bool) -> Match:
+    def find(self, ignore_unknown: bool) -> None:
+        """Find all tensors; CheckpointError with all that is wrong."""
         family = self.family
         if not self.tensors:
             parts = " and ".join(family.parts)
             raise CheckpointError(f"{self.where}: no file has a tensor of the {parts} tower of {family.title}")
         CheckpointError.raise_all(self._too_deep())
         self._find_prefixes()
-        outputs = [output for section in family.sections for output in self._section(section)]
+        self.outputs = tuple(output for section in family.sections for output in self._section(section))
         unknown = [
             f"{tensor.file}: tensor {tensor.name!r} is unknown, {family.title} of this configuration has no such tensor"
             for name, tensor in self.tensors.items()
@@ -106,9 +98,8 @@ class _Matching:
             self.problems += [f"{line}; --ignore-unknown leaves it out" for line in unknown]
         CheckpointError.raise_all(self.problems)
         noted = Counter(note for name in self.tensors for pattern, note in family.noted if re.match(pattern, name))
-        notes = tuple(note.format(count=count) for note, count in noted.items())
-        warnings = tuple(f"{line}; it is left out" for line in unknown)
-        return Match(tuple(outputs), self.sizes, self.origins, tuple(self.prefixes.values()), warnings, notes)
+        self.notes = tuple(note.format(count=count) for note, count in noted.items())
+        self.warnings = tuple(f"{line}; it is left out" for line in unknown)
 
     def _too_deep(self) -> Iterator[str]:
         # A config can ask for four thousand million blocks; they are not worth a line each.

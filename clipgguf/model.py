@@ -58,7 +58,7 @@ def matched_model(
     told, warnings = _told_by_tensors(family, inputs, values, found)
     return Model(
         family=family,
-        found=_found_text(family.title, checkpoint, (*found.prefixes, *spelling)),
+        found=_found_text(family.title, checkpoint, (*found.prefixes.values(), *spelling)),
         values={**values, **told},
         outputs=found.outputs,
         warnings=(*inputs.warnings, *found.warnings, *warnings),

@@ -11,15 +11,7 @@ from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGU
 
 from clipgguf.checkpoint.gguf_file import MetadataItem, too_much
 from clipgguf.config import LARGEST_UINT32
-from clipgguf.element_types import (
-    CLIP_CPP_TYPES,
-    OUTTYPES,
-    QUANTIZED,
-    file_type,
-    ggml_type,
-    resolve_outtype,
-    tensor_nbytes,
-)
+from clipgguf.element_types import CLIP_CPP_TYPES, OUTTYPES, QUANTIZED, file_type, ggml_type, resolved, tensor_nbytes
 from clipgguf.errors import CheckpointError, shown
 from clipgguf.family import F32, Family
 from clipgguf.keys import KEYS
@@ -100,7 +92,7 @@ def make_plan(model: Model, outtype: Outtype) -> Plan:
     matrices = [
         (output.source.dtype, output.source.nbytes) for output in model.outputs if len(squeeze(output.shape)) == 2
     ]
-    outtype = resolve_outtype(outtype, matrices)
+    outtype = resolved(outtype, matrices)
     planned = tuple(_planned(model.family, output, outtype) for output in model.outputs)
     dtypes = dict.fromkeys(part.dtype for tensor in planned for part in tensor.source.stored)
     return Plan(

@@ -159,7 +159,7 @@ Tensor = View | Joined | Computed
 
 
 def plus(constant: int) -> Callable[[View, tuple[int, ...]], Computed]:
-    """Return the function that makes a tensor with a constant added to every value, as Gemma's norms want 1."""
+    """Return a rule's ``then`` that adds a constant to every value, as Gemma's norms want 1."""
 
     def then(view: View, shape: tuple[int, ...]) -> Computed:
         def rows(read: Read, start: int, stop: int) -> "NDArray[Any]":

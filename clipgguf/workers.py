@@ -15,10 +15,9 @@ MOST_ASKED_FOR = 64
 
 
 def thread_count(threads: int | None) -> int:
-    """Return how many threads to work on.
+    """Return how many threads to work on: as many as are asked for, MOST_ASKED_FOR at most.
 
-    That is as many as are asked for, MOST_ASKED_FOR at most; else one a core, MOST_THREADS at most.
-    Raises ValueError when fewer than one are asked for.
+    Without a number it is one a core, MOST_THREADS at most. Raises ValueError when fewer than one are asked for.
     """
     if threads is not None:
         if threads < 1:

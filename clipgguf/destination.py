@@ -90,10 +90,7 @@ def safe_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What writing a file would do, as far as can be told without.
-
-    The bytes of the file that it would replace, the first directory that it would make, and why it cannot be written.
-    """
+    """What writing a file would do: bytes of a file replaced, the first directory made, and why it cannot be done."""
 
     replaces: int | None
     makes: Path | None

@@ -1,14 +1,13 @@
 """What a family of models is: tables of its metadata, its tensors and their element types.
 
-A table says what the checkpoint has and what the file shall have, so that one table serves both ways: converting a
-checkpoint (``clipgguf.matching``) and judging a file. Names are the field's; shapes are written as in ``shape.py``.
+A table says what the checkpoint has and what the file shall have, so that it serves both ways: to convert a checkpoint
+(``matching.py``), and to judge a file (``holding.py``).
 """
 
 import fnmatch
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from clipgguf.shape import Axis, Pattern, parse, words
@@ -150,7 +149,7 @@ class Base:
     always_versioned: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Family:
     """A family of models, whole.
 
@@ -173,13 +172,9 @@ class Family:
     file_prefix: str = "mmproj-"
     description: str = ""
 
-    @cached_property
-    def _left_out(self) -> re.Pattern[str]:
-        return re.compile("|".join(self.left_out) or r"(?!)")
-
     def leaves_out(self, name: str) -> bool:
         """Return whether a checkpoint's tensor is of a part that the file does not have, such as a language model."""
-        return self._left_out.match(name) is not None
+        return any(re.match(pattern, name) for pattern in self.left_out)
 
     def ignores(self, name: str) -> bool:
         """Return whether a checkpoint's tensor is known, and not written."""

@@ -40,14 +40,12 @@ def values_of(family: Family, metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hold(family: Family, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Any]) -> Held:
-    """Hold a file's tensors, by name, against a family's tables; ``values`` are those that the file tells.
-
-    A part of which the file does not tell how often it stands there is not looked for.
-    """
+    """Hold a file's tensors, their shapes by name, against a family's tables; ``values`` are what the file tells."""
     held = Held()
     sizes = {name: value for name, value in values.items() if type(value) is int}
     for section in family.sections:
         word = section.stored or section.times
+        # What does not tell how often it is there is not looked for.
         times = sizes.get(family.size(section.part, word)) if word else 1
         for number in range(times or 0):
             _hold_section(held, family, section, number, shapes, sizes)

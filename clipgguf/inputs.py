@@ -31,9 +31,9 @@ class Config:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, source: str) -> tuple[str, Any]:
-        """Return the first of the dotted paths (separated by ``|``) that is there and not null, and its value.
+        """Return the label of the first of the dotted paths (separated by ``|``) that is not null, and its value.
 
-        Without any, the first path and None. Raises ConfigError where something on a path is no object.
+        Without any, the first path's and None. Raises ConfigError where something on a path is no object.
         """
         paths = source.split("|")
         for path in paths:
@@ -46,8 +46,8 @@ class Config:
                 if value is None:
                     break
             else:
-                return path, value
-        return paths[0], None
+                return self.label(path), value
+        return self.label(paths[0]), None
 
     def get(self, source: str, default: Any = None) -> Any:
         """Return the value at the first of the dotted paths that has any, else the default."""
@@ -115,8 +115,7 @@ class Inputs:
             key = source.removeprefix("processor.")
             file, values = image_processor(self.places or (self.directory,), (key,))
             return f"{file}: {key}", values.get(key)
-        path, value = self.config.find(source)
-        return self.config.label(path), value
+        return self.config.find(source)
 
     def image_statistics(self, default: ImageStatistics) -> ImageStatistics:
         """Return the image statistics: those asked for, else the image processor's, else the default; read once."""
@@ -124,9 +123,8 @@ class Inputs:
             options, places = self.options, self.places or (self.directory,)
             self.statistics = read_image_statistics(places, options.image_mean, options.image_std, default)
             if self.statistics.is_default:
-                self.notes.append(
-                    "no image processor's file gives image_mean and image_std; the family's own are written"
-                )
+                note = "no image processor's file gives image_mean and image_std; the family's own are written"
+                self.notes.append(note)
         return self.statistics
 
 
@@ -140,10 +138,7 @@ def refuse_towers(inputs: Inputs, title: str) -> None:
 
 
 def read_values(family: Family, inputs: Inputs) -> dict[str, Any]:
-    """Return a family's values by short name, from config, files and options.
-
-    Raises ConfigError with all that is wrong.
-    """
+    """Return a family's values by short name, from config, files and options; ConfigError with all that is wrong."""
     values: dict[str, Any] = {}
     problems: list[str] = []
     for value in family.all_values:
@@ -173,7 +168,11 @@ def _checked(value: Value, where: str, found: Any) -> Any:
 
 def checked(kind: type, where: str, found: Any) -> Any:
     """Return what a file has where it is of a kind, as ``Value`` has it; ConfigError where it is not."""
-    if not _fits(kind, found):
+    if kind is int:
+        fits = type(found) is int and 0 < found <= LARGEST_UINT32
+    else:
+        fits = is_positive_float32(found) if kind is float else isinstance(found, kind)
+    if not fits:
         raise ConfigError(f"{where} is {shown(found)}, should be {_WANTED[kind]}")
     return found
 
@@ -186,14 +185,6 @@ _WANTED = {
     list: "a list",
     dict: "an object",
 }
-
-
-def _fits(kind: type, found: Any) -> bool:
-    if kind is int:
-        return type(found) is int and 0 < found <= LARGEST_UINT32
-    if kind is float:
-        return is_positive_float32(found)
-    return isinstance(found, kind)
 
 
 # Two sizes of a tower, what must not be true of them, and how that is said.

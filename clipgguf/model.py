@@ -56,9 +56,12 @@ def matched_model(
     """Hold tensors against a family whose values are read; ``spelling`` are prefixes that were taken off before."""
     found = match(family, tensors, values, inputs)
     told, warnings = _told_by_tensors(family, inputs, values, found)
+    names = " and ".join(f"{prefix}*" for prefix in dict.fromkeys((*found.prefixes.values(), *spelling)))
+    others = " and ".join(Checkpoint.others(checkpoint.container))
+    beside = f" ({others} beside it not read)" if others else ""
     return Model(
         family=family,
-        found=_found_text(family.title, checkpoint, (*found.prefixes.values(), *spelling)),
+        found=f"{family.title} in {checkpoint.container.name}{beside}, tensors {names}",
         values={**values, **told},
         outputs=found.outputs,
         warnings=(*inputs.warnings, *found.warnings, *warnings),
@@ -83,11 +86,3 @@ def _told_by_tensors(
                 f"{inputs.labels[value.name]} is {values[value.name]}, but {origin} has {length}; {length} is written"
             )
     return told, warnings
-
-
-def _found_text(title: str, checkpoint: Checkpoint, prefixes: Iterable[str]) -> str:
-    """Return what a checkpoint was taken for: family, container and the spelling of its names."""
-    spelling = " and ".join(f"{prefix}*" for prefix in dict.fromkeys(prefixes))
-    others = " and ".join(Checkpoint.others(checkpoint.container))
-    beside = f" ({others} beside it not read)" if others else ""
-    return f"{title} in {checkpoint.container.name}{beside}, tensors {spelling}"

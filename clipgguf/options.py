@@ -92,10 +92,7 @@ class Options:
             raise UsageError("is empty, should be the model's name", "name")
 
     def refuse_unused(self, uses: frozenset[str], found: str) -> None:
-        """Raise UsageError for options that are given and not among those that a model has a use for.
-
-        ``found`` is what the model turned out to be.
-        """
+        """Raise UsageError for options that are given and not among a model's uses; ``found`` says what it is."""
         given = [option for option in fields(self) if getattr(self, option.name) is not option.default]
         unused = [(o.metadata["only_for"], o.name) for o in given if o.metadata["only_for"] and o.name not in uses]
         if unused:

@@ -1,7 +1,4 @@
-"""A file that appears under its name when it is complete: a temporary one beside it, locked while it is written.
-
-What a killed process leaves behind has its name and no lock; the next that writes into the directory removes it.
-"""
+"""A file that appears under its name when it is complete: a temporary one beside it, locked while it is written."""
 
 import contextlib
 import os
@@ -70,7 +67,7 @@ def _take_after(path: Path, temporary: Path) -> None:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove temporary files of processes that are gone; what cannot be removed stays."""
+    """Remove temporary files of killed processes, known by the missing lock; what cannot be removed stays."""
     with contextlib.suppress(OSError):  # A directory that may be written to, but not listed.
         for path in directory.iterdir():
             if TEMPORARY_NAME.fullmatch(path.name):

@@ -1,7 +1,4 @@
-"""What a conversion will write: metadata and tensors in order, worked out before a byte of output exists.
-
-Pure: a model in, a Plan out. It knows names, views and values, and no towers.
-"""
+"""What a conversion will write, before a byte of it exists; it knows names, views and values, and no towers."""
 
 import math
 from collections.abc import Iterable
@@ -85,10 +82,7 @@ class Plan:
 
 
 def make_plan(model: Model, outtype: Outtype) -> Plan:
-    """Plan the GGUF file for a model; ``outtype`` is a key of OUTTYPES, or "auto".
-
-    Raises CheckpointError when the file would be too much for its readers here.
-    """
+    """Plan the GGUF file for a model; CheckpointError when the file would be too much for its readers here."""
     matrices = [
         (output.source.dtype, output.source.nbytes) for output in model.outputs if len(squeeze(output.shape)) == 2
     ]
@@ -136,8 +130,6 @@ def _planned(family: Family, output: Output, outtype: Outtype) -> PlannedTensor:
 def _type_notes(family: Family, planned: Iterable[PlannedTensor], outtype: Outtype) -> list[str]:
     """Return notes about tensors that have not the type that was asked for."""
     asked, notes, odd = OUTTYPES[outtype][0], [], 0
-    if asked == GGMLQuantizationType.F16:
-        return []
     block = GGML_QUANT_SIZES[asked][0]
     for tensor in planned:
         row = family.type_of(tensor.name, len(tensor.shape))

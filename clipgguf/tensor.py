@@ -76,7 +76,7 @@ class View:
             assert shape[0] == count
             shape, (_, step), pairs = shape[1:], pairs[0], pairs[1:]
         pairs = merged(pairs)
-        lengths, strides = tuple(length for length, _ in pairs), tuple(step for _, step in pairs)
+        lengths, strides = tuple(length for length, _ in pairs), tuple(stride for _, stride in pairs)
         view = replace(self, shape=lengths, strides=strides, nbytes=math.prod(lengths) * self.itemsize)
         if strides in ((), (1,)):
             view = replace(view, shape=shape, strides=None)

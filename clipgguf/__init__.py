@@ -1,12 +1,9 @@
 """Turn the image encoders of checkpoints into GGUF files, without torch and in constant memory.
 
-    from clipgguf import convert
+from clipgguf import convert
 
-    result = convert("clip-vit-base-patch32", "out/")
-    print(result.path)
-
-``__all__`` is the whole public interface. Each name is imported when it is first asked for, so that
-``clipgguf --version`` does not wait for what it never uses.
+result = convert("clip-vit-base-patch32", "out/")
+print(result.path)
 """
 
 import importlib
@@ -58,7 +55,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name."""
+    """Import a public name when it is first asked for: ``clipgguf --version`` does not wait for what it never uses."""
     for module, names in _MODULES.items():
         if name in names:
             return getattr(importlib.import_module(f"clipgguf.{module}"), name)

@@ -12,7 +12,6 @@ from clipgguf.options import PathLike
 from clipgguf.output_file import check_room
 
 SUFFIX = ".gguf"
-_SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
 # Of a name that becomes part of a file's name, the most bytes: names of files end at 255.
 _LONGEST_NAME = 150
 
@@ -47,7 +46,7 @@ def output_path(directory: Path, output: PathLike | None, file_name: str, fields
     pattern = os.fspath(output)
     text = _fill(pattern, fields)
     path = Path(text)
-    if text.endswith(_SEPARATORS) or path.is_dir():
+    if text.endswith((os.sep, os.altsep or os.sep)) or path.is_dir():
         path /= file_name
     elif not text.lower().endswith(SUFFIX):
         if path.exists():

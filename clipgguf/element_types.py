@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from clipgguf.options import Outtype
+from clipgguf.tensor import Tensor
 
 F16 = GGMLQuantizationType.F16
 F32 = GGMLQuantizationType.F32
@@ -38,13 +39,13 @@ def file_type(outtype: Outtype, *, is_mmproj: bool) -> int:
     return int(number if is_mmproj or matrix_type not in CLIP_CPP_TYPES else matrix_type)
 
 
-def resolved(outtype: Outtype, matrices: Iterable[tuple[str, int]]) -> Outtype:
-    """Return the outtype itself, or for "auto" bf16 where the matrices (dtype and bytes) are mostly that, else f16."""
+def resolved(outtype: Outtype, matrices: Iterable[Tensor]) -> Outtype:
+    """Return the outtype itself, or for "auto" bf16 where most bytes of the matrices are, else f16."""
     if outtype != "auto":
         return outtype
     nbytes: dict[str, int] = {}
-    for dtype, size in matrices:
-        nbytes[dtype] = nbytes.get(dtype, 0) + size
+    for matrix in matrices:
+        nbytes[matrix.dtype] = nbytes.get(matrix.dtype, 0) + matrix.nbytes
     return "bf16" if max(nbytes, key=nbytes.__getitem__, default="") == "BF16" else "f16"
 
 

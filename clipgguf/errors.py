@@ -59,10 +59,7 @@ class OutputError(ClipGGUFError):
 
 
 class UsageError(ValueError):
-    """Arguments that make no sense, contradict each other, or do not apply to the model that was found.
-
-    ``options`` are their names in Python, for which the command line has its own spelling.
-    """
+    """Arguments that make no sense, contradict each other or do not apply to the model; ``options`` has their names."""
 
     def __init__(self, reason: str, *options: str) -> None:
         """Take the reason, which goes on from the arguments ("is empty"), and their names."""

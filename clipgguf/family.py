@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from clipgguf.shape import Axis, Pattern, parse, words
+from clipgguf.shape import Axis, Pattern, parse, size_name
 from clipgguf.tensor import Computed, View
 
 # Element types by the names that ggml has for them; OUTTYPE is the one that was asked for.
@@ -47,12 +47,10 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What stands in front of a part's names: whatever stands in front of one of them, its landmark.
-
-    ``default`` is what messages put there when no tensor is called like the landmark.
-    """
+    """What stands in front of a part's names: whatever stands in front of one of them, its landmark."""
 
     landmark: str
+    # What messages put there when no tensor is called like the landmark.
     default: str = ""
     tail: str = ""
 
@@ -203,7 +201,8 @@ class Family:
 
     def sizes_of(self, axes: tuple[Axis, ...], part: str, sizes: Mapping[str, int]) -> dict[str, int]:
         """Return those of the sizes, which are by full name, that are words of a part's axes, by word."""
-        return {word: sizes[size] for word in words(axes) if (size := self.size(part, word)) in sizes}
+        words = (size_name(name) for axis in axes for name in axis)
+        return {word: sizes[size] for word in words if word and (size := self.size(part, word)) in sizes}
 
 
 def linear(theirs: str, ours: str, out: str, into: str, *, bias: bool = True) -> tuple[Rule, ...]:

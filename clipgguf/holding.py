@@ -14,13 +14,11 @@ MOST_MISSING = 1000
 
 @dataclass(slots=True)
 class Held:
-    """What a file lacks of a family's tensors, and which have other shapes: name, shape, and the shape that is right.
-
-    ``is_cut`` says that there may be more missing than are named.
-    """
+    """What a file lacks of a family's tensors, and which have another shape: name, shape, and the right one."""
 
     missing: list[str] = field(default_factory=list)
     misfits: list[tuple[str, tuple[int, ...], tuple[int | None, ...]]] = field(default_factory=list)
+    # There may be more missing than are named.
     is_cut: bool = False
 
 

@@ -107,10 +107,7 @@ class Inputs:
         return Checkpoint.open(self.model, wanted, self.options.variant)
 
     def find(self, source: str) -> tuple[str, Any]:
-        """Return what messages call a value of config.json, and the value; None when it is missing.
-
-        A path that begins with ``processor.`` is of the image processor's file.
-        """
+        """Return what messages call a value of config.json or, for ``processor.``, of the image processor, and it."""
         if source.startswith("processor."):
             key = source.removeprefix("processor.")
             file, values = image_processor(self.places or (self.directory,), (key,))

@@ -8,7 +8,6 @@ from typing import Any
 
 from clipgguf.errors import CheckpointError, ConfigError
 from clipgguf.family import Family, Prefix, Rule, Section
-from clipgguf.inputs import Inputs
 from clipgguf.shape import lengths, shape_of, shape_text, size_name
 from clipgguf.sources import File, Folder
 from clipgguf.tensor import DTYPES, Tensor, View
@@ -23,32 +22,12 @@ class Output:
     shape: tuple[int, ...]
 
 
-def match(family: Family, tensors: Mapping[str, View], values: Mapping[str, Any], inputs: Inputs) -> "Match":
-    """Find a family's tensors in a checkpoint.
-
-    ``values`` are the family's by short name; those that are sizes bind the words of the shapes, and a word that no
-    value binds has the size of the first tensor that has it.
-
-    Raises CheckpointError with all that is wrong: tensors that are missing, unknown, of a wrong shape or dtype.
-    """
-    found = Match(family, tensors, inputs.directory, inputs.config.path.name)
-    bound = {value.name for value in family.all_values if not value.told_by_tensor}
-    found.sizes |= {name: value for name, value in values.items() if name in bound and type(value) is int}
-    found.origins |= dict.fromkeys(found.sizes, found.config_name)
-    found.find(inputs.options.ignore_unknown)
-    return found
-
-
 def refuse_quantized(config: Mapping[str, Any], path: File, tensors: Iterable[View]) -> None:
-    """Raise ConfigError when a config.json says that the checkpoint is quantized, and one of the wanted tensors is.
-
-    Often the language model alone is: its tower and its projector can be converted.
-    """
+    """Raise ConfigError when a config.json says that the checkpoint is quantized, and one of the wanted tensors is."""
     quantization = config.get("quantization_config")
-    if not quantization:
-        return
+    # Often the language model alone is quantized: its tower and its projector can be converted.
     tensor = next((t for t in tensors if t.dtype not in (*DTYPES, "I64")), None)
-    if tensor is not None:
+    if quantization and tensor is not None:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else None
         by = method if isinstance(method, str) and method else "quantization_config"
         raise ConfigError(
@@ -59,7 +38,7 @@ def refuse_quantized(config: Mapping[str, Any], path: File, tensors: Iterable[Vi
 
 @dataclass(slots=True)
 class Match:
-    """A checkpoint that is held against a family: what is known so far, and what is wrong.
+    """A checkpoint that is held against a family; ``where`` and ``config_name`` are what messages call it.
 
     ``sizes`` are what the shapes' words turned out to be, by full name, ``origins`` what says so: the configuration, or
     the first tensor that had it. ``outputs`` are in the order of the file, ``prefixes`` what stands in front of names,
@@ -80,13 +59,27 @@ class Match:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def find(self, ignore_unknown: bool) -> None:
-        """Find all tensors; CheckpointError with all that is wrong."""
+    def find(self, values: Mapping[str, Any], ignore_unknown: bool) -> None:
+        """Find all tensors.
+
+        ``values`` are the family's by short name; those that are sizes bind the words of the shapes, and a word that no
+        value binds has the size of the first tensor that has it. Raises CheckpointError with all that is wrong: tensors
+        that are missing, unknown, of a wrong shape or dtype.
+        """
         family = self.family
+        bound = {value.name for value in family.all_values if not value.told_by_tensor}
+        self.sizes |= {name: value for name, value in values.items() if name in bound and type(value) is int}
+        self.origins |= dict.fromkeys(self.sizes, self.config_name)
         if not self.tensors:
             parts = " and ".join(family.parts)
             raise CheckpointError(f"{self.where}: no file has a tensor of the {parts} tower of {family.title}")
-        CheckpointError.raise_all(self._too_deep())
+        # A config can ask for four thousand million blocks; they are not worth a line each.
+        CheckpointError.raise_all(
+            f"{self.where}: {self.config_name} asks for {times:,} blocks in {section.part}_model, the whole checkpoint "
+            f"has {len(self.tensors):,} tensors"
+            for section in family.sections
+            if (times := self._count(section, section.times)) > len(self.tensors)
+        )
         self._find_prefixes()
         self.outputs = tuple(output for section in family.sections for output in self._section(section))
         unknown = [
@@ -100,16 +93,6 @@ class Match:
         noted = Counter(note for name in self.tensors for pattern, note in family.noted if re.match(pattern, name))
         self.notes = tuple(note.format(count=count) for note, count in noted.items())
         self.warnings = tuple(f"{line}; it is left out" for line in unknown)
-
-    def _too_deep(self) -> Iterator[str]:
-        # A config can ask for four thousand million blocks; they are not worth a line each.
-        for section in self.family.sections:
-            times = self._count(section, section.times)
-            if times > len(self.tensors):
-                yield (
-                    f"{self.where}: {self.config_name} asks for {times:,} blocks in {section.part}_model, "
-                    f"the whole checkpoint has {len(self.tensors):,} tensors"
-                )
 
     def _count(self, section: Section, word: str) -> int:
         return self.sizes[self.family.size(section.part, word)] if word else 1

@@ -7,7 +7,7 @@ from typing import Any
 from clipgguf.checkpoint import Checkpoint
 from clipgguf.family import Family
 from clipgguf.inputs import Inputs, read_values
-from clipgguf.matching import Match, Output, match, refuse_quantized
+from clipgguf.matching import Match, Output, refuse_quantized
 from clipgguf.tensor import View
 
 # The options that a file with a part has a use for, of those that do not apply to every model.
@@ -34,10 +34,7 @@ class Model:
 
 
 def open_family(family: Family, inputs: Inputs) -> Model:
-    """Read a family's values, open the checkpoint, and find its tensors.
-
-    Raises ConfigError or CheckpointError with all that is wrong.
-    """
+    """Open the checkpoint of a family; ConfigError or CheckpointError with all that is wrong."""
     # All JSON before the headers, whose validation imports numpy: what parsing a vocabulary needs is then free again.
     values = read_values(family, inputs)
     checkpoint = inputs.open_checkpoint(lambda name: not family.leaves_out(name))
@@ -54,8 +51,9 @@ def matched_model(
     spelling: Iterable[str] = (),
 ) -> Model:
     """Hold tensors against a family whose values are read; ``spelling`` are prefixes that were taken off before."""
-    found = match(family, tensors, values, inputs)
-    told, warnings = _told_by_tensors(family, inputs, values, found)
+    found = Match(family, tensors, inputs.directory, inputs.config.path.name)
+    found.find(values, inputs.options.ignore_unknown)
+    told, warnings = _told_by_tensors(inputs, values, found)
     names = " and ".join(f"{prefix}*" for prefix in dict.fromkeys((*found.prefixes.values(), *spelling)))
     others = " and ".join(Checkpoint.others(checkpoint.container))
     beside = f" ({others} beside it not read)" if others else ""
@@ -71,11 +69,9 @@ def matched_model(
     )
 
 
-def _told_by_tensors(
-    family: Family, inputs: Inputs, values: Mapping[str, Any], found: Match
-) -> tuple[dict[str, int], list[str]]:
+def _told_by_tensors(inputs: Inputs, values: Mapping[str, Any], found: Match) -> tuple[dict[str, int], list[str]]:
     """Return the values in which the tensors contradict the configuration, and a warning for each."""
-    told, warnings = {}, []
+    family, told, warnings = found.family, {}, []
     for value in family.all_values:
         size = family.size(value.part, value.name.rpartition(".")[2])
         length = found.sizes.get(size)

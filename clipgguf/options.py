@@ -14,10 +14,7 @@ ProjectorType = Literal["mlp", "ldp", "ldpv2"]
 
 
 def _option(text: str, only_for: str = "", *, told: bool = False) -> Mapping[str, Any]:
-    """Return a field's metadata: what the option does, and to which models it applies, where not to all.
-
-    What is ``told`` by a GGUF file, ``verify`` does not ask.
-    """
+    """Return a field's metadata: what it does, to which models it applies if not to all, and whether files tell it."""
     return {"text": text, "only_for": only_for, "told": told}
 
 

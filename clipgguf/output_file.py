@@ -35,7 +35,10 @@ def replacing(path: Path, nbytes: int) -> Iterator[Path]:
         if path.is_dir():
             raise OutputError(f"{path}: is a directory, should be a file name")
         try:
-            _make_directory(path.parent, made)
+            for missing in reversed([d for d in path.parents if not d.exists()]):
+                with contextlib.suppress(FileExistsError):  # Another process was quicker.
+                    missing.mkdir()
+                    made.append(missing)
             remove_leftovers(path.parent)
             check_room(path, nbytes, path.parent)
             with _locked(temporary):
@@ -73,14 +76,6 @@ def remove_leftovers(directory: Path) -> None:
             if TEMPORARY_NAME.fullmatch(path.name):
                 with contextlib.suppress(OSError):
                     _remove_unless_in_use(path)
-
-
-def _make_directory(directory: Path, made: list[Path]) -> None:
-    """Make a directory and its parents, and add each that was not there to ``made`` as soon as it is."""
-    for missing in reversed([d for d in (directory, *directory.parents) if not d.exists()]):
-        with contextlib.suppress(FileExistsError):  # Another process was quicker.
-            missing.mkdir()
-            made.append(missing)
 
 
 def check_room(path: Path, nbytes: int, directory: Path) -> None:

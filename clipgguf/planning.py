@@ -21,16 +21,14 @@ from clipgguf.tensor import Tensor, View
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """One tensor of the file: where it comes from and what becomes of it; ``shape`` is row-major.
-
-    ``keeps_more_as_f32`` says that it is not f32 here, and would be with that outtype.
-    """
+    """One tensor of the file: where it comes from and what becomes of it; ``shape`` is row-major."""
 
     source: Tensor
     name: str
     shape: tuple[int, ...]
     ggml_type: GGMLQuantizationType
     nbytes: int
+    # It is not f32 here, and would be with that outtype.
     keeps_more_as_f32: bool = False
 
     @classmethod
@@ -83,10 +81,7 @@ class Plan:
 
 def make_plan(model: Model, outtype: Outtype) -> Plan:
     """Plan the GGUF file for a model; CheckpointError when the file would be too much for its readers here."""
-    matrices = [
-        (output.source.dtype, output.source.nbytes) for output in model.outputs if len(squeeze(output.shape)) == 2
-    ]
-    outtype = resolved(outtype, matrices)
+    outtype = resolved(outtype, [output.source for output in model.outputs if len(squeeze(output.shape)) == 2])
     planned = tuple(_planned(model.family, output, outtype) for output in model.outputs)
     dtypes = dict.fromkeys(part.dtype for tensor in planned for part in tensor.source.stored)
     return Plan(

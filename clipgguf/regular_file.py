@@ -21,7 +21,6 @@ STAND_INS: Mapping[bytes, str] = {
 }
 # And what is none of a model's files, but may be one to inspect.
 NO_MODEL_FILES = {**STAND_INS, rb"GGUF": "is a GGUF file already; `clipgguf inspect` looks into it"}
-_HEAD_NBYTES = 64
 # What downloads are called until they are finished.
 UNFINISHED = (".incomplete", ".crdownload", ".part")
 
@@ -43,23 +42,19 @@ def open_regular(path: Path, error: type[ClipGGUFError], refused: Mapping[bytes,
             # It may have become another since.
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise error(f"{path}: is no regular file")
-            if what := _stand_in(file, refused):
-                raise error(f"{path}: {what}")
+            head = b""
+            with contextlib.suppress(OSError):  # Who reads on will meet it, and can say which bytes are meant.
+                head = file.read(64) or b""
+            file.seek(0)
+            for pattern, what in refused.items():
+                if re.match(pattern, head):
+                    raise error(f"{path}: {what}")
         except BaseException:
             file.close()
             raise
         return file
     except OSError as e:
         raise error(f"{path}: cannot be read: {os_reason(e)}") from e
-
-
-def _stand_in(file: io.FileIO, refused: Mapping[bytes, str]) -> str | None:
-    """Return what a file is that lies in another's place, and go back to its beginning."""
-    head = b""
-    with contextlib.suppress(OSError):  # Who reads on will meet it, and can say which bytes are meant.
-        head = file.read(_HEAD_NBYTES) or b""
-    file.seek(0)
-    return next((what for pattern, what in refused.items() if re.match(pattern, head)), None)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -13,7 +13,7 @@ arrangement is a matter of strides; an axis of length 1 may be left out or added
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -57,10 +57,7 @@ def size_name(part: str) -> str | None:
 
 
 def lengths(axes: tuple[Axis, ...], shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[str, int] | None:
-    """Return the length of every part of the axes of a tensor with this shape; None when the shape does not fit.
-
-    ``sizes`` are those that are known. Of an axis of several parts, one may be unknown.
-    """
+    """Return the length of each part of axes with this shape; None when it does not fit or sizes are lacking."""
     if len(axes) != len(shape):
         return None
     known = dict(sizes)
@@ -98,11 +95,6 @@ def _size(part: str, sizes: Mapping[str, int]) -> int | None:
 def squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return a shape without its axes of length 1."""
     return tuple(axis for axis in shape if axis != 1)
-
-
-def words(axes: tuple[Axis, ...]) -> Iterator[str]:
-    """Yield the names of the sizes in axes."""
-    return (name for axis in axes for part in axis if (name := size_name(part)) is not None)
 
 
 def arranged(

@@ -172,7 +172,7 @@ class Family:
 
     def leaves_out(self, name: str) -> bool:
         """Return whether a checkpoint's tensor is of a part that the file does not have, such as a language model."""
-        return any(re.match(pattern, name) for pattern in self.left_out)
+        return re.match("|".join(self.left_out) or r"(?!)", name) is not None
 
     def ignores(self, name: str) -> bool:
         """Return whether a checkpoint's tensor is known, and not written."""

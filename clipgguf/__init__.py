@@ -1,12 +1,9 @@
 """Turn the image encoders of checkpoints into GGUF files, without torch and in constant memory.
 
-    from clipgguf import convert
+from clipgguf import convert
 
-    result = convert("clip-vit-base-patch32", "out/")
-    print(result.path)
-
-The names below are the whole public interface. Each is imported when it is first asked for, so that
-``clipgguf --version`` does not wait for what it never uses.
+result = convert("clip-vit-base-patch32", "out/")
+print(result.path)
 """
 
 import importlib
@@ -46,47 +43,19 @@ _MODULES = {
     "verification.values": ("Comparison",),
     "writer": ("Progress",),
 }
+# fmt: off
 __all__ = [
-    "CheckpointError",
-    "ClipGGUFError",
-    "Comparison",
-    "Computed",
-    "ConfigError",
-    "Conversion",
-    "Finding",
-    "Inspection",
-    "Joined",
-    "MetadataDifference",
-    "MetadataItem",
-    "Options",
-    "OutputError",
-    "Outtype",
-    "PathLike",
-    "Plan",
-    "PlannedTensor",
-    "Progress",
-    "ProjectorSummary",
-    "ProjectorType",
-    "Source",
-    "TensorCheck",
-    "TowerSummary",
-    "TypeSummary",
-    "Upgrade",
-    "UsageError",
-    "Verdict",
-    "Verification",
-    "View",
-    "__version__",
-    "convert",
-    "inspect",
-    "plan",
-    "upgrade",
-    "verify",
+    "CheckpointError", "ClipGGUFError", "Comparison", "Computed", "ConfigError", "Conversion", "Finding", "Inspection",
+    "Joined", "MetadataDifference", "MetadataItem", "Options", "OutputError", "Outtype", "PathLike", "Plan",
+    "PlannedTensor", "Progress", "ProjectorSummary", "ProjectorType", "Source", "TensorCheck", "TowerSummary",
+    "TypeSummary", "Upgrade", "UsageError", "Verdict", "Verification", "View", "__version__", "convert", "inspect",
+    "plan", "upgrade", "verify",
 ]
+# fmt: on
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name."""
+    """Import a public name when it is first asked for: ``clipgguf --version`` does not wait for what it never uses."""
     for module, names in _MODULES.items():
         if name in names:
             return getattr(importlib.import_module(f"clipgguf.{module}"), name)

@@ -7,7 +7,7 @@ from typing import Any
 
 from clipgguf.family import Family, Section, numbers
 from clipgguf.keys import KEYS
-from clipgguf.shape import Axis, lengths, shape_of, size_name, words
+from clipgguf.shape import lengths, shape_of, size_name, squeeze
 
 # So many missing tensors are looked for: metadata can tell of a million more than are there.
 MOST_MISSING = 1000
@@ -15,26 +15,19 @@ MOST_MISSING = 1000
 
 @dataclass(slots=True)
 class Held:
-    """What a file lacks of a family's tensors, and which have other shapes: name, shape, and the shape that is right.
-
-    ``is_cut`` says that there may be more missing than are named. ``known`` are the names that the tables have.
-    """
+    """What a file lacks of a family's tensors, and which have another shape: name, shape, and the right one."""
 
     missing: list[str] = field(default_factory=list)
     misfits: list[tuple[str, tuple[int, ...], tuple[int | None, ...]]] = field(default_factory=list)
+    # There may be more missing than are named.
     is_cut: bool = False
-    known: set[str] = field(default_factory=set)
 
 
 def values_of(family: Family, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a family's values by short name, as a file tells them; what it does not tell is not among them.
-
-    ``metadata`` is the file's, by key.
-    """
+    """Return a family's values by short name, those that a file's metadata, by key, tells."""
     values: dict[str, Any] = {}
     for value in family.all_values:
-        key = KEYS.get(value.name)
-        found = key.read(metadata) if key is not None else None
+        found = KEYS[value.name].read(metadata) if value.name in KEYS else None
         if found is None and value.of is not None:
             try:
                 found = value.of(values)
@@ -50,16 +43,14 @@ def values_of(family: Family, metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hold(family: Family, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Any]) -> Held:
-    """Hold a file's tensors, by name, against a family's tables; ``values`` are those that the file tells.
-
-    A part of which the file does not tell how often it stands there is not looked for.
-    """
+    """Hold a file's tensors, their shapes by name, against a family's tables; ``values`` are what the file tells."""
     held = Held()
     sizes = {name: value for name, value in values.items() if type(value) is int}
     for section in family.sections:
+        # What does not tell how often it is there is not looked for.
         whole = replace(section, times=section.stored or section.times)
         for number in numbers(whole, family, values):
-            _hold_section(family, section, number, shapes, sizes, held)
+            _hold_section(held, family, section, number, shapes, sizes)
             if len(held.missing) > MOST_MISSING:
                 held.is_cut = True
                 return held
@@ -67,38 +58,27 @@ def hold(family: Family, shapes: Mapping[str, tuple[int, ...]], values: Mapping[
 
 
 def _hold_section(
-    family: Family,
-    section: Section,
-    number: int,
-    shapes: Mapping[str, tuple[int, ...]],
-    sizes: dict[str, int],
-    held: Held,
+    held: Held, family: Family, section: Section, number: int, shapes: Mapping[str, Any], sizes: dict[str, int]
 ) -> None:
     for rule in section.rules:
-        written = rule.written
-        axes = written[1:] if len(rule.names) > 1 else written
+        axes = rule.written[len(rule.names) > 1 :]
         for tail in rule.names:
             name = section.ours.replace("{}", str(number)) + tail
-            held.known.add(name)
             shape = shapes.get(name)
             if shape is None:
                 if not rule.optional:
                     held.missing.append(name)
                 continue
-            known = {word: sizes[size] for word in words(axes) if (size := family.size(section.part, word)) in sizes}
-            wanted, have = (_squeezed(axes, known), _without_ones(shape)) if family.base.squeezes else (axes, shape)
-            found = lengths(wanted, have, known)
-            if found is None:
-                held.misfits.append((name, shape, shape_of(axes, known)))
+            known = family.sizes_of(axes, section.part, sizes)
+            right = shape_of(axes, known)
+            if family.base.squeezes:
+                wanted = tuple(axis for axis, length in zip(axes, right, strict=True) if length != 1)
+                found = lengths(wanted, squeeze(shape), known)
             else:
-                for part, length in found.items():
-                    if (word := size_name(part)) is not None:
-                        sizes.setdefault(family.size(section.part, word), length)
-
-
-def _squeezed(axes: tuple[Axis, ...], known: Mapping[str, int]) -> tuple[Axis, ...]:
-    return tuple(axis for axis, length in zip(axes, shape_of(axes, known), strict=True) if length != 1)
-
-
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(length for length in shape if length != 1)
+                found = lengths(axes, shape, known)
+            if found is None:
+                held.misfits.append((name, shape, right))
+                continue
+            for part, length in found.items():
+                if (word := size_name(part)) is not None:
+                    sizes.setdefault(family.size(section.part, word), length)

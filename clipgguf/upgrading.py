@@ -50,7 +50,7 @@ def upgrade(
     source = Path(old)
     file = read_gguf(LocalFile(source))
     added = _missing(ClipFile.of(file), feature_layer)
-    path = source if output is None else output_path(source.parent, output, source.name)
+    path = source if output is None else output_path(source.parent, output, source.name, {})
     in_place = output is None or (path.exists() and path.samefile(source))
     if not added and in_place:
         return Upgrade(source, ())

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from gguf import GGMLQuantizationType
 
 from clipgguf.clip_file import ClipFile
-from clipgguf.element_types import squeeze
 from clipgguf.families.clip import clip_family
-from clipgguf.family import Family, part_of
+from clipgguf.family import Family
 from clipgguf.holding import Held, values_of
 from clipgguf.keys import KEYS, Key
-from clipgguf.shape import shape_text
+from clipgguf.shape import shape_text, squeeze
 from clipgguf.tensor import View
 
 
@@ -51,7 +50,7 @@ def has_key_types(names: Sequence[str], *, known: Sequence[str]) -> Demand:
 
     def demand(file: ClipFile) -> Iterator[str]:
         values = () if file.family is None or file.is_llava else file.family.values
-        own = [v.name for v in values if v.name in KEYS and part_of(v.name) == "vision" and v.name not in known]
+        own = [v.name for v in values if v.name in KEYS and v.part == "vision" and v.name not in known]
         return _wrong_key_types(file, [KEYS[name] for name in dict.fromkeys((*names, *own))])
 
     return demand

@@ -8,13 +8,13 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
 from typing import IO, cast
 
 from clipgguf.errors import CheckpointError, os_reason
-from clipgguf.regular_file import NO_MODEL_FILES, STAND_INS, StandIn, open_regular
+from clipgguf.regular_file import NO_MODEL_FILES, STAND_INS, open_regular
 from clipgguf.sources import Folder, Source
 from clipgguf.sources.mapping import window
 
@@ -131,7 +131,7 @@ class OpenedSource(Source):
 class LocalFile(OpenedSource):
     """A regular file, which must stay as it is."""
 
-    def __init__(self, path: Path, refused: Sequence[StandIn] = STAND_INS) -> None:
+    def __init__(self, path: Path, refused: Mapping[bytes, str] = STAND_INS) -> None:
         """Open a file, unless it begins as something that is ``refused``. Raises CheckpointError when it cannot be."""
         super().__init__(str(path), 0)
         self.path = path

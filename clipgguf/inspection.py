@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipgguf.checkpoint.gguf_file import MetadataItem
-from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.clip_file import ClipFile
 from clipgguf.errors import shown
 from clipgguf.options import PathLike
 from clipgguf.readers import Verdict, verdicts
-from clipgguf.sources.local import LocalFile
 from clipgguf.tensor import View
 
 # Of what the metadata calls a projector, which is a word; nothing keeps a file from having megabytes there.
@@ -98,10 +96,9 @@ def inspect(path: PathLike) -> Inspection:
 
     Raises CheckpointError when it is missing, truncated or no GGUF file, or when its header contradicts itself.
     """
-    path = Path(path)
-    file = ClipFile.of(read_gguf(LocalFile(path)))
+    file = ClipFile.read(path)
     return Inspection(
-        path=path,
+        path=Path(path),
         found=_found(file),
         nbytes=file.file.source.size,
         version=file.file.version,
@@ -156,15 +153,13 @@ def _tower(file: ClipFile, part: str) -> TowerSummary:
 
 def _projector(file: ClipFile) -> ProjectorSummary:
     told = next(iter(file.projector_types.values()), None)
-    # Every kind of LLaVA's ends with a bias, of what it gives to the language model.
-    last = file.tensors[file.kind.rules[-1].names[0]].shape if file.kind else ()
-    is_known = file.family is not None and not file.is_llava
-    return ProjectorSummary(
-        kind=file.kind.name if file.kind else file.family.projector if is_known and file.family else None,
-        projector_type=told[:LONGEST_TYPE] if told else None,
-        tensors=len(file.projector_names),
-        embedding_length=file.value("vision.projection") if is_known else last[-1] if last else None,
-    )
+    kind = embedding = None
+    if file.kind is not None:
+        # Every kind of LLaVA's ends with a bias, of what it gives to the language model.
+        kind, embedding = file.kind.name, file.tensors[file.kind.rules[-1].names[0]].shape[-1]
+    elif file.family is not None and not file.is_llava:
+        kind, embedding = file.family.projector, file.value("vision.projection")
+    return ProjectorSummary(kind, told[:LONGEST_TYPE] if told else None, len(file.projector_names), embedding)
 
 
 def _element_types(tensors: tuple[View, ...]) -> tuple[TypeSummary, ...]:
@@ -172,12 +167,7 @@ def _element_types(tensors: tuple[View, ...]) -> tuple[TypeSummary, ...]:
     for tensor in tensors:
         by_type.setdefault(tensor.dtype, []).append(tensor)
     found = [
-        TypeSummary(
-            name=name,
-            tensors=len(of_type),
-            elements=sum(math.prod(tensor.shape) for tensor in of_type),
-            nbytes=sum(tensor.nbytes for tensor in of_type),
-        )
-        for name, of_type in by_type.items()
+        TypeSummary(name, len(some), sum(math.prod(t.shape) for t in some), sum(t.nbytes for t in some))
+        for name, some in by_type.items()
     ]
     return tuple(sorted(found, key=lambda element_type: (-element_type.nbytes, element_type.name)))

@@ -6,11 +6,9 @@ from typing import Literal
 
 from gguf import GGMLQuantizationType
 
-from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.clip_file import ClipFile
 from clipgguf.options import DEFAULTS, Options, PathLike
 from clipgguf.planning import Plan, PlannedTensor
-from clipgguf.sources.local import LocalFile
 from clipgguf.tensor import View
 from clipgguf.verification.expected import expected_file
 from clipgguf.verification.metadata import MetadataDifference, compare_metadata
@@ -162,7 +160,7 @@ def verify(
     of its kind; UsageError (a ValueError) for options that do not apply.
     """
     path, model = Path(file), Path(model_dir)
-    stored = ClipFile.of(read_gguf(LocalFile(path)))
+    stored = ClipFile.read(path)
     expected = expected_file(stored, model, options)
     differences, notes = compare_metadata(stored, expected.plan)
     tensors = _check_tensors(stored, expected.plan, threads, progress)

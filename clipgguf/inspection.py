@@ -156,7 +156,8 @@ def _projector(file: ClipFile) -> ProjectorSummary:
     kind = embedding = None
     if file.kind is not None:
         # Every kind of LLaVA's ends with a bias, of what it gives to the language model.
-        kind, embedding = file.kind.name, file.tensors[file.kind.rules[-1].names[0]].shape[-1]
+        bias = file.tensors[file.kind.rules[-1].names[0]]
+        kind, embedding = file.kind.name, bias.shape[-1] if bias.shape else None
     elif file.family is not None and not file.is_llava:
         kind, embedding = file.family.projector, file.value("vision.projection")
     return ProjectorSummary(kind, told[:LONGEST_TYPE] if told else None, len(file.projector_names), embedding)

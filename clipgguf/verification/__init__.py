@@ -2,33 +2,24 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+import numpy as np
 from gguf import GGMLQuantizationType
 
 from clipgguf.clip_file import ClipFile
 from clipgguf.options import DEFAULTS, Options, PathLike
-from clipgguf.planning import Plan, PlannedTensor
-from clipgguf.tensor import View
-from clipgguf.verification.expected import expected_file
+from clipgguf.planning import Plan
+from clipgguf.verification.expected import expected_plan
 from clipgguf.verification.metadata import MetadataDifference, compare_metadata
 from clipgguf.verification.tensors import Pair, compare_tensors
 from clipgguf.verification.values import COMPARABLE, Comparison
 from clipgguf.workers import thread_count
 from clipgguf.writer import Progress
 
-Finding = Literal["exact", "rounded", "differs", "missing", "unexpected", "wrong shape", "unknown type"]
 # Every verdict, the worst first.
-FINDINGS: tuple[Finding, ...] = (
-    "missing",
-    "unexpected",
-    "wrong shape",
-    "unknown type",
-    "differs",
-    "rounded",
-    "exact",
-)
-GOOD: tuple[Finding, ...] = ("exact", "rounded")
+Finding = Literal["missing", "unexpected", "wrong shape", "unknown type", "differs", "rounded", "exact"]
+FINDINGS: tuple[Finding, ...] = get_args(Finding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +44,14 @@ class TensorCheck:
     @property
     def is_good(self) -> bool:
         """Whether the file has of this tensor what it should have."""
-        return self.verdict in GOOD
+        return self.verdict in ("exact", "rounded")
 
     @property
     def badness(self) -> tuple[int, float, float]:
         """What to sort by, the best first: the verdict, the worst error by what the type allows, and by itself."""
         # Every large tensor has an error of nearly all that its type allows; then the error itself tells more.
-        rank = -FINDINGS.index(self.verdict)
-        if self.comparison is None:
-            return rank, 0.0, 0.0
-        return rank, round(self.comparison.worst_of_allowed, 2), self.comparison.worst_error
+        compared = self.comparison or Comparison()
+        return -FINDINGS.index(self.verdict), round(compared.worst_of_allowed, 2), compared.worst_error
 
     @property
     def units(self) -> str:
@@ -80,14 +69,9 @@ class TensorCheck:
     @property
     def first_difference(self) -> tuple[int, ...] | None:
         """Where the first value, or block, that differs is (begins): an index for each axis."""
-        index = self.comparison.first if self.comparison else None
-        if index is None:
+        if self.comparison is None or self.comparison.first is None:
             return None
-        position = []
-        for axis in reversed(self.shape or ()):
-            index, rest = divmod(index, axis)
-            position.append(rest)
-        return tuple(reversed(position))
+        return tuple(map(int, np.unravel_index(self.comparison.first, self.shape or ())))
 
     @property
     def problem(self) -> str:
@@ -161,18 +145,18 @@ def verify(
     """
     path, model = Path(file), Path(model_dir)
     stored = ClipFile.read(path)
-    expected = expected_file(stored, model, options)
-    differences, notes = compare_metadata(stored, expected.plan)
-    tensors = _check_tensors(stored, expected.plan, threads, progress)
+    plan = expected_plan(stored, model, options)
+    differences, notes = compare_metadata(stored, plan)
+    tensors = _check_tensors(stored, plan, threads, progress)
     return Verification(
         path=path,
         model_dir=model,
-        found=expected.plan.found,
-        outtype=expected.outtype,
+        found=plan.found,
+        outtype=plan.outtype,
         tensors=tensors,
         metadata=differences,
-        warnings=expected.plan.warnings + _infinity_warnings(tensors),
-        notes=expected.notes + notes,
+        warnings=plan.warnings + _infinity_warnings(tensors),
+        notes=plan.notes + notes,
     )
 
 
@@ -188,37 +172,26 @@ def _infinity_warnings(tensors: tuple[TensorCheck, ...]) -> tuple[str, ...]:
 def _check_tensors(
     file: ClipFile, plan: Plan, threads: int | None, progress: Progress | None
 ) -> tuple[TensorCheck, ...]:
-
     checks: dict[str, TensorCheck] = {}
     pairs: list[Pair] = []
     for planned in plan.tensors:
-        stored = file.tensors.get(planned.name)
-        verdict: Finding = "exact"
-        if stored is None:
-            verdict = "missing"
-        elif stored.shape != planned.shape:
-            verdict = "wrong shape"
-        elif GGMLQuantizationType[stored.dtype] not in COMPARABLE:
-            verdict = "unknown type"
-        else:
-            pairs.append(Pair(planned, stored))
-        checks[planned.name] = _check(planned, stored, verdict)
-    compared = compare_tensors(pairs, file.file.source, thread_count(threads), progress)
-    for name, comparison in compared.items():
+        name, source = planned.name, planned.source
+        check = TensorCheck(
+            name, "missing", source=source.name, source_dtype=source.dtype, expected_shape=planned.shape
+        )
+        if (stored := file.tensors.get(name)) is not None:
+            verdict: Finding = "exact"
+            if stored.shape != planned.shape:
+                verdict = "wrong shape"
+            elif GGMLQuantizationType[stored.dtype] not in COMPARABLE:
+                verdict = "unknown type"
+            else:
+                pairs.append(Pair(planned, stored))
+            check = replace(check, verdict=verdict, ggml_type=stored.dtype, shape=stored.shape)
+        checks[name] = check
+    for name, comparison in compare_tensors(pairs, file.file.source, thread_count(threads), progress).items():
         checks[name] = replace(checks[name], verdict=comparison.verdict, comparison=comparison)
     for name, stored in file.tensors.items():
         if name not in checks:
             checks[name] = TensorCheck(name, "unexpected", stored.dtype, stored.shape)
     return tuple(checks.values())
-
-
-def _check(planned: PlannedTensor, stored: View | None, verdict: Finding) -> TensorCheck:
-    return TensorCheck(
-        planned.name,
-        verdict,
-        ggml_type=None if stored is None else stored.dtype,
-        shape=None if stored is None else stored.shape,
-        source=planned.source.name,
-        source_dtype=planned.source.dtype,
-        expected_shape=planned.shape,
-    )

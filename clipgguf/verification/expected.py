@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from gguf import GGMLQuantizationType
@@ -17,23 +17,13 @@ from clipgguf.options import Options, Outtype
 from clipgguf.planning import Plan, make_plan
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What a conversion of the checkpoint would write now; ``notes`` say where that is unusual."""
-
-    plan: Plan
-    outtype: Outtype
-    notes: tuple[str, ...]
-
-
-def expected_file(file: ClipFile, model_dir: Path, options: Options) -> Expected:
-    """Plan the conversion that a file should have come from.
+def expected_plan(file: ClipFile, model_dir: Path, options: Options) -> Plan:
+    """Plan the conversion that a file should have come from; the notes say where it has come from an unusual one.
 
     Of the options, those that the file tells are replaced: towers, outtype, layers. Raises CheckpointError or
     ConfigError when the file has nothing of what is converted, or the checkpoint cannot be converted to a file of its
     kind.
     """
-    outtype = _outtype(file, is_mmproj=bool(file.projector_names))
     model = open_model(model_dir, _with_towers(file, options), _told(file))
     other = PROJECTORS.get(model.family.projector)
     if file.family is not None and file.module != other and {file.module, other} - {"clip", "llava", None}:
@@ -44,8 +34,13 @@ def expected_file(file: ClipFile, model_dir: Path, options: Options) -> Expected
         raise CheckpointError(
             f"{file.file.source}: has a LLaVA projector, {model_dir} has none; --llava-projector takes it"
         )
-    plan = _with_file_type(make_plan(model, outtype), file, outtype)
-    return Expected(plan, outtype, (*model.told_notes, *_other_type_notes(file, plan, outtype)))
+    outtype = _outtype(file)
+    plan = make_plan(model, outtype)
+    told, metadata = file.value("file_type"), plan.metadata
+    if told in _file_types(outtype):  # It is one of the two that mean the outtype.
+        key = KEYS["file_type"].key
+        metadata = tuple(replace(item, value=told) if item.key == key else item for item in metadata)
+    return replace(plan, metadata=metadata, notes=(*model.told_notes, *_other_type_notes(file, plan)))
 
 
 def _with_towers(file: ClipFile, options: Options) -> Options:
@@ -71,13 +66,13 @@ def _told(file: ClipFile) -> Told:
     )
 
 
-def _outtype(file: ClipFile, *, is_mmproj: bool) -> Outtype:
+def _outtype(file: ClipFile) -> Outtype:
     """Return the outtype that general.file_type tells, else that of which the file has most in its matrices.
 
     Where the number means one outtype to llama.cpp and another to clip.cpp (7 and 8), the matrices decide, and without
     any of either the kind of the file.
     """
-    told = file.value("file_type")
+    told, is_mmproj = file.value("file_type"), bool(file.projector_names)
     # The first wins where there is nothing of any.
     either = sorted(OUTTYPES, key=lambda outtype: told != file_type(outtype, is_mmproj=is_mmproj))
     candidates = [outtype for outtype in either if told in _file_types(outtype)] or ["f16", *OUTTYPES]
@@ -94,16 +89,7 @@ def _file_types(outtype: Outtype) -> tuple[int, int]:
     return file_type(outtype, is_mmproj=False), file_type(outtype, is_mmproj=True)
 
 
-def _with_file_type(plan: Plan, file: ClipFile, outtype: Outtype) -> Plan:
-    """Return a plan that has the file's general.file_type, where it is one of the two that mean the outtype."""
-    told = file.value("file_type")
-    if told not in _file_types(outtype):
-        return plan
-    key = KEYS["file_type"].key
-    return replace(plan, metadata=tuple(replace(i, value=told) if i.key == key else i for i in plan.metadata))
-
-
-def _other_type_notes(file: ClipFile, plan: Plan, outtype: Outtype) -> Iterator[str]:
+def _other_type_notes(file: ClipFile, plan: Plan) -> Iterator[str]:
     """Yield notes about tensors that have another type than the conversion gives, as llama.cpp's quantize makes it."""
     others: Counter[tuple[str, str]] = Counter()
     for planned in plan.tensors:
@@ -113,5 +99,5 @@ def _other_type_notes(file: ClipFile, plan: Plan, outtype: Outtype) -> Iterator[
     for (found, usual), count in others.items():
         yield (
             f"{count:,} {'tensor is' if count == 1 else 'tensors are'} of type {found}, where a conversion to "
-            f"{outtype} gives {usual}; compared by the type that the file has"
+            f"{plan.outtype} gives {usual}; compared by the type that the file has"
         )

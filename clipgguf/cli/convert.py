@@ -7,23 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipgguf.cli.options import MODEL_DIR, AsJson, Threads, takes_options
-from clipgguf.cli.output import (
-    FOLD,
-    RIGHT,
-    WHOLE,
-    WIDE,
-    axes_text,
-    message,
-    metadata_object,
-    metadata_table,
-    progress_bar,
-    show,
-    show_json,
-    show_messages,
-    show_path,
-    size,
-    table,
-)
+from clipgguf.cli.output import message, progress_bar, show_json, show_messages, show_path, size
+from clipgguf.cli.tables import FOLD, RIGHT, WHOLE, WIDE, axes_text, metadata_object, metadata_table, show, table
 from clipgguf.errors import OutputError, UsageError
 from clipgguf.options import Options
 
@@ -147,25 +132,16 @@ def _json_object(plan: "Plan", path: Path, expected: "Outlook") -> dict[str, Any
 
 def _show_plan(plan: "Plan", path: Path, expected: "Outlook") -> None:
     """Print a plan on standard output: metadata, tensors, totals, and where the file would go."""
-    tensors = table(
-        {
-            "tensor": FOLD,
-            "source": WIDE,
-            "shape": FOLD,
-            "from": WHOLE,
-            "to": WHOLE,
-            "bytes in": RIGHT,
-            "bytes out": RIGHT,
-        },
-        [
-            (t.name, t.source.name, axes_text(t.shape), t.source.dtype, t.ggml_type.name, t.source.nbytes, t.nbytes)
-            for t in plan.tensors
-        ],
+    sizes = {"bytes in": RIGHT, "bytes out": RIGHT}
+    columns = {"tensor": FOLD, "source": WIDE, "shape": FOLD, "from": WHOLE, "to": WHOLE, **sizes}
+    rows = (
+        (t.name, t.source.name, axes_text(t.shape), t.source.dtype, t.ggml_type.name, t.source.nbytes, t.nbytes)
+        for t in plan.tensors
     )
     show(
         plan.found,
         metadata_table(plan.metadata),
-        tensors,
+        table(columns, rows),
         f"{len(plan.tensors):,} tensors, {plan.bytes_in:,} bytes in, {plan.bytes_out:,} bytes out",
         f"{path}: {_outlook_text(expected)}",
     )

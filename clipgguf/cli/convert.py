@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 def convert_command(
     model_dir: Annotated[str | None, MODEL_DIR] = None,
     model_dir_option: Annotated[
-        str | None,
-        typer.Option("--model-dir", "-m", metavar="MODEL_DIR", help="Another way to give MODEL_DIR."),
+        str | None, typer.Option("--model-dir", "-m", metavar="MODEL_DIR", help="Another way to give MODEL_DIR.")
     ] = None,
     output: Annotated[
         str | None,

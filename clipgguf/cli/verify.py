@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 
 # How many tensors the table has without --all.
 MOST_WORST = 20
-COLUMNS = {
-    **{"tensor": FOLD, "shape": WIDE, "from": WIDE, "to": WHOLE, "verdict": WHOLE, "differing": RIGHT},
-    **{"worst error": RIGHT, "mean error": WIDE_RIGHT, "of allowed": RIGHT},
-}
+_ERRORS = {"worst error": RIGHT, "mean error": WIDE_RIGHT, "of allowed": RIGHT}
+COLUMNS = {"tensor": FOLD, "shape": WIDE, "from": WIDE, "to": WHOLE, "verdict": WHOLE, "differing": RIGHT, **_ERRORS}
 
 
 @takes_options(verifies=True)

@@ -76,19 +76,17 @@ class TensorCheck:
     @property
     def problem(self) -> str:
         """The fault in words."""
-        name = f"tensor {self.name!r}"
-        if self.verdict == "missing":
-            return f"{name} is missing, the checkpoint has it as {self.source!r}"
-        if self.verdict == "unexpected":
-            return f"{name} is unexpected, a conversion of the checkpoint gives none of that name"
-        if self.verdict == "wrong shape":
-            return f"{name} has shape {self.shape}, should have {self.expected_shape}"
-        if self.verdict == "unknown type":
-            return f"{name} is of type {self.ggml_type}, whose values cannot be verified"
-        assert self.comparison is not None
-        assert self.first_difference is not None
+        others = {
+            "missing": f"is missing, the checkpoint has it as {self.source!r}",
+            "unexpected": "is unexpected, a conversion of the checkpoint gives none of that name",
+            "wrong shape": f"has shape {self.shape}, should have {self.expected_shape}",
+            "unknown type": f"is of type {self.ggml_type}, whose values cannot be verified",
+        }
+        if self.verdict in others:
+            return f"tensor {self.name!r} {others[self.verdict]}"
+        assert self.comparison is not None and self.first_difference is not None
         return (
-            f"{name} differs from {self.source!r} in {self.differing}, first at "
+            f"tensor {self.name!r} differs from {self.source!r} in {self.differing}, first at "
             f"[{', '.join(map(str, self.first_difference))}]; the worst error is {self.comparison.worst_error:.3g}, "
             f"{self.comparison.worst_of_allowed:.3g} times what {self.ggml_type} allows"
         )

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gguf import GGMLQuantizationType
-
 from clipgguf.clip_file import ClipFile
 from clipgguf.element_types import OUTTYPES, file_type
 from clipgguf.errors import CheckpointError
@@ -76,12 +74,11 @@ def _outtype(file: ClipFile) -> Outtype:
     # The first wins where there is nothing of any.
     either = sorted(OUTTYPES, key=lambda outtype: told != file_type(outtype, is_mmproj=is_mmproj))
     candidates = [outtype for outtype in either if told in _file_types(outtype)] or ["f16", *OUTTYPES]
-    nbytes = dict.fromkeys(candidates, 0)
-    names = {OUTTYPES[outtype][0].name: outtype for outtype in candidates}
+    nbytes: Counter[str] = Counter()
     for tensor in file.file.tensors:
-        if len(tensor.shape) == 2 and tensor.dtype in names:
-            nbytes[names[tensor.dtype]] += tensor.nbytes
-    return max(nbytes, key=lambda outtype: nbytes[outtype])
+        if len(tensor.shape) == 2:
+            nbytes[tensor.dtype] += tensor.nbytes
+    return max(candidates, key=lambda outtype: nbytes[OUTTYPES[outtype][0].name])
 
 
 def _file_types(outtype: Outtype) -> tuple[int, int]:
@@ -91,11 +88,8 @@ def _file_types(outtype: Outtype) -> tuple[int, int]:
 
 def _other_type_notes(file: ClipFile, plan: Plan) -> Iterator[str]:
     """Yield notes about tensors that have another type than the conversion gives, as llama.cpp's quantize makes it."""
-    others: Counter[tuple[str, str]] = Counter()
-    for planned in plan.tensors:
-        stored = file.tensors.get(planned.name)
-        if stored is not None and GGMLQuantizationType[stored.dtype] != planned.ggml_type:
-            others[stored.dtype, planned.ggml_type.name] += 1
+    pairs = ((file.tensors.get(planned.name), planned.ggml_type.name) for planned in plan.tensors)
+    others = Counter((stored.dtype, usual) for stored, usual in pairs if stored is not None and stored.dtype != usual)
     for (found, usual), count in others.items():
         yield (
             f"{count:,} {'tensor is' if count == 1 else 'tensors are'} of type {found}, where a conversion to "

@@ -16,7 +16,7 @@ from clipgguf.planning import Plan
 _LABELS = frozenset({"general.name", "general.description"})
 # What the torch script does not write and ``clipgguf upgrade`` adds.
 _ADDED_BY_UPGRADE = frozenset({KEYS["projector"].key, KEYS["vision.feature_layer"].key})
-# Of a value's text, what a message shows at most.
+# How many characters of a value a message shows at most.
 _LONGEST = 80
 
 

@@ -17,13 +17,12 @@ LONGEST_TYPE = 200
 
 @dataclass(frozen=True, slots=True)
 class TowerSummary:
-    """A tower that a file has tensors of; a number is None where the metadata does not say it.
+    """A tower that a file has tensors of; what the file does not tell is None.
 
-    ``name`` is "text" or "vision", ``family`` "CLIP" or "SigLIP", or None in a file of another family. ``blocks`` is
-    what the metadata says, ``blocks_stored`` of how many there are tensors, ``blocks_run`` how many are meant to run:
-    fewer, where a projector takes the features of an earlier layer, and None where the file does not tell. Image and
-    patch sizes are in pixels, for the vision tower only, and ``context_length`` and ``vocabulary`` in tokens, for the
-    text tower.
+    ``name`` is "text" or "vision", ``family`` "CLIP", "SigLIP" or another family's title. ``blocks`` is what the
+    metadata says, ``blocks_stored`` of how many there are tensors, ``blocks_run`` how many are meant to run: fewer,
+    where a projector takes the features of an earlier layer. Image and patch sizes are in pixels, for the vision tower
+    only, and ``context_length`` and ``vocabulary`` in tokens, for the text tower.
     """
 
     name: str

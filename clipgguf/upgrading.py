@@ -52,13 +52,9 @@ def upgrade(
     if in_place and not (source.stat().st_mode & 0o222 and os.access(source, os.W_OK)):
         # It is meant to stay as it is; the system would have it replaced all the same.
         raise OutputError(f"{source}: is read-only, so it is not replaced; -o writes the new file elsewhere")
-    plan = Plan(
-        file_name=path.name,
-        metadata=(*(item for item in file.file.metadata if item.key != ARCHITECTURE), *added),
-        tensors=tuple(PlannedTensor.copy_of(tensor) for tensor in file.file.tensors),
-        warnings=(),
-        notes=(),
-    )
+    metadata = (*(item for item in file.file.metadata if item.key != ARCHITECTURE), *added)
+    tensors = tuple(map(PlannedTensor.copy_of, file.file.tensors))
+    plan = Plan(path.name, metadata, tensors, warnings=(), notes=())
     # Of a symbolic link, as the Hugging Face cache is made of, what it leads to is replaced.
     write_plan(plan, path.resolve() if in_place else path, progress=progress)
     return Upgrade(path, tuple(f"{item.key} = {item.value[0] if item.is_array else item.value}" for item in added))

@@ -53,7 +53,11 @@ def convert_command(
     if use_f32 and options.get("outtype", "f32") != "f32":
         raise UsageError("exclude each other", "use_f32", "outtype")
     asked = Options(**(options | {"outtype": "f32"} if use_f32 else options))
-    model = _one_of(model_dir, model_dir_option)
+    given = [directory for directory in (model_dir, model_dir_option) if directory is not None]
+    if len(given) != 1:
+        what = "is given twice, as an argument and as --model-dir" if given else "is missing"
+        raise typer.BadParameter(what, param_hint="'MODEL_DIR'")
+    (model,) = given
     if dry_run:
         _dry_run(model, asked, output, as_json=as_json, quiet=quiet)
         return
@@ -69,14 +73,6 @@ def convert_command(
             f"{result.seconds:.1f} s"
         )
     show_path(result.path)
-
-
-def _one_of(argument: str | None, option: str | None) -> str:
-    directories = [directory for directory in (argument, option) if directory is not None]
-    if len(directories) != 1:
-        what = "is given twice, as an argument and as --model-dir" if directories else "is missing"
-        raise typer.BadParameter(what, param_hint="'MODEL_DIR'")
-    return directories[0]
 
 
 def _dry_run(model: str, options: Options, output: str | None, *, as_json: bool, quiet: bool) -> None:

@@ -1,6 +1,6 @@
 """``clipgguf inspect``."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from clipgguf.inspection import Inspection, ProjectorSummary, TowerSummary
 
 
-# What is said of a reader that is required, by whether it reads the file.
+# What is said of a reader that is required, where it does not read the file.
 _REFUSALS = {False: "{} cannot read it", None: "whether {} can read it is not known here"}
 
 
@@ -63,20 +63,13 @@ def inspect_command(
             else:
                 with_tensors = len(paths) == 1 if tensors is None else tensors
                 _show_tables(inspection, with_tensors=with_tensors, is_next=number > 0)
-            problems += _unmet(inspection, require or ())
+            for verdict in inspection.verdicts:
+                if verdict.reader in (require or ()):
+                    said = f"{inspection.path}: {_REFUSALS.get(verdict.reads, '').format(verdict.reader)}"
+                    problems += [f"{said}: {reason}" for reason in verdict.reasons]
     if as_json and (objects or len(paths) > 1):
         show_json(objects if len(paths) > 1 else objects[0])
     CheckpointError.raise_all(problems)
-
-
-def _unmet(inspection: "Inspection", required: Sequence[ReaderName]) -> Iterable[str]:
-    """Yield why readers that must read a file cannot, or why that is not known."""
-    return (
-        f"{inspection.path}: {_REFUSALS[verdict.reads].format(verdict.reader)}: {reason}"
-        for verdict in inspection.verdicts
-        if verdict.reader in required
-        for reason in verdict.reasons
-    )
 
 
 def _show_tables(inspection: "Inspection", *, with_tensors: bool, is_next: bool) -> None:

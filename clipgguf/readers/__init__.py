@@ -54,10 +54,7 @@ KERNELS = frozenset({_T.F16, _T.F32, _T.BF16})
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a reader loads a file and computes what it means, and the ``reasons`` why not.
-
-    ``reads`` is None where that is not known here; the reasons then say why.
-    """
+    """Whether a reader loads a file and computes what it means (None: not known here), and the reasons why not."""
 
     reader: str
     reads: bool | None
@@ -125,7 +122,8 @@ def llama_cpp(file: ClipFile) -> Iterator[str]:
     yield from mmproj.has_grid(file)
     yield from mmproj.runs_in_llama_cpp(file)
     yield from mmproj.has_no_final_norm(file)
-    yield from demands.has_one_activation(file)
+    if file.value("gelu") and file.value("silu"):
+        yield "clip.use_gelu and clip.use_silu are both true"
     yield from mmproj.has_pinpoints(file)
     yield from demands.has_types(file, LLAMA_CPP_TYPES, KERNELS, ("v.", PROJECTOR_PREFIX))
     yield from demands.is_contiguous(file)

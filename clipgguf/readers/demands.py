@@ -19,6 +19,8 @@ class Doubt(str):
     __slots__ = ()
 
 
+_Types = frozenset[GGMLQuantizationType]
+
 # The kernels that ggml's depthwise convolution takes; it aborts on f32.
 DEPTHWISE_KERNELS = frozenset({GGMLQuantizationType.F16, GGMLQuantizationType.BF16})
 
@@ -34,10 +36,7 @@ def has_keys(file: ClipFile, names: Sequence[str], part: str | None = None) -> I
 
 
 def has_key_types(file: ClipFile, names: Sequence[str], *, known: Sequence[str]) -> Iterator[str]:
-    """Metadata that must have the right type where it is there, by short name.
-
-    For families that have their own keys of the vision tower, those too, without the ``known`` ones.
-    """
+    """Metadata that must have the right type where it is there; so must the vision keys that only its family has."""
     values = () if file.family is None or file.is_llava else file.family.values
     own = [v.name for v in values if v.name in KEYS and part_of(v.name) == "vision" and v.name not in known]
     return _wrong_key_types(file, [KEYS[name] for name in dict.fromkeys((*names, *own))])
@@ -76,16 +75,8 @@ def has_tokens(file: ClipFile, count: int) -> Iterator[str]:
         yield f"its vocabulary has {len(tokens):,} tokens, the tokens {count - 2} and {count - 1} must be there"
 
 
-def has_types(
-    file: ClipFile,
-    matrices: frozenset[GGMLQuantizationType],
-    kernels: frozenset[GGMLQuantizationType],
-    prefixes: tuple[str, ...],
-) -> Iterator[str]:
-    """Element types of the matrices, of the patch convolution's kernel, and of all else, which must be f32.
-
-    ``prefixes`` begin the names of the tensors that the reader looks up.
-    """
+def has_types(file: ClipFile, matrices: _Types, kernels: _Types, prefixes: tuple[str, ...]) -> Iterator[str]:
+    """Element types of matrices and convolutions' kernels, with f32 for the rest, where the reader looks up a name."""
     taken = {
         2: (matrices, ""),
         4: (kernels, " as a convolution's kernel"),
@@ -151,12 +142,6 @@ def has_scratch(file: ClipFile, mebibytes: Mapping[int, int]) -> Iterator[str]:
             f"an image of image_size {image:,} takes about {needed / 2**20:,.0f} MiB, it has {has} MiB "
             f"for files of {len(file.tensors):,} tensors"
         )
-
-
-def has_one_activation(file: ClipFile) -> Iterator[str]:
-    """llama.cpp refuses a file that tells of two activations."""
-    if file.value("gelu") and file.value("silu"):
-        yield "clip.use_gelu and clip.use_silu are both true"
 
 
 def is_contiguous(file: ClipFile) -> Iterator[str]:

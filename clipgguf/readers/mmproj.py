@@ -74,10 +74,7 @@ def runs_in_llama_cpp(file: ClipFile) -> Iterator[str]:
 
 
 def runs_in_powerinfer(file: ClipFile, most: int) -> Iterator[str]:
-    """PowerInfer runs all blocks but the last of those that are stored, at most ``most``, whatever feature_layer says.
-
-    So a file for it has just one more than are meant to run.
-    """
+    """Just one block more than is meant to run: PowerInfer leaves out the last, whatever feature_layer says."""
     count, wanted = file.value("vision.blocks"), file.blocks_wanted
     if count is None or not file.is_llava:
         return

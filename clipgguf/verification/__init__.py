@@ -134,8 +134,7 @@ def verify(
 
     Towers, element types, and which of LLaVA's layers are stored and used are the file's; the other options are those
     of ``convert``, and must be given as they were then. ``threads`` is how many compare, 64 at most. ``progress`` is
-    called with the bytes of the checkpoint that are compared, and those to compare. Memory does not grow with the
-    model.
+    called with the bytes of the checkpoint compared so far, and with all. Memory does not grow with the model.
 
     Differences are no errors: see ``agrees`` and ``problems`` of what is returned. Raises CheckpointError or
     ConfigError when the file is no GGUF file of a known family, or the directory nothing that can be converted to one

@@ -16,11 +16,10 @@ from clipgguf.planning import Plan, make_plan
 
 
 def expected_plan(file: ClipFile, model_dir: Path, options: Options) -> Plan:
-    """Plan the conversion that a file should have come from; the notes say where it has come from an unusual one.
+    """Plan the conversion that a file should have come from; its notes say what is unusual.
 
-    Of the options, those that the file tells are replaced: towers, outtype, layers. Raises CheckpointError or
-    ConfigError when the file has nothing of what is converted, or the checkpoint cannot be converted to a file of its
-    kind.
+    What the file tells replaces options: towers, outtype, layers. Raises CheckpointError or ConfigError when the file
+    has nothing of what is converted, or the checkpoint cannot be converted to a file of its kind.
     """
     model = open_model(model_dir, _with_towers(file, options), _told(file))
     other = PROJECTORS.get(model.family.projector)

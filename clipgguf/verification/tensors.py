@@ -31,8 +31,7 @@ def compare_tensors(
 ) -> dict[str, Comparison]:
     """Compare tensors of a GGUF file with their sources; return the results by name.
 
-    ``progress`` is called with the bytes of the sources that are compared, and those of all.
-    Raises CheckpointError when a file is gone or has become shorter.
+    ``progress`` counts the sources' bytes. Raises CheckpointError when a file is gone or has become shorter.
     """
     # Planned as copies, so that the stream hands out the sources as they are.
     sources = [

@@ -16,8 +16,6 @@ from clipgguf.shape import shape_text
 class Doubt(str):
     """A reason why it cannot be told from the file whether a reader computes what it means."""
 
-    __slots__ = ()
-
 
 _Types = frozenset[GGMLQuantizationType]
 

@@ -145,6 +145,12 @@ def verify(
     plan = expected_plan(stored, model, options)
     differences, notes = compare_metadata(stored, plan)
     tensors = _check_tensors(stored, plan, threads, progress)
+    infinite = [
+        f"{tensor.name}: {tensor.comparison.infinite:,} values are finite in the checkpoint and too large for "
+        f"{tensor.ggml_type}, in the file they are not finite"
+        for tensor in tensors
+        if tensor.is_good and tensor.comparison and tensor.comparison.infinite
+    ]
     return Verification(
         path=path,
         model_dir=model,
@@ -152,17 +158,8 @@ def verify(
         outtype=plan.outtype,
         tensors=tensors,
         metadata=differences,
-        warnings=plan.warnings + _infinity_warnings(tensors),
+        warnings=(*plan.warnings, *infinite),
         notes=plan.notes + notes,
-    )
-
-
-def _infinity_warnings(tensors: tuple[TensorCheck, ...]) -> tuple[str, ...]:
-    return tuple(
-        f"{tensor.name}: {count:,} values are finite in the checkpoint and too large for {tensor.ggml_type}, in the "
-        "file they are not finite"
-        for tensor in tensors
-        if tensor.is_good and tensor.comparison is not None and (count := tensor.comparison.infinite)
     )
 
 

@@ -1,7 +1,7 @@
 """Which conversion a GGUF file should have come from: the plan, with the options that the file itself tells."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,12 @@ def expected_plan(file: ClipFile, model_dir: Path, options: Options) -> Plan:
     What the file tells replaces options: towers, outtype, layers. Raises CheckpointError or ConfigError when the file
     has nothing of what is converted, or the checkpoint cannot be converted to a file of its kind.
     """
-    model = open_model(model_dir, _with_towers(file, options), _told(file))
+    layers: tuple[int, ...] = file.value("vision.feature_layer") or ()
+    told = Told(
+        feature_layer=layers[0] if len(layers) == 1 and layers[0] > 0 else None,
+        stored_blocks=file.value("vision.blocks") or file.blocks_stored("vision"),
+    )
+    model = open_model(model_dir, _with_towers(file, options), told)
     other = PROJECTORS.get(model.family.projector)
     if file.family is not None and file.module != other and {file.module, other} - {"clip", "llava", None}:
         raise CheckpointError(
@@ -33,10 +38,10 @@ def expected_plan(file: ClipFile, model_dir: Path, options: Options) -> Plan:
         )
     outtype = _outtype(file)
     plan = make_plan(model, outtype)
-    told, metadata = file.value("file_type"), plan.metadata
-    if told in _file_types(outtype):  # It is one of the two that mean the outtype.
+    number, metadata = file.value("file_type"), plan.metadata
+    if number in _file_types(outtype):  # It is one of the two that mean the outtype.
         key = KEYS["file_type"].key
-        metadata = tuple(replace(item, value=told) if item.key == key else item for item in metadata)
+        metadata = tuple(replace(item, value=number) if item.key == key else item for item in metadata)
     return replace(plan, metadata=metadata, notes=(*model.told_notes, *_other_type_notes(file, plan)))
 
 
@@ -52,14 +57,6 @@ def _with_towers(file: ClipFile, options: Options) -> Options:
         options,
         text_only=has_text and not has_vision and not is_mmproj,
         vision_only=has_vision and not has_text and not is_mmproj,
-    )
-
-
-def _told(file: ClipFile) -> Told:
-    layers: Sequence[int] = file.value("vision.feature_layer") or ()
-    return Told(
-        feature_layer=layers[0] if len(layers) == 1 and layers[0] > 0 else None,
-        stored_blocks=file.value("vision.blocks") or file.blocks_stored("vision"),
     )
 
 

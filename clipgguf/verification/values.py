@@ -70,8 +70,6 @@ class Comparison:
 class _Stored:
     """Values as a GGML type has them: bytes, a row for each value or block, and the float32 that they stand for."""
 
-    __slots__ = ("ggml_type", "units", "values")
-
     def __init__(self, data: Bytes, ggml_type: GGMLQuantizationType) -> None:
         self.ggml_type = ggml_type
         self.units = data.reshape(-1, GGML_QUANT_SIZES[ggml_type][1])

@@ -63,9 +63,8 @@ class ConvertByDefault(TyperGroup):
         import difflib
 
         for command in difflib.get_close_matches(word.lower(), self.commands, 1, 0.7):
-            raise WrongUsage(
-                f"{word!r} is neither a command nor a model's directory; did you mean {command!r}?", ctx=ctx
-            )
+            what = f"{word!r} is neither a command nor a model's directory; did you mean {command!r}?"
+            raise WrongUsage(what, ctx=ctx)
 
     def format_usage(self, ctx: Any, formatter: Any) -> None:
         """Write both forms."""

@@ -16,7 +16,7 @@ from clipgguf.planning import Plan
 _LABELS = frozenset({"general.name", "general.description"})
 # What the torch script does not write and ``clipgguf upgrade`` adds.
 _ADDED_BY_UPGRADE = frozenset({KEYS["projector"].key, KEYS["vision.feature_layer"].key})
-# Of a value's text, what a message shows at most.
+# How many characters of a value a message shows at most.
 _LONGEST = 80
 
 
@@ -73,20 +73,17 @@ def _differences(expected: MetadataItem, found: MetadataItem | None) -> Iterator
     key = expected.key
     if found is None:
         yield MetadataDifference(key, "missing", expected.plain())
-        return
-    if found.type_name != expected.type_name:
+    elif found.type_name != expected.type_name:
         yield MetadataDifference(key, "type", expected.type_name, found.type_name)
-        return
-    if not expected.is_array:
-        if _stored(expected) != _stored(found):
-            yield MetadataDifference(key, "value", expected.plain(), found.plain())
-        return
-    if len(found.value) != len(expected.value):
-        yield MetadataDifference(key, "length", len(expected.value), len(found.value))
-    pairs = zip(_stored(expected), _stored(found), strict=False)
-    index = next((index for index, (should, is_) in enumerate(pairs) if should != is_), None)
-    if index is not None:
-        yield MetadataDifference(key, "value", expected.plain()[index], found.plain()[index], index)
+    elif expected.is_array:
+        if len(found.value) != len(expected.value):
+            yield MetadataDifference(key, "length", len(expected.value), len(found.value))
+        pairs = zip(_stored(expected), _stored(found), strict=False)
+        index = next((index for index, (should, is_) in enumerate(pairs) if should != is_), None)
+        if index is not None:
+            yield MetadataDifference(key, "value", expected.plain()[index], found.plain()[index], index)
+    elif _stored(expected) != _stored(found):
+        yield MetadataDifference(key, "value", expected.plain(), found.plain())
 
 
 def _stored(item: MetadataItem) -> Any:

@@ -148,12 +148,16 @@ class Types:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What all files of one origin have in common: types, values, and whether axes of length 1 vanish."""
+    """What all files of one origin have in common: types, values, and whether axes of length 1 vanish.
+
+    With ``has_card``, the files have all metadata ``general.*`` that the model card and the names give.
+    """
 
     types: tuple[Types, ...]
     values: tuple[Value, ...]
     squeezes: bool
     always_versioned: bool
+    has_card: bool = False
 
 
 @dataclass(frozen=True, slots=True)

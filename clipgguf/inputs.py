@@ -18,8 +18,10 @@ from clipgguf.config import (
 )
 from clipgguf.errors import ConfigError, collect, shown
 from clipgguf.family import INTEGERS, Family, Value
+from clipgguf.model_card import ModelCard, read_model_card
 from clipgguf.options import Options
 from clipgguf.sources import File, Folder
+from clipgguf.sources.given import given_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ class Inputs:
 
     ``model`` is the model's directory, or a file of weights in it; ``places`` are where an image processor's file may
     be. ``told`` is what a file tells that is verified. ``labels`` are what messages call the values, once they are
-    read. ``warnings``, ``notes`` and ``told_notes`` are lines for the user, which functions of values add to.
+    read. ``warnings``, ``notes`` and ``told_notes`` are lines for the user, which functions of values add to. ``card``
+    is what the metadata ``general.*`` are made from, where the file shall have them all.
     """
 
     model: Folder | File
@@ -87,6 +90,7 @@ class Inputs:
     statistics: ImageStatistics | None = None
     told: Told | None = None
     told_notes: list[str] = field(default_factory=list)
+    card: ModelCard | None = None
 
     @property
     def directory(self) -> Folder:
@@ -150,6 +154,11 @@ def read_values(family: Family, inputs: Inputs) -> dict[str, Any]:
                 values[value.name] = _checked(value, inputs.labels[value.name], found)
             else:
                 values[value.name] = value.default if value.source is None else value.source(inputs)
+    options = inputs.options
+    if family.base.has_card or options.model_card or options.metadata is not None:
+        given = None if options.metadata is None else given_file(options.metadata)
+        with collect(problems):
+            inputs.card = read_model_card(inputs.directory, inputs.config.values, options.name, given)
     ConfigError.raise_all(dict.fromkeys(problems))
     ConfigError.raise_all(_contradictions(family, values, inputs.labels))
     return values

@@ -8,6 +8,7 @@ from clipgguf.checkpoint import Checkpoint
 from clipgguf.family import Family
 from clipgguf.inputs import Inputs, read_values
 from clipgguf.matching import Match, Output, refuse_quantized
+from clipgguf.model_card import ModelCard
 from clipgguf.tensor import View
 
 # The options that a file with a part has a use for, of those that do not apply to every model.
@@ -21,6 +22,7 @@ class Model:
     ``values`` are the metadata by short name, and sizes besides; ``outputs`` the tensors in the order of the file.
     ``found`` says for people what the checkpoint was taken for. ``warnings`` and ``notes`` are lines for the user,
     ``told_notes`` those about a file that is verified. ``uses`` are the options that not every model has a use for.
+    ``card`` is what the metadata ``general.*`` are made from, where the file shall have them all.
     """
 
     family: Family
@@ -31,6 +33,7 @@ class Model:
     notes: tuple[str, ...] = ()
     uses: frozenset[str] = frozenset()
     told_notes: tuple[str, ...] = ()
+    card: ModelCard | None = None
 
 
 def open_family(family: Family, inputs: Inputs) -> Model:
@@ -65,6 +68,7 @@ def matched_model(
         warnings=(*inputs.warnings, *found.warnings, *warnings),
         notes=(*inputs.notes, *found.notes),
         told_notes=tuple(inputs.told_notes),
+        card=inputs.card,
         uses=frozenset(option for part in family.parts for option in USES[part]),
     )
 

@@ -34,6 +34,11 @@ class Options:
     name: str | None = field(default=None, metadata=_option(
         "The model's name: general.name in the file, and {name} in --output. "
         "[default: the config's; in --output the directory's]", told=True))
+    metadata: PathLike | None = field(default=None, metadata=_option(
+        'A JSON file of metadata that override the model card\'s, such as {"general.author": "Me"}.', told=True))
+    model_card: bool = field(default=False, metadata=_option(
+        "Write all general.* metadata that the model card and the directory's name give. CLIP's and LLaVA's files have "
+        "them only so.", told=True))
     text_only: bool = field(default=False, metadata=_option("Convert the text tower alone.", told=True))
     vision_only: bool = field(default=False, metadata=_option("Convert the vision tower alone.", told=True))
     outtype: Outtype = field(default="f16", metadata=_option(

@@ -1,7 +1,7 @@
 """What a conversion will write, before a byte of it exists; it knows names, views and values, and no towers."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType
@@ -11,6 +11,7 @@ from clipgguf.config import LARGEST_UINT32
 from clipgguf.element_types import CLIP_CPP_TYPES, OUTTYPES, QUANTIZED, file_type, ggml_type, resolved, tensor_nbytes
 from clipgguf.errors import CheckpointError, shown
 from clipgguf.family import F32, Family
+from clipgguf.general import general_metadata
 from clipgguf.keys import KEYS
 from clipgguf.matching import Output
 from clipgguf.model import Model
@@ -83,20 +84,26 @@ def make_plan(model: Model, outtype: Outtype) -> Plan:
     """Plan the GGUF file for a model; CheckpointError when the file would be too much for its readers here."""
     outtype = resolved(outtype, [output.source for output in model.outputs if len(squeeze(output.shape)) == 2])
     planned = tuple(_planned(model.family, output, outtype) for output in model.outputs)
+    general, warnings = list[MetadataItem](), list[str]()
+    if model.card is not None:
+        general, warnings = general_metadata(model.card, sum(math.prod(tensor.shape) for tensor in planned))
     dtypes = dict.fromkeys(part.dtype for tensor in planned for part in tensor.source.stored)
     return Plan(
         file_name=f"{model.family.file_prefix}model-{outtype}.gguf",
-        metadata=_metadata(model, outtype),
+        metadata=_metadata(model, outtype, general),
         tensors=planned,
-        warnings=model.warnings,
+        warnings=(*model.warnings, *warnings),
         notes=(*model.notes, *_type_notes(model.family, planned, outtype)),
         found=f"{model.found}, {' and '.join(dtypes)}",
         outtype=outtype,
     )
 
 
-def _metadata(model: Model, outtype: Outtype) -> tuple[MetadataItem, ...]:
-    """Return the metadata in the order of KEYS; general.architecture, which GGUFWriter adds, comes before it."""
+def _metadata(model: Model, outtype: Outtype, general: Sequence[MetadataItem]) -> tuple[MetadataItem, ...]:
+    """Return the metadata in the order of KEYS; general.architecture, which GGUFWriter adds, comes before it.
+
+    What is ``general`` comes first, and counts.
+    """
     family, matrix_type = model.family, OUTTYPES[outtype][0]
     values = {**model.values, "file_type": file_type(outtype, is_mmproj=bool(family.projector))}
     if family.base.always_versioned or matrix_type in QUANTIZED:
@@ -104,12 +111,14 @@ def _metadata(model: Model, outtype: Outtype) -> tuple[MetadataItem, ...]:
         values["quantization_version"] = GGML_QUANT_VERSION
     unwritten = {value.name for value in family.all_values if values.get(value.name) == value.unless}
     unwritten |= {value.name for value in family.all_values if value.part not in ("", *family.parts)}
+    given = {item.key for item in general}
     # GGUFWriter leaves out an empty string without a word; so does the plan, which must say what the file will have.
-    return tuple(
+    own = (
         key.item(list(values[name]) if isinstance(values[name], tuple) else values[name])
         for name, key in KEYS.items()
-        if name not in unwritten and values.get(name) not in (None, "")
+        if name not in unwritten and key.key not in given and values.get(name) not in (None, "")
     )
+    return (*general, *own)
 
 
 def _planned(family: Family, output: Output, outtype: Outtype) -> PlannedTensor:

@@ -8,7 +8,8 @@ import pytest
 from gguf import GGUFWriter, Metadata, size_label
 
 from clipgguf.errors import ConfigError
-from clipgguf.general import General
+from clipgguf.general import general_metadata
+from clipgguf.model_card import read_model_card
 from clipgguf.sources.local import LocalFolder
 from tests.json_files import write_json
 
@@ -41,7 +42,7 @@ def written(directory: Path, name: str | None = None, given: Any = None, element
     if given is not None:
         write_json(directory / "given.json", given)
         file = LocalFolder(directory).file("given.json")
-    items, warnings = General.read(LocalFolder(directory), config, name, file).items(elements)
+    items, warnings = general_metadata(read_model_card(LocalFolder(directory), config, name, file), elements)
     assert not warnings
     return {item.key: item.value for item in items}
 
@@ -129,7 +130,7 @@ def test_odd_cards_give_the_rest(card: str, tmp_path: Path) -> None:
     directory = model(tmp_path, "x-7B-Instruct")
     text = ODD_CARDS[card]
     (directory / "README.md").write_bytes(text if isinstance(text, bytes) else text.encode())
-    items, _ = General.read(LocalFolder(directory), {}, None, None).items(7_000_000_000)
+    items, _ = general_metadata(read_model_card(LocalFolder(directory), {}, None, None), 7_000_000_000)
     found = {item.key: item.value for item in items}
     assert found["general.finetune"] == "Instruct"
     assert isinstance(found["general.name"], str)

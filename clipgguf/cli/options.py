@@ -27,6 +27,7 @@ KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 # What the command line takes the fields for, and calls their values; all others are switches.
 _TYPES: dict[str, tuple[Any, str | None]] = {
     "name": (str | None, "NAME"),
+    "metadata": (Path | None, "FILE"),
     "outtype": (Outtype | None, None),
     "image_mean": (tuple[float, float, float] | None, "R G B"),
     "image_std": (tuple[float, float, float] | None, "R G B"),

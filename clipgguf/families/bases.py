@@ -36,6 +36,7 @@ SCRIPT = Base(
 MTMD = Base(
     squeezes=False,
     always_versioned=True,
+    has_card=True,
     types=(
         Types("*", F32, axes=0),
         Types("*", F32, axes=1),

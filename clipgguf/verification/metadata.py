@@ -12,8 +12,8 @@ from clipgguf.clip_file import ClipFile
 from clipgguf.keys import KEYS
 from clipgguf.planning import Plan
 
-# Labels, which follow from the directory's name and from what was asked for, and which no reader needs.
-_LABELS = frozenset({"general.name", "general.description"})
+# All other general.* are labels, which follow from names, the model card and what was asked for; no reader needs them.
+_NO_LABELS = frozenset(KEYS[name].key for name in ("type", "file_type", "quantization_version"))
 # What the torch script does not write and ``clipgguf upgrade`` adds.
 _ADDED_BY_UPGRADE = frozenset({KEYS["projector"].key, KEYS["vision.feature_layer"].key})
 # How many characters of a value a message shows at most.
@@ -57,7 +57,7 @@ def compare_metadata(file: ClipFile, plan: Plan) -> tuple[tuple[MetadataDifferen
     notes: list[str] = []
     for item in expected:
         found = list(_differences(item, file.items.get(item.key)))
-        if item.key in _LABELS:
+        if _is_label(item.key):
             notes += [difference.problem for difference in found]
         else:
             differences += found
@@ -67,6 +67,10 @@ def compare_metadata(file: ClipFile, plan: Plan) -> tuple[tuple[MetadataDifferen
     known = {item.key for item in expected}
     notes += [f"metadata key {key!r} is one that no conversion writes" for key in file.items if key not in known]
     return tuple(differences), tuple(notes)
+
+
+def _is_label(key: str) -> bool:
+    return key.startswith("general.") and key not in _NO_LABELS
 
 
 def _differences(expected: MetadataItem, found: MetadataItem | None) -> Iterator[MetadataDifference]:

@@ -1,9 +1,10 @@
 """The text tower's vocabulary: token strings in the order of their ids."""
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
+from clipgguf.config import valid_text
 from clipgguf.errors import ConfigError, shown
 from clipgguf.json_file import read_json_object
 from clipgguf.sources import File, Folder
@@ -12,8 +13,7 @@ from clipgguf.sources import File, Folder
 class Vocabulary(Sequence[str]):
     """Tokens, the one with id N at index N, in a tenth of the memory of a list of strings.
 
-    CLIP's 49,408 tokens are 0.4 MB of text; as so many Python objects they would be a noticeable part of what a whole
-    conversion takes.
+    CLIP's 49,408 tokens are 0.4 MB of text; as Python objects they would be a noticeable part of a conversion's memory.
     """
 
     def __init__(self, text: bytes, bounds: Sequence[int]) -> None:
@@ -64,7 +64,9 @@ def read_vocabulary(directory: Folder, given: Folder | File | None = None) -> Vo
     """
     if isinstance(given, File):
         return _read_file(given)
-    places = [given] if given is not None else [directory, *_sibling_tokenizer(directory)]
+    places = [directory if given is None else given]
+    if given is None and "text_encoder" in directory.title:
+        places.append(directory.folder("../" + directory.title.replace("text_encoder", "tokenizer")))
     for place in places:
         for name in ("vocab.json", "tokenizer.json"):
             if name in place:
@@ -75,18 +77,13 @@ def read_vocabulary(directory: Folder, given: Folder | File | None = None) -> Vo
     )
 
 
-def _sibling_tokenizer(directory: Folder) -> list[Folder]:
-    name = directory.title
-    return [directory.folder("../" + name.replace("text_encoder", "tokenizer"))] if "text_encoder" in name else []
-
-
 def _read_file(path: File) -> Vocabulary:
     """Read a vocab.json or a tokenizer.json, which is told by its ``model``."""
     # Two thirds of a tokenizer.json are the merges, two strings for each token, and nobody needs them here.
     values = read_json_object(path, emptied=() if path.name == "vocab.json" else ("model", "merges"))
     if isinstance(values.get("model"), dict) or path.name == "tokenizer.json":
         values = _tokenizer_items(values, path)
-    return _by_id(values.items(), path)
+    return _by_id(values, path)
 
 
 def _tokenizer_items(tokenizer: dict[str, Any], path: File) -> dict[str, Any]:
@@ -100,16 +97,15 @@ def _tokenizer_items(tokenizer: dict[str, Any], path: File) -> dict[str, Any]:
     return {**tokens, **{token["content"]: token.get("id") for token in added}}
 
 
-def _by_id(items: Iterable[tuple[str, Any]], path: File) -> Vocabulary:
+def _by_id(ids: Mapping[str, Any], path: File) -> Vocabulary:
     tokens: dict[int, str] = {}
-    for token, token_id in items:
+    for token, token_id in ids.items():
         if type(token_id) is not int or token_id < 0:
             raise ConfigError(f"{path}: token {shown(token)} has id {shown(token_id)}, should be an integer from 0")
         if token_id in tokens:
-            raise ConfigError(
-                f"{path}: id {token_id} belongs to two tokens, {shown(tokens[token_id])} and {shown(token)}"
-            )
-        if not _is_encodable(token):
+            both = f"{shown(tokens[token_id])} and {shown(token)}"
+            raise ConfigError(f"{path}: id {token_id} belongs to two tokens, {both}")
+        if valid_text(token) != token:
             raise ConfigError(
                 f"{path}: token {shown(token)} (id {token_id}) is no valid Unicode, GGUF strings are UTF-8"
             )
@@ -119,14 +115,5 @@ def _by_id(items: Iterable[tuple[str, Any]], path: File) -> Vocabulary:
     try:
         return Vocabulary.pack(tokens[i] for i in range(len(tokens)))
     except KeyError as e:
-        raise ConfigError(
-            f"{path}: no token has id {e.args[0]}, but the ids go up to {max(tokens)}; they should have no holes"
-        ) from e
-
-
-def _is_encodable(token: str) -> bool:
-    try:
-        token.encode()
-    except UnicodeEncodeError:  # A lone surrogate, which JSON can spell and UTF-8 cannot.
-        return False
-    return True
+        hole = f"no token has id {e.args[0]}, but the ids go up to {max(tokens)}"
+        raise ConfigError(f"{path}: {hole}; they should have no holes") from e

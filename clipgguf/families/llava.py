@@ -21,23 +21,10 @@ from clipgguf.families.clip import (
     activation,
     value_warnings,
 )
-from clipgguf.families.llava_projectors import (
-    NEWLINE,
-    Kind,
-    by_tail,
-    is_projector_name,
-    projector_prefix,
-    recognise,
-)
+from clipgguf.families.llava_projectors import NEWLINE, Kind, by_tail, is_projector_name, projector_prefix, recognise
 from clipgguf.families.llava_settings import Settings, check_strategy, settings_values
 from clipgguf.families.llava_tower import find_tower, tower_prefix
-from clipgguf.families.tower_tables import (
-    CLIP_EMBEDDINGS,
-    SCRIPT_BLOCK,
-    SIGLIP_EMBEDDINGS,
-    SIGLIP_HEAD,
-    TOWER,
-)
+from clipgguf.families.tower_tables import CLIP_EMBEDDINGS, SCRIPT_BLOCK, SIGLIP_EMBEDDINGS, SIGLIP_HEAD, TOWER
 from clipgguf.family import Family, Rule, Section, Value
 from clipgguf.inputs import Config, Inputs, read_values, refuse_towers
 from clipgguf.json_file import read_json_object
@@ -54,9 +41,7 @@ _LANGUAGE_MODEL = re.compile(
 )
 # The parts of CLIP that an image encoder goes without.
 CLIP_REST = (*NEVER_WRITTEN, r"(.*\.)?text_model\.", r"text_projection\.weight$", r"logit_bias$")
-LLAVA_USES = frozenset(
-    {"llava_projector", "feature_layer", "keep_last_layer", "projector_type", "vision_config"},
-)
+LLAVA_USES = frozenset({"llava_projector", "feature_layer", "keep_last_layer", "projector_type", "vision_config"})
 # MobileVLM's LDP downsamples a fixed grid in llama.cpp (``build_llava`` in tools/mtmd/models/llava.cpp).
 LDP_GRID = 24
 

@@ -11,13 +11,7 @@ from typing import Any
 from clipgguf.config import LARGEST_UINT32, rgb_statistics
 from clipgguf.errors import CheckpointError, ConfigError, shown
 from clipgguf.families.bases import statistics
-from clipgguf.families.clip import (
-    TEXT,
-    VISION,
-    clip_family,
-    towers_asked_for,
-    value_warnings,
-)
+from clipgguf.families.clip import TEXT, VISION, clip_family, towers_asked_for, value_warnings
 from clipgguf.families.tower_tables import SCRIPT_BLOCK
 from clipgguf.family import Family, Rule, Section, Value, linear, norm
 from clipgguf.inputs import Config, Inputs, checked, read_values
@@ -25,9 +19,7 @@ from clipgguf.model import Model, matched_model
 
 _BLOCK = (
     Rule(
-        "attn.in_proj_weight",
-        ("attn_q.weight", "attn_k.weight", "attn_v.weight"),
-        "(3 width') width -> 3 width' width",
+        "attn.in_proj_weight", ("attn_q.weight", "attn_k.weight", "attn_v.weight"), "(3 width') width -> 3 width' width"
     ),
     Rule("attn.in_proj_bias", ("attn_q.bias", "attn_k.bias", "attn_v.bias"), "(3 width) -> 3 width"),
     *linear("attn.out_proj", "attn_out", "width", "width'"),

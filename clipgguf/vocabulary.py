@@ -7,7 +7,9 @@ from typing import Any, overload
 from clipgguf.config import valid_text
 from clipgguf.errors import ConfigError, shown
 from clipgguf.json_file import read_json_object
+from clipgguf.options import PathLike
 from clipgguf.sources import File, Folder
+from clipgguf.sources.given import place
 
 
 class Vocabulary(Sequence[str]):
@@ -54,7 +56,7 @@ class Vocabulary(Sequence[str]):
         return self._text[self._bounds[chosen] : self._bounds[chosen + 1]].decode()
 
 
-def read_vocabulary(directory: Folder, given: Folder | File | None = None) -> Vocabulary:
+def read_vocabulary(directory: Folder, given: PathLike | None = None) -> Vocabulary:
     """Return the vocabulary of a model directory, or the one of a file or directory that is ``given``.
 
     It comes from vocab.json (an object, token to id), else from tokenizer.json, the only one that transformers 5
@@ -62,15 +64,16 @@ def read_vocabulary(directory: Folder, given: Folder | File | None = None) -> Vo
     encoder: in tokenizer/ for text_encoder/, in tokenizer_2/ for text_encoder_2/.
     Raises ConfigError when there is neither, or when the ids are not exactly 0 to n - 1.
     """
-    if isinstance(given, File):
-        return _read_file(given)
-    places = [directory if given is None else given]
+    first = directory if given is None else place(given)
+    if isinstance(first, File):
+        return _read_file(first)
+    places = [first]
     if given is None and "text_encoder" in directory.title:
         places.append(directory.folder("../" + directory.title.replace("text_encoder", "tokenizer")))
-    for place in places:
+    for folder in places:
         for name in ("vocab.json", "tokenizer.json"):
-            if name in place:
-                return _read_file(place.file(name))
+            if name in folder:
+                return _read_file(folder.file(name))
     raise ConfigError(
         f"{' and '.join(map(str, places))}: no vocab.json and no tokenizer.json; the text tower needs its vocabulary "
         "(--vocab takes one, --vision-only converts without)"

@@ -4,15 +4,17 @@ The defaults are those of transformers 5.23, ``configuration_clip.py`` and ``con
 writes only the fields that differ from them.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from clipgguf.config import CLIP_STATISTICS, SIGLIP_STATISTICS
+from clipgguf.config import CLIP_STATISTICS, SIGLIP_STATISTICS, ImageStatistics
 from clipgguf.errors import CheckpointError, ConfigError, shown
 from clipgguf.families.bases import SCRIPT, statistics
 from clipgguf.families.tower_tables import (
     CLIP_EMBEDDINGS,
+    POSITIONS,
     POST_NORM,
     SCRIPT_BLOCK,
     SIGLIP_EMBEDDINGS,
@@ -22,8 +24,8 @@ from clipgguf.families.tower_tables import (
 from clipgguf.family import Family, Prefix, Rule, Section, Value, norm
 from clipgguf.inputs import Config, Inputs
 from clipgguf.model import Model, open_family
-from clipgguf.sources.given import place
-from clipgguf.vocabulary import Vocabulary, read_vocabulary
+from clipgguf.sources import File
+from clipgguf.vocabulary import read_vocabulary
 
 TEXT, VISION = "text", "vision"
 
@@ -42,12 +44,6 @@ def activation(values: Mapping[str, Any]) -> bool:
     return KNOWN_ACTIVATIONS.get(_told_activation(values), False)
 
 
-def vocabulary(inputs: Inputs) -> Vocabulary:
-    """Return the text tower's tokens in the order of their ids."""
-    given = inputs.options.vocab
-    return read_vocabulary(inputs.directory, None if given is None else place(given))
-
-
 TEXT_VALUES = (
     Value("text.positions", "text_config.max_position_embeddings", 77),
     Value("text.width", "text_config.hidden_size", 512),
@@ -60,6 +56,7 @@ TEXT_VALUES = (
     Value("text.vocab", "text_config.vocab_size", 49408),
     Value("text.act", "text_config.hidden_act", "quick_gelu"),
 )
+TOKENS = Value("text.tokens", lambda inputs: read_vocabulary(inputs.directory, inputs.options.vocab))
 
 
 def vision_values(*, patch: int, epsilon: float, act: str, class_token: bool) -> tuple[Value, ...]:
@@ -80,44 +77,51 @@ def vision_values(*, patch: int, epsilon: float, act: str, class_token: bool) ->
     )
 
 
-CLIP_VISION_VALUES = vision_values(patch=32, epsilon=1e-5, act="quick_gelu", class_token=True)
-SIGLIP_VISION_VALUES = vision_values(patch=16, epsilon=1e-6, act="gelu_pytorch_tanh", class_token=False)
+@dataclass(frozen=True, slots=True)
+class VisionTower:
+    """What CLIP's vision tower and SigLIP's differ in."""
+
+    name: str
+    values: tuple[Value, ...]
+    embeddings: tuple[Rule, ...]
+    statistics: ImageStatistics
+    noted: tuple[tuple[str, str], ...] = ()
+
+
+HEAD_NOTE = "vision_model.head.* is left out ({count} tensors): no reader of GGUF files runs SigLIP's attention pooling"
+# By whether it is SigLIP's.
+VISION_TOWERS = {
+    False: VisionTower(
+        "CLIP",
+        vision_values(patch=32, epsilon=1e-5, act="quick_gelu", class_token=True),
+        CLIP_EMBEDDINGS,
+        CLIP_STATISTICS,
+    ),
+    True: VisionTower(
+        "SigLIP",
+        vision_values(patch=16, epsilon=1e-6, act="gelu_pytorch_tanh", class_token=False),
+        SIGLIP_EMBEDDINGS,
+        SIGLIP_STATISTICS,
+        noted=((SIGLIP_HEAD, HEAD_NOTE),),
+    ),
+}
 
 TEXT_TOWER = Prefix("embeddings.token_embedding.weight", "text_model.")
-TEXT_SECTIONS = (
-    Section(
-        TEXT_TOWER,
-        "t.",
-        (
-            Rule("embeddings.token_embedding.weight", "token_embd.weight", "vocab width"),
-            Rule("embeddings.position_embedding.weight", "position_embd.weight", "positions width"),
-        ),
-        part=TEXT,
-    ),
-    Section(TEXT_TOWER + "encoder.layers.{}.", "t.blk.{}.", SCRIPT_BLOCK, times="blocks", part=TEXT),
-    Section(TEXT_TOWER, "t.", norm("final_layer_norm", "post_ln"), part=TEXT),
-)
+TEXT_EMBEDDINGS = (Rule("embeddings.token_embedding.weight", "token_embd.weight", "vocab width"), POSITIONS)
 
 
-def vision_sections(embeddings: tuple[Rule, ...]) -> tuple[Section, ...]:
-    """Return the sections of a whole vision tower."""
+def _tower(part: str, prefix: Prefix, embeddings: tuple[Rule, ...], last: tuple[Rule, ...]) -> tuple[Section, ...]:
+    """Return the sections of a whole tower."""
+    ours = f"{part[0]}."
     return (
-        Section(TOWER, "v.", embeddings),
-        Section(TOWER + "encoder.layers.{}.", "v.blk.{}.", SCRIPT_BLOCK, times="blocks"),
-        Section(TOWER, "v.", POST_NORM),
+        Section(prefix, ours, embeddings, part=part),
+        Section(prefix + "encoder.layers.{}.", ours + "blk.{}.", SCRIPT_BLOCK, times="blocks", part=part),
+        Section(prefix, ours, last, part=part),
     )
 
 
-def _projections(towers: tuple[str, ...], *, optional: bool) -> tuple[Section, ...]:
-    """Return the towers' projections into one space, as sections of their own after the towers."""
-    names = {VISION: "visual_projection.weight", TEXT: "text_projection.weight"}
-    return tuple(
-        Section("", "", (Rule(name, name, "projection width", optional=optional),), part=tower)
-        for tower, name in names.items()
-        if tower in towers
-    )
-
-
+# The towers' projections into one space, which stand after both towers.
+PROJECTIONS = {VISION: "visual_projection.weight", TEXT: "text_projection.weight"}
 # What goes into a file, by its towers: general.description, and the prefix of the file's name.
 CONTENTS = {
     (TEXT, VISION): ("two-tower CLIP model", ""),
@@ -138,40 +142,46 @@ def clip_family(
     towers: tuple[str, ...],
     *,
     stored: tuple[str, ...] = (),
-    projection_optional: bool = False,
     is_siglip: bool = False,
+    default: ImageStatistics | None = None,
 ) -> Family:
     """Return the family of CLIP models of which these towers go into the file.
 
-    ``stored`` are those that the checkpoint has, whose configuration must be right, too.
+    ``stored`` are those that the checkpoint has, whose configuration must be right, too; a single one may be without
+    its projection. ``default`` are the image statistics where they are others than the tower's own.
     """
     description, file_prefix = CONTENTS[towers]
-    embeddings, default = (SIGLIP_EMBEDDINGS, SIGLIP_STATISTICS) if is_siglip else (CLIP_EMBEDDINGS, CLIP_STATISTICS)
-    sections = (TEXT_SECTIONS if TEXT in towers else ()) + (vision_sections(embeddings) if VISION in towers else ())
-    left_out = [pattern for tower in (TEXT, VISION) if tower not in towers for pattern in OTHER_TOWER[tower]]
+    vision = VISION_TOWERS[is_siglip]
+    sections: list[Section] = []
+    if TEXT in towers:
+        sections += _tower(TEXT, TEXT_TOWER, TEXT_EMBEDDINGS, norm("final_layer_norm", "post_ln"))
+    if VISION in towers:
+        sections += _tower(VISION, TOWER, vision.embeddings, POST_NORM)
+    for tower, name in PROJECTIONS.items():
+        if tower in towers and not is_siglip:
+            rule = Rule(name, name, "projection width", optional=len(stored) == 1)
+            sections.append(Section("", "", (rule,), part=tower))
     return Family(
         title=title,
         base=SCRIPT,
         description=description,
         file_prefix=file_prefix,
         values=(
-            *(TEXT_VALUES if TEXT in (*towers, *stored) else ()),
-            *((SIGLIP_VISION_VALUES if is_siglip else CLIP_VISION_VALUES) if VISION in (*towers, *stored) else ()),
-            *(Value(f"has_{tower}", default=tower in towers) for tower in (TEXT, VISION)),
+            *(TEXT_VALUES if TEXT in (stored or towers) else ()),
+            *(vision.values if VISION in (stored or towers) else ()),
+            Value("has_text", default=TEXT in towers),
+            Value("has_vision", default=VISION in towers),
             Value("has_llava", default=False),
-            *((Value("text.tokens", vocabulary),) if TEXT in towers else ()),
-            *(statistics(default) if VISION in towers else ()),
+            *((TOKENS,) if TEXT in towers else ()),
+            *(statistics(default or vision.statistics) if VISION in towers else ()),
             Value("gelu", of=activation),
         ),
-        sections=sections + (() if is_siglip else _projections(towers, optional=projection_optional)),
-        left_out=tuple(left_out),
+        sections=tuple(sections),
+        left_out=tuple(pattern for tower in (TEXT, VISION) if tower not in towers for pattern in OTHER_TOWER[tower]),
         ignored=(*NEVER_WRITTEN, *((r"logit_bias$",) if is_siglip else ())),
-        noted=((SIGLIP_HEAD, HEAD_NOTE),) if is_siglip else (),
+        noted=vision.noted,
         shared=frozenset({"projection"}),
     )
-
-
-HEAD_NOTE = "vision_model.head.* is left out ({count} tensors): no reader of GGUF files runs SigLIP's attention pooling"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,20 +194,15 @@ class _Layout:
     is_siglip: bool = False
 
 
-LAYOUTS: Mapping[str, _Layout] = {
+LAYOUTS = {
     "clip": _Layout("CLIPModel", (TEXT, VISION)),
     "clip_text_model": _Layout("CLIPTextModel", (TEXT,), is_flat=True),
     "clip_vision_model": _Layout("CLIPVisionModel", (VISION,), is_flat=True),
     "siglip": _Layout("SigLIP (SiglipModel)", (VISION,), is_siglip=True),
     "siglip_vision_model": _Layout("SigLIP (SiglipVisionModel)", (VISION,), is_flat=True, is_siglip=True),
 }
-# A tower that was saved with the config.json of the whole model tells by its class.
-_SINGLE_TOWERS: Mapping[str, str] = {
-    "CLIPTextModel": TEXT,
-    "CLIPTextModelWithProjection": TEXT,
-    "CLIPVisionModel": VISION,
-    "CLIPVisionModelWithProjection": VISION,
-}
+# The class of a tower that was saved with the config.json of the whole model.
+_SINGLE_TOWER = re.compile(r"CLIP(Text|Vision)Model(WithProjection)?")
 
 
 def open_model(inputs: Inputs) -> Model:
@@ -207,28 +212,20 @@ def open_model(inputs: Inputs) -> Model:
     """
     layout = _layout(inputs.config)
     inputs.config = standard_config(inputs.config, layout.towers[0] if layout.is_flat else None)
-    family = clip_family(
-        layout.name,
-        _content(inputs, layout),
-        stored=layout.towers,
-        projection_optional=len(layout.towers) == 1,
-        is_siglip=layout.is_siglip,
-    )
-    model = open_family(family, inputs)
-    return replace(model, warnings=model.warnings + value_warnings(model.values, family.parts, inputs.config.path))
+    towers = _content(inputs, layout)
+    family = clip_family(layout.name, towers, stored=layout.towers, is_siglip=layout.is_siglip)
+    return with_value_warnings(open_family(family, inputs), inputs.config.path)
 
 
 def _layout(config: Config) -> _Layout:
     """Return what config.json describes."""
     model_type = config.get("model_type", "clip")
-    layout = LAYOUTS[model_type]
     architectures = config.values.get("architectures")
     if model_type == "clip" and isinstance(architectures, list) and len(architectures) == 1:
         name = architectures[0]
-        tower = _SINGLE_TOWERS.get(name) if isinstance(name, str) else None
-        if tower is not None:
-            return _Layout(name, (tower,))
-    return layout
+        if isinstance(name, str) and (single := _SINGLE_TOWER.fullmatch(name)):
+            return _Layout(name, (single[1].lower(),))
+    return LAYOUTS[model_type]
 
 
 def standard_config(config: Config, flat: str | None = None) -> Config:
@@ -252,15 +249,10 @@ def _content(inputs: Inputs, layout: _Layout) -> tuple[str, ...]:
             f"{inputs.config.path}: is a SigLIP model of two towers, which no reader of GGUF files can run (clip.cpp "
             "knows neither its text tower nor its attention pooling); --vision-only converts the vision tower"
         )
-    for asked, option, tower, kind in (
-        (options.text_only, "--text-only", TEXT, "vision"),
-        (options.vision_only, "--vision-only", VISION, "text"),
-    ):
+    for asked, tower in ((options.text_only, TEXT), (options.vision_only, VISION)):
         if asked and tower not in layout.towers:
-            raise CheckpointError(
-                f"{inputs.directory}: has only a {kind} tower ({layout.name}); {option} asks for the one that is not "
-                "there"
-            )
+            only = f"has only a {layout.towers[0]} tower ({layout.name})"
+            raise CheckpointError(f"{inputs.directory}: {only}; --{tower}-only asks for the one that is not there")
     return towers_asked_for(inputs, layout.towers)
 
 
@@ -270,21 +262,25 @@ def towers_asked_for(inputs: Inputs, towers: tuple[str, ...]) -> tuple[str, ...]
     return tuple(tower for tower in towers if only[tower]) or towers
 
 
-def value_warnings(values: Mapping[str, Any], parts: tuple[str, ...], path: object) -> tuple[str, ...]:
-    """Return warnings about activations that the one flag of a file cannot tell of, and tokens without a row."""
+def with_value_warnings(model: Model, path: File) -> Model:
+    """Return a model with warnings about activations that the file's one flag cannot tell of, and tokens without a row.
+
+    ``path`` is the configuration.
+    """
+    values = model.values
     vision = _told_activation(values)
-    text = values["text.act"] if TEXT in parts else vision
-    unknown = [
+    text = values["text.act"] if TEXT in model.family.parts else vision
+    warnings = [
         f"{path}: readers of the file do not know hidden_act {shown(act)}; they will compute quick_gelu"
         for act in dict.fromkeys((text, vision))
         if act not in KNOWN_ACTIVATIONS
     ]
     if text != vision:
-        unknown.append(
+        warnings.append(
             f"{path}: the text tower's hidden_act is {shown(text)}, the vision tower's {shown(vision)}; "
             "the file has one flag for both and tells the vision tower's"
         )
     tokens, rows = values.get("text.tokens"), values.get("text.vocab")
     if tokens is not None and len(tokens) != rows:
-        unknown.append(f"the vocabulary has {len(tokens)} tokens, the token embedding {rows} rows")
-    return tuple(unknown)
+        warnings.append(f"the vocabulary has {len(tokens)} tokens, the token embedding {rows} rows")
+    return replace(model, warnings=(*model.warnings, *warnings))

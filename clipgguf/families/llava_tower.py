@@ -52,37 +52,34 @@ HF_DEFAULT_TOWERS: tuple[Mapping[str, Any], Mapping[str, Any]] = (
     _tower(1024, 4096, 24, 336, 14, 512),
     {**_tower(1152, 4304, 26, 384, 14, 512, act="gelu_pytorch_tanh"), "model_type": "siglip_vision_model"},
 )
-# A vision tower's own model_types, and whether it is SigLIP's.
-VISION_CONFIGS: Mapping[str, bool] = {"clip_vision_model": False, "siglip_vision_model": True}
+# A vision tower's own model_types.
+CLIP_VISION, SIGLIP_VISION = "clip_vision_model", "siglip_vision_model"
 
 
 @dataclass(frozen=True, slots=True)
 class FoundTower:
-    """A vision tower: its configuration, its tensors (and what stands beside them), and where they are from."""
+    """A vision tower: its configuration, and the checkpoint that its tensors (and what stands beside them) are in."""
 
     config: Config
     is_siglip: bool
-    tensors: Mapping[str, View]
     checkpoint: Checkpoint
 
 
-def find_tower(inputs: Inputs, llava: Settings | None, checkpoint: Checkpoint | None) -> FoundTower:
+def find_tower(inputs: Inputs, llava: Settings, checkpoint: Checkpoint | None) -> FoundTower:
     """Find the vision tower; ``checkpoint`` is LLaVA's own, None for a CLIP directory that is given a projector.
 
     Raises ConfigError or CheckpointError when there is none, or when its sizes cannot be known.
     """
     options = inputs.options
-    given = None if options.vision_tower is None else place(options.vision_tower)
-    directory: Folder | File | None = inputs.directory if checkpoint is None else given
-    if checkpoint is not None and directory is None:
-        assert llava is not None
-        prefix = tower_prefix(checkpoint)
-        if prefix is not None:
-            config, is_siglip = _inner_config(inputs, llava, checkpoint.tensors, prefix)
-            return FoundTower(config, is_siglip, checkpoint.tensors, checkpoint)
-        directory = _folder_inside(llava)
+    directory: Folder | File | None = inputs.directory
+    if checkpoint is not None:
+        directory = None if options.vision_tower is None else place(options.vision_tower)
+        if directory is None:
+            prefix = tower_prefix(checkpoint)
+            if prefix is not None:
+                return FoundTower(*_inner_config(inputs, llava, checkpoint.tensors, prefix), checkpoint)
+            directory = _folder_inside(llava)
     if directory is None:
-        assert llava is not None
         asked = f"; config.json asks for {shown(llava.tower_name)}" if llava.tower_name else ""
         raise CheckpointError(
             f"{inputs.directory}: has no vision tower{asked}; --vision-tower takes the directory that has it"
@@ -96,8 +93,8 @@ def find_tower(inputs: Inputs, llava: Settings | None, checkpoint: Checkpoint | 
         raise CheckpointError(f"{directory}: has no vision tower (no tensor ...{TOWER.landmark})")
     path = directory.file("config.json")
     refuse_quantized(read_json_object(path) if path.is_present else {}, path, opened.tensors.values())
-    config, is_siglip = read_vision_config(path if options.vision_config is None else given_file(options.vision_config))
-    return FoundTower(config, is_siglip, opened.tensors, opened)
+    path = path if options.vision_config is None else given_file(options.vision_config)
+    return FoundTower(*_vision_config(path), opened)
 
 
 def tower_prefix(checkpoint: Checkpoint) -> str | None:
@@ -108,9 +105,7 @@ def tower_prefix(checkpoint: Checkpoint) -> str | None:
 def _folder_inside(llava: Settings) -> Folder | None:
     """Return the folder of the checkpoint itself that a relative ``mm_vision_tower`` means (Yi-VL has one), if any."""
     name = llava.tower_name
-    if name is None:
-        return None
-    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+    if name is None or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
         return None
     inside = llava.path.folder.folder(name)
     return inside if "config.json" in inside else None
@@ -119,28 +114,23 @@ def _folder_inside(llava: Settings) -> Folder | None:
 def _inner_config(inputs: Inputs, llava: Settings, tensors: Mapping[str, View], prefix: str) -> tuple[Config, bool]:
     """Return the configuration of a tower that is part of the LLaVA checkpoint, and whether it is SigLIP's."""
     if inputs.options.vision_config is not None:
-        return read_vision_config(given_file(inputs.options.vision_config))
+        return _vision_config(given_file(inputs.options.vision_config))
     values = llava.values.get("vision_config")
     if values is None and not llava.is_original:
         values = HF_DEFAULT_TOWERS[llava.values.get("model_type") == "llava_onevision"]
-    if values is not None:
-        # One that is there takes CLIPVisionConfig's defaults for what it omits, not LlavaConfig's.
-        model_type = values.get("model_type") if isinstance(values, Mapping) else None
-        if model_type not in (None, *VISION_CONFIGS):
-            raise ConfigError(
-                f"{llava.path}: vision_config is of model_type {shown(model_type)}, "
-                f"supported are {', '.join(map(repr, VISION_CONFIGS))}"
-            )
-        return Config(llava.path, {"vision_config": values}), VISION_CONFIGS.get(str(model_type), False)
-    if llava.tower_name is None:
+    if values is None:
+        values = _known_tower(llava, tensors, prefix)
+    # One that is there takes CLIPVisionConfig's defaults for what it omits, not LlavaConfig's.
+    model_type = values.get("model_type") if isinstance(values, Mapping) else None
+    if model_type not in (None, CLIP_VISION, SIGLIP_VISION):
         raise ConfigError(
-            f"{llava.path}: names no mm_vision_tower whose sizes could be known; --vision-config takes its config.json"
+            f"{llava.path}: vision_config is of model_type {shown(model_type)}, "
+            f"supported are {CLIP_VISION!r}, {SIGLIP_VISION!r}"
         )
-    known = _known_tower(llava.tower_name, tensors, prefix, llava.path)
-    return Config(llava.path, {"vision_config": known}), False
+    return Config(llava.path, {"vision_config": values}), model_type == SIGLIP_VISION
 
 
-def read_vision_config(path: File) -> tuple[Config, bool]:
+def _vision_config(path: File) -> tuple[Config, bool]:
     """Read the vision tower's part of a config.json, a whole model's or a tower's alone; return whether it is SigLIP's.
 
     Raises ConfigError when it is of another kind.
@@ -149,19 +139,24 @@ def read_vision_config(path: File) -> tuple[Config, bool]:
     model_type = config.values.get("model_type")
     if model_type in ("clip", "siglip") or (model_type is None and "vision_config" in config.values):
         return standard_config(config), model_type == "siglip"
-    if isinstance(model_type, str) and model_type in VISION_CONFIGS:
-        return standard_config(config, "vision"), VISION_CONFIGS[model_type]
+    if model_type in (CLIP_VISION, SIGLIP_VISION):
+        return standard_config(config, "vision"), model_type == SIGLIP_VISION
     raise ConfigError(
         f"{path}: is of model_type {shown(model_type)}, a vision tower's is 'clip', 'siglip' or "
-        f"{' or '.join(map(repr, VISION_CONFIGS))}"
+        f"{CLIP_VISION!r} or {SIGLIP_VISION!r}"
     )
 
 
-def _known_tower(name: str, tensors: Mapping[str, View], prefix: str, where: File) -> Mapping[str, Any]:
+def _known_tower(llava: Settings, tensors: Mapping[str, View], prefix: str) -> Mapping[str, Any]:
     """Return the configuration of a tower that a LLaVA config only names, after comparing it with the tensors.
 
     Raises ConfigError when it is not known, CheckpointError when the tensors have other sizes.
     """
+    where, name = llava.path, llava.tower_name
+    if name is None:
+        raise ConfigError(
+            f"{where}: names no mm_vision_tower whose sizes could be known; --vision-config takes its config.json"
+        )
     config = KNOWN_TOWERS.get(name.replace("\\", "/").rstrip("/").rpartition("/")[2])
     if config is None:
         raise ConfigError(
@@ -180,13 +175,10 @@ def _known_tower(name: str, tensors: Mapping[str, View], prefix: str, where: Fil
 
 def _sizes(tensors: Mapping[str, View], prefix: str) -> dict[str, int]:
     """Return the sizes that can be told from a tower's tensors."""
-    sizes = {}
-    patch = tensors[prefix + TOWER.landmark].shape
-    sizes["hidden_size"], sizes["patch_size"] = (patch[0], patch[-1]) if patch else (0, 0)
+    patch = tensors[prefix + TOWER.landmark].shape or (0,)
+    sizes = {"hidden_size": patch[0], "patch_size": patch[-1]}
     layers = f"{prefix}encoder.layers."
     if fc1 := tensors.get(f"{layers}0.mlp.fc1.weight"):
         sizes["intermediate_size"] = fc1.shape[0] if fc1.shape else 0
-    sizes["num_hidden_layers"] = len(
-        {name.removeprefix(layers).partition(".")[0] for name in tensors if name.startswith(layers)}
-    )
-    return sizes
+    numbers = {name.removeprefix(layers).partition(".")[0] for name in tensors if name.startswith(layers)}
+    return {**sizes, "num_hidden_layers": len(numbers)}

@@ -10,8 +10,7 @@ from typing import Any
 
 from clipgguf.config import LARGEST_UINT32, rgb_statistics
 from clipgguf.errors import CheckpointError, ConfigError, shown
-from clipgguf.families.bases import statistics
-from clipgguf.families.clip import TEXT, VISION, clip_family, towers_asked_for, value_warnings
+from clipgguf.families.clip import TEXT, VISION, clip_family, towers_asked_for, with_value_warnings
 from clipgguf.families.tower_tables import SCRIPT_BLOCK
 from clipgguf.family import Family, Rule, Section, Value, linear, norm
 from clipgguf.inputs import Config, Inputs, checked, read_values
@@ -29,61 +28,35 @@ _BLOCK = (
     *norm("ln_2", "ln2"),
 )
 _ORDER = tuple(name for rule in SCRIPT_BLOCK for name in rule.names)
+_POSITIONS = Rule("positional_embedding", "position_embd.weight", "positions width")
+_TEXT_EMBEDDINGS = (Rule("token_embedding.weight", "token_embd.weight", "vocab width"), _POSITIONS)
+_VISION_EMBEDDINGS = (
+    Rule("class_embedding", "class_embd", "width"),
+    Rule("conv1.weight", "patch_embd.weight", "width channels patch patch'"),
+    _POSITIONS,
+    *norm("ln_pre", "pre_ln"),
+)
 # A text tower of CustomTextCLIP stands under "text.", that of CLIP under no name of its own.
-_TEXT = "text.|"
+_TEXT, _TEXT_BLOCK = "text.|", "text.transformer.resblocks.{}.|transformer.resblocks.{}."
 _SECTIONS = {
     TEXT: (
-        Section(
-            _TEXT,
-            "t.",
-            (
-                Rule("token_embedding.weight", "token_embd.weight", "vocab width"),
-                Rule("positional_embedding", "position_embd.weight", "positions width"),
-            ),
-            part=TEXT,
-        ),
-        Section(
-            "text.transformer.resblocks.{}.|transformer.resblocks.{}.",
-            "t.blk.{}.",
-            _BLOCK,
-            times="blocks",
-            part=TEXT,
-            order=_ORDER,
-        ),
+        Section(_TEXT, "t.", _TEXT_EMBEDDINGS, part=TEXT),
+        Section(_TEXT_BLOCK, "t.blk.{}.", _BLOCK, times="blocks", part=TEXT, order=_ORDER),
         Section(_TEXT, "t.", norm("ln_final", "post_ln"), part=TEXT),
     ),
     VISION: (
-        Section(
-            "visual.",
-            "v.",
-            (
-                Rule("class_embedding", "class_embd", "width"),
-                Rule("conv1.weight", "patch_embd.weight", "width channels patch patch'"),
-                Rule("positional_embedding", "position_embd.weight", "positions width"),
-                *norm("ln_pre", "pre_ln"),
-            ),
-        ),
+        Section("visual.", "v.", _VISION_EMBEDDINGS),
         Section("visual.transformer.resblocks.{}.", "v.blk.{}.", _BLOCK, times="blocks", order=_ORDER),
         Section("visual.", "v.", norm("ln_post", "post_ln")),
     ),
 }
 # Stored with the axes the other way round, because OpenCLIP multiplies from the left.
 _LEFT = "width projection -> projection width"
+_VISUAL, _TEXTUAL = "visual_projection.weight", "text_projection.weight"
+_TEXT_PROJECTION = Rule(_TEXTUAL, _TEXTUAL, "projection width", otherwise=Rule("text_projection", _TEXTUAL, _LEFT))
 _PROJECTIONS = {
-    VISION: Section("visual.", "", (Rule("proj", "visual_projection.weight", _LEFT),)),
-    TEXT: Section(
-        _TEXT,
-        "",
-        (
-            Rule(
-                "text_projection.weight",
-                "text_projection.weight",
-                "projection width",
-                otherwise=Rule("text_projection", "text_projection.weight", _LEFT),
-            ),
-        ),
-        part=TEXT,
-    ),
+    VISION: Section("visual.", "", (Rule("proj", _VISUAL, _LEFT),)),
+    TEXT: Section(_TEXT, "", (_TEXT_PROJECTION,), part=TEXT),
 }
 # What a causal text tower of before may hold, its attention mask, follows from the context's length.
 _IGNORED = (r"logit_scale$", r"(text\.)?attn_mask$")
@@ -166,19 +139,15 @@ def open_model(inputs: Inputs) -> Model:
 
     Raises ConfigError when it is wrong, CheckpointError for towers that are no CLIP.
     """
-    config, path = inputs.config, inputs.config.path
+    config = inputs.config
     ConfigError.raise_all(dict.fromkeys(_unsupported(config)))
-    family = _family(towers_asked_for(inputs, (TEXT, VISION)))
-    if VISION in family.parts:
-        # OpenCLIP's config has the image processor's values, too.
-        default = rgb_statistics(config.values.get("preprocess_cfg"), f"{path}: preprocess_cfg")
-        family = replace(family, values=(*family.values, *statistics(default)))
+    family = _family(inputs, towers_asked_for(inputs, (TEXT, VISION)))
     values = read_values(family, inputs)
     checkpoint = inputs.open_checkpoint(lambda name: not family.leaves_out(name))
     if timm := next((t for name, t in checkpoint.tensors.items() if name.startswith("visual.trunk.")), None):
         raise CheckpointError(f"{timm.file}: tensor {timm.name!r} is of a timm tower, supported are OpenCLIP's own ViT")
     model = matched_model(family, inputs, values, checkpoint.tensors, checkpoint, ("visual.", "transformer."))
-    return replace(model, warnings=model.warnings + value_warnings(values, family.parts, path))
+    return with_value_warnings(model, config.path)
 
 
 def _unsupported(config: Config) -> Iterator[str]:
@@ -202,18 +171,20 @@ def _unsupported(config: Config) -> Iterator[str]:
             )
 
 
-def _family(towers: tuple[str, ...]) -> Family:
+def _family(inputs: Inputs, towers: tuple[str, ...]) -> Family:
     """Return CLIP's family with OpenCLIP's names on the checkpoint's side."""
-    clip = clip_family("OpenCLIP", towers, stored=(TEXT, VISION))
-    own = {value.name: value for value in _VALUES}
-    rest = (value for value in clip.values if value.name not in (*own, "vision.mean", "vision.std"))
+    default = None
+    if VISION in towers:
+        # OpenCLIP's config has the image processor's values, too.
+        where = f"{inputs.config.path}: preprocess_cfg"
+        default = rgb_statistics(inputs.config.values.get("preprocess_cfg"), where)
+    clip = clip_family("OpenCLIP", towers, stored=(TEXT, VISION), default=default)
+    own = {value.name for value in _VALUES}
+    sections = [section for tower in (TEXT, VISION) if tower in towers for section in _SECTIONS[tower]]
     return replace(
         clip,
-        values=(*own.values(), *rest),
-        sections=(
-            *(section for tower in (TEXT, VISION) if tower in towers for section in _SECTIONS[tower]),
-            *(_PROJECTIONS[tower] for tower in (VISION, TEXT) if tower in towers),
-        ),
+        values=(*_VALUES, *(value for value in clip.values if value.name not in own)),
+        sections=(*sections, *(_PROJECTIONS[tower] for tower in (VISION, TEXT) if tower in towers)),
         left_out=tuple(_OTHER_TOWER[tower] for tower in (TEXT, VISION) if tower not in towers),
         ignored=_IGNORED,
     )

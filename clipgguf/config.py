@@ -9,12 +9,6 @@ from clipgguf.errors import ConfigError, shown
 from clipgguf.json_file import read_json_object
 from clipgguf.sources import File, Folder
 
-# CLIPImageProcessor's IMAGE_MEAN and IMAGE_STD, "OPENAI_CLIP_MEAN" and "OPENAI_CLIP_STD" in transformers.
-CLIP_IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-# SiglipImageProcessor's, for both.
-SIGLIP_IMAGE_STATISTICS = (0.5, 0.5, 0.5)
-
 # GGUF metadata holds sizes as 32-bit unsigned integers, and everything else that is a number as float32.
 LARGEST_UINT32 = 2**32 - 1
 LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
@@ -39,13 +33,16 @@ def is_positive_float32(value: Any) -> bool:
 class ImageStatistics:
     """The mean and standard deviation, one value for each of R, G and B, that normalize pixels in [0, 1]."""
 
-    mean: tuple[float, ...] = CLIP_IMAGE_MEAN
-    std: tuple[float, ...] = CLIP_IMAGE_STD
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     is_default: bool = False
 
 
-CLIP_STATISTICS = ImageStatistics(is_default=True)
-SIGLIP_STATISTICS = ImageStatistics(SIGLIP_IMAGE_STATISTICS, SIGLIP_IMAGE_STATISTICS, is_default=True)
+# CLIPImageProcessor's ("OPENAI_CLIP_MEAN" and "OPENAI_CLIP_STD" in transformers), and SiglipImageProcessor's.
+CLIP_STATISTICS = ImageStatistics(
+    (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), is_default=True
+)
+SIGLIP_STATISTICS = ImageStatistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), is_default=True)
 
 
 def read_image_statistics(
@@ -73,8 +70,8 @@ def rgb_statistics(values: Any, where: str) -> ImageStatistics:
     """
     values = values if isinstance(values, dict) else {}
     return ImageStatistics(
-        _rgb(f"{where}: mean", values.get("mean"), CLIP_IMAGE_MEAN),
-        _rgb(f"{where}: std", values.get("std"), CLIP_IMAGE_STD),
+        _rgb(f"{where}: mean", values.get("mean"), CLIP_STATISTICS.mean),
+        _rgb(f"{where}: std", values.get("std"), CLIP_STATISTICS.std),
         is_default=not ("mean" in values or "std" in values),
     )
 

@@ -59,52 +59,47 @@ TEXT_VALUES = (
 TOKENS = Value("text.tokens", lambda inputs: read_vocabulary(inputs.directory, inputs.options.vocab))
 
 
-def vision_values(*, patch: int, epsilon: float, act: str, class_token: bool) -> tuple[Value, ...]:
-    """Return the values of a vision tower, with the defaults in which CLIP and SigLIP differ; pixels."""
-    return (
-        Value("vision.image", "vision_config.image_size", 224),
-        Value("vision.patch", "vision_config.patch_size", patch),
-        Value("vision.width", "vision_config.hidden_size", 768),
-        Value("vision.ffn", "vision_config.intermediate_size", 3072),
-        Value("vision.projection", "vision_config.projection_dim|projection_dim", 512, told_by_tensor=True),
-        Value("vision.heads", "vision_config.num_attention_heads", 12),
-        Value("vision.epsilon", "vision_config.layer_norm_eps", epsilon),
-        Value("vision.blocks", "vision_config.num_hidden_layers", 12),
-        Value("vision.channels", "vision_config.num_channels", 3),
-        Value("vision.act", "vision_config.hidden_act", act),
-        # One for each patch, and one for the class token.
-        Value("vision.positions", of=lambda v: (v["vision.image"] // v["vision.patch"]) ** 2 + class_token),
-    )
+HEAD_NOTE = "vision_model.head.* is left out ({count} tensors): no reader of GGUF files runs SigLIP's attention pooling"
 
 
 @dataclass(frozen=True, slots=True)
 class VisionTower:
-    """What CLIP's vision tower and SigLIP's differ in."""
+    """What CLIP's vision tower and SigLIP's differ in: defaults, how many class tokens there are, tables."""
 
     name: str
-    values: tuple[Value, ...]
+    patch: int
+    epsilon: float
+    act: str
+    class_tokens: int
     embeddings: tuple[Rule, ...]
     statistics: ImageStatistics
     noted: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """The tower's values; sizes of images and patches are in pixels."""
+        return (
+            Value("vision.image", "vision_config.image_size", 224),
+            Value("vision.patch", "vision_config.patch_size", self.patch),
+            Value("vision.width", "vision_config.hidden_size", 768),
+            Value("vision.ffn", "vision_config.intermediate_size", 3072),
+            Value("vision.projection", "vision_config.projection_dim|projection_dim", 512, told_by_tensor=True),
+            Value("vision.heads", "vision_config.num_attention_heads", 12),
+            Value("vision.epsilon", "vision_config.layer_norm_eps", self.epsilon),
+            Value("vision.blocks", "vision_config.num_hidden_layers", 12),
+            Value("vision.channels", "vision_config.num_channels", 3),
+            Value("vision.act", "vision_config.hidden_act", self.act),
+            Value(
+                "vision.positions",
+                of=lambda values: (values["vision.image"] // values["vision.patch"]) ** 2 + self.class_tokens,
+            ),
+        )
 
-HEAD_NOTE = "vision_model.head.* is left out ({count} tensors): no reader of GGUF files runs SigLIP's attention pooling"
-# By whether it is SigLIP's.
-VISION_TOWERS = {
-    False: VisionTower(
-        "CLIP",
-        vision_values(patch=32, epsilon=1e-5, act="quick_gelu", class_token=True),
-        CLIP_EMBEDDINGS,
-        CLIP_STATISTICS,
-    ),
-    True: VisionTower(
-        "SigLIP",
-        vision_values(patch=16, epsilon=1e-6, act="gelu_pytorch_tanh", class_token=False),
-        SIGLIP_EMBEDDINGS,
-        SIGLIP_STATISTICS,
-        noted=((SIGLIP_HEAD, HEAD_NOTE),),
-    ),
-}
+
+CLIP = VisionTower("CLIP", 32, 1e-5, "quick_gelu", 1, CLIP_EMBEDDINGS, CLIP_STATISTICS)
+SIGLIP = VisionTower(
+    "SigLIP", 16, 1e-6, "gelu_pytorch_tanh", 0, SIGLIP_EMBEDDINGS, SIGLIP_STATISTICS, ((SIGLIP_HEAD, HEAD_NOTE),)
+)
 
 TEXT_TOWER = Prefix("embeddings.token_embedding.weight", "text_model.")
 TEXT_EMBEDDINGS = (Rule("embeddings.token_embedding.weight", "token_embd.weight", "vocab width"), POSITIONS)
@@ -122,12 +117,6 @@ def _tower(part: str, prefix: Prefix, embeddings: tuple[Rule, ...], last: tuple[
 
 # The towers' projections into one space, which stand after both towers.
 PROJECTIONS = {VISION: "visual_projection.weight", TEXT: "text_projection.weight"}
-# What goes into a file, by its towers: general.description, and the prefix of the file's name.
-CONTENTS = {
-    (TEXT, VISION): ("two-tower CLIP model", ""),
-    (TEXT,): ("text-only CLIP model", "text-"),
-    (VISION,): ("vision-only CLIP model", "vision-"),
-}
 # What a checkpoint may hold and a file never does: the temperature of the contrastive loss, and old integer buffers.
 NEVER_WRITTEN = (r"logit_scale$", r"(.*\.)?embeddings\.position_ids$")
 # The tensors of a tower that was not asked for.
@@ -150,8 +139,8 @@ def clip_family(
     ``stored`` are those that the checkpoint has, whose configuration must be right, too; a single one may be without
     its projection. ``default`` are the image statistics where they are others than the tower's own.
     """
-    description, file_prefix = CONTENTS[towers]
-    vision = VISION_TOWERS[is_siglip]
+    only = towers[0] if len(towers) == 1 else ""
+    vision = SIGLIP if is_siglip else CLIP
     sections: list[Section] = []
     if TEXT in towers:
         sections += _tower(TEXT, TEXT_TOWER, TEXT_EMBEDDINGS, norm("final_layer_norm", "post_ln"))
@@ -164,8 +153,8 @@ def clip_family(
     return Family(
         title=title,
         base=SCRIPT,
-        description=description,
-        file_prefix=file_prefix,
+        description=f"{only}-only CLIP model" if only else "two-tower CLIP model",
+        file_prefix=f"{only}-" if only else "",
         values=(
             *(TEXT_VALUES if TEXT in (stored or towers) else ()),
             *(vision.values if VISION in (stored or towers) else ()),
@@ -212,7 +201,12 @@ def open_model(inputs: Inputs) -> Model:
     """
     layout = _layout(inputs.config)
     inputs.config = standard_config(inputs.config, layout.towers[0] if layout.is_flat else None)
-    towers = _content(inputs, layout)
+    if layout.is_siglip and not layout.is_flat and not inputs.options.vision_only:
+        raise ConfigError(
+            f"{inputs.config.path}: is a SigLIP model of two towers, which no reader of GGUF files can run (clip.cpp "
+            "knows neither its text tower nor its attention pooling); --vision-only converts the vision tower"
+        )
+    towers = towers_asked_for(inputs, layout.name, layout.towers)
     family = clip_family(layout.name, towers, stored=layout.towers, is_siglip=layout.is_siglip)
     return with_value_warnings(open_family(family, inputs), inputs.config.path)
 
@@ -241,32 +235,19 @@ def standard_config(config: Config, flat: str | None = None) -> Config:
     return Config(config.path, values, {key: f"{key}_dict" for key in given})
 
 
-def _content(inputs: Inputs, layout: _Layout) -> tuple[str, ...]:
-    """Return the towers that go into the file: those that were asked for, else all that are there."""
-    options = inputs.options
-    if layout.is_siglip and not layout.is_flat and not options.vision_only:
-        raise ConfigError(
-            f"{inputs.config.path}: is a SigLIP model of two towers, which no reader of GGUF files can run (clip.cpp "
-            "knows neither its text tower nor its attention pooling); --vision-only converts the vision tower"
-        )
-    for asked, tower in ((options.text_only, TEXT), (options.vision_only, VISION)):
-        if asked and tower not in layout.towers:
-            only = f"has only a {layout.towers[0]} tower ({layout.name})"
+def towers_asked_for(inputs: Inputs, title: str, towers: tuple[str, ...]) -> tuple[str, ...]:
+    """Return which of a checkpoint's towers go into the file; CheckpointError when it lacks the one asked for."""
+    for tower, asked in ((TEXT, inputs.options.text_only), (VISION, inputs.options.vision_only)):
+        if asked and tower not in towers:
+            only = f"has only a {towers[0]} tower ({title})"
             raise CheckpointError(f"{inputs.directory}: {only}; --{tower}-only asks for the one that is not there")
-    return towers_asked_for(inputs, layout.towers)
-
-
-def towers_asked_for(inputs: Inputs, towers: tuple[str, ...]) -> tuple[str, ...]:
-    """Return which of a checkpoint's towers go into the file."""
-    only = {TEXT: inputs.options.text_only, VISION: inputs.options.vision_only}
-    return tuple(tower for tower in towers if only[tower]) or towers
+        if asked:
+            return (tower,)
+    return towers
 
 
 def with_value_warnings(model: Model, path: File) -> Model:
-    """Return a model with warnings about activations that the file's one flag cannot tell of, and tokens without a row.
-
-    ``path`` is the configuration.
-    """
+    """Return a model with warnings about activations that the file's one flag cannot tell, and tokens without a row."""
     values = model.values
     vision = _told_activation(values)
     text = values["text.act"] if TEXT in model.family.parts else vision

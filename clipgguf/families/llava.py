@@ -12,7 +12,7 @@ from clipgguf.checkpoint import Checkpoint
 from clipgguf.errors import CheckpointError
 from clipgguf.families import module_of
 from clipgguf.families.bases import SCRIPT, statistics
-from clipgguf.families.clip import NEVER_WRITTEN, VISION_TOWERS, activation, with_value_warnings
+from clipgguf.families.clip import CLIP, NEVER_WRITTEN, SIGLIP, activation, with_value_warnings
 from clipgguf.families.llava_projectors import NEWLINE, Kind, by_tail, is_projector_name, projector_prefix, recognise
 from clipgguf.families.llava_settings import Settings, check_strategy, settings_values
 from clipgguf.families.llava_tower import find_tower, tower_prefix
@@ -49,7 +49,7 @@ def llava_family(
 
     The final norm and CLIP's projection are known, and not written.
     """
-    tower = VISION_TOWERS[is_siglip]
+    tower = SIGLIP if is_siglip else CLIP
     return Family(
         title=f"LLaVA ({kind.name} projector, {tower.name} tower)",
         projector=kind.projector_type,

@@ -117,7 +117,7 @@ def _inner_config(inputs: Inputs, llava: Settings, tensors: Mapping[str, View], 
         return _vision_config(given_file(inputs.options.vision_config))
     values = llava.values.get("vision_config")
     if values is None and not llava.is_original:
-        values = HF_DEFAULT_TOWERS[llava.values.get("model_type") == "llava_onevision"]
+        values = HF_DEFAULT_TOWERS[llava.is_of("llava_onevision")]
     if values is None:
         values = _known_tower(llava, tensors, prefix)
     # One that is there takes CLIPVisionConfig's defaults for what it omits, not LlavaConfig's.

@@ -4,8 +4,9 @@ Names: OpenCLIP's CLIP and CustomTextCLIP classes (``open_clip/model.py``), agai
 ``convert_clip_original_pytorch_to_hf.py``. The files are CLIP's, byte for byte.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from clipgguf.config import LARGEST_UINT32, rgb_statistics
@@ -72,27 +73,20 @@ _SETTINGS: tuple[tuple[str, tuple[object, ...]], ...] = (
 )
 
 
-def _ffn(part: str) -> Callable[[Mapping[str, Any]], int]:
-    def ffn(values: Mapping[str, Any]) -> int:
-        width, ratio = values[f"{part}.width"], values[f"{part}.ratio"]
-        if not 1 <= width * ratio <= LARGEST_UINT32:
-            raise ValueError(f"{part}_cfg: width is {width} and mlp_ratio {ratio}, their product should be a size")
-        return int(width * ratio)
-
-    return ffn
+def _ffn(part: str, values: Mapping[str, Any]) -> int:
+    width, ratio = values[f"{part}.width"], values[f"{part}.ratio"]
+    if not 1 <= width * ratio <= LARGEST_UINT32:
+        raise ValueError(f"{part}_cfg: width is {width} and mlp_ratio {ratio}, their product should be a size")
+    return int(width * ratio)
 
 
-def _square(key: str, default: int) -> Callable[[Inputs], int]:
-    """Return what reads a size that may stand there for both sides, as [224, 224]."""
-
-    def size(inputs: Inputs) -> int:
-        path = f"model_cfg.vision_cfg.{key}"
-        found = inputs.config.get(path, default)
-        if isinstance(found, list) and found and set(map(type, found)) == {int} and len(set(found)) == 1:
-            found = found[0]
-        return int(checked(int, inputs.config.label(path), found))
-
-    return size
+def _square(key: str, default: int, inputs: Inputs) -> int:
+    """Return a size that may stand in the config for both sides, as [224, 224]."""
+    path = f"model_cfg.vision_cfg.{key}"
+    found = inputs.config.get(path, default)
+    if isinstance(found, list) and set(map(type, found)) == {int} and len(set(found)) == 1:
+        found = found[0]
+    return int(checked(int, inputs.config.label(path), found))
 
 
 def _heads(values: Mapping[str, Any]) -> int:
@@ -112,7 +106,7 @@ def _common(part: str, width: int) -> tuple[Value, ...]:
     return (
         Value(f"{part}.width", f"{cfg}.width", width),
         Value(f"{part}.ratio", f"{cfg}.mlp_ratio", 4.0),
-        Value(f"{part}.ffn", of=_ffn(part)),
+        Value(f"{part}.ffn", of=partial(_ffn, part)),
         Value(f"{part}.blocks", f"{cfg}.layers", 12),
         Value(f"{part}.epsilon", f"{cfg}.norm_kwargs.eps", 1e-5),
         Value(f"{part}.projection", "model_cfg.embed_dim", 512, told_by_tensor=True),
@@ -128,8 +122,8 @@ _VALUES = (
     *_common(VISION, 768),
     Value("head_width", "model_cfg.vision_cfg.head_width", 64),
     Value("vision.heads", of=_heads),
-    Value("vision.image", _square("image_size", 224)),
-    Value("vision.patch", _square("patch_size", 16)),
+    Value("vision.image", partial(_square, "image_size", 224)),
+    Value("vision.patch", partial(_square, "patch_size", 16)),
     Value("vision.channels", default=3),
 )
 
@@ -141,7 +135,7 @@ def open_model(inputs: Inputs) -> Model:
     """
     config = inputs.config
     ConfigError.raise_all(dict.fromkeys(_unsupported(config)))
-    family = _family(inputs, towers_asked_for(inputs, (TEXT, VISION)))
+    family = _family(inputs, towers_asked_for(inputs, "OpenCLIP", (TEXT, VISION)))
     values = read_values(family, inputs)
     checkpoint = inputs.open_checkpoint(lambda name: not family.leaves_out(name))
     if timm := next((t for name, t in checkpoint.tensors.items() if name.startswith("visual.trunk.")), None):

@@ -89,10 +89,7 @@ class VisionTower:
             Value("vision.blocks", "vision_config.num_hidden_layers", 12),
             Value("vision.channels", "vision_config.num_channels", 3),
             Value("vision.act", "vision_config.hidden_act", self.act),
-            Value(
-                "vision.positions",
-                of=lambda values: (values["vision.image"] // values["vision.patch"]) ** 2 + self.class_tokens,
-            ),
+            Value("vision.positions", of=lambda v: (v["vision.image"] // v["vision.patch"]) ** 2 + self.class_tokens),
         )
 
 
@@ -173,22 +170,13 @@ def clip_family(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """What a model_type is: the towers that its checkpoints have, and whether config.json is a tower's own, flat."""
-
-    name: str
-    towers: tuple[str, ...]
-    is_flat: bool = False
-    is_siglip: bool = False
-
-
+# What a model_type is called, and the towers that go into its files. One that ends in "_model" is of a tower alone.
 LAYOUTS = {
-    "clip": _Layout("CLIPModel", (TEXT, VISION)),
-    "clip_text_model": _Layout("CLIPTextModel", (TEXT,), is_flat=True),
-    "clip_vision_model": _Layout("CLIPVisionModel", (VISION,), is_flat=True),
-    "siglip": _Layout("SigLIP (SiglipModel)", (VISION,), is_siglip=True),
-    "siglip_vision_model": _Layout("SigLIP (SiglipVisionModel)", (VISION,), is_flat=True, is_siglip=True),
+    "clip": ("CLIPModel", (TEXT, VISION)),
+    "clip_text_model": ("CLIPTextModel", (TEXT,)),
+    "clip_vision_model": ("CLIPVisionModel", (VISION,)),
+    "siglip": ("SigLIP (SiglipModel)", (VISION,)),
+    "siglip_vision_model": ("SigLIP (SiglipVisionModel)", (VISION,)),
 }
 # The class of a tower that was saved with the config.json of the whole model.
 _SINGLE_TOWER = re.compile(r"CLIP(Text|Vision)Model(WithProjection)?")
@@ -199,27 +187,26 @@ def open_model(inputs: Inputs) -> Model:
 
     Raises ConfigError or CheckpointError when it is none, or lacks a part of what was asked for.
     """
-    layout = _layout(inputs.config)
-    inputs.config = standard_config(inputs.config, layout.towers[0] if layout.is_flat else None)
-    if layout.is_siglip and not layout.is_flat and not inputs.options.vision_only:
+    config = inputs.config
+    model_type: str = config.get("model_type", "clip")
+    title, stored = LAYOUTS[model_type]
+    match config.values.get("architectures"):
+        case [str(name)] if model_type == "clip" and (single := _SINGLE_TOWER.fullmatch(name)):
+            title, stored = name, (single[1].lower(),)
+    inputs.config = standard_config(config, stored[0] if model_type.endswith("_model") else None)
+    if model_type == "siglip" and not inputs.options.vision_only:
         raise ConfigError(
-            f"{inputs.config.path}: is a SigLIP model of two towers, which no reader of GGUF files can run (clip.cpp "
-            "knows neither its text tower nor its attention pooling); --vision-only converts the vision tower"
+            f"{config.path}: is a SigLIP model of two towers, which no reader of GGUF files can run (clip.cpp knows "
+            "neither its text tower nor its attention pooling); --vision-only converts the vision tower"
         )
-    towers = towers_asked_for(inputs, layout.name, layout.towers)
-    family = clip_family(layout.name, towers, stored=layout.towers, is_siglip=layout.is_siglip)
-    return with_value_warnings(open_family(family, inputs), inputs.config.path)
+    towers = towers_asked_for(inputs, title, stored)
+    family = clip_family(title, towers, stored=stored, is_siglip=is_siglip(config))
+    return with_value_warnings(open_family(family, inputs), config.path)
 
 
-def _layout(config: Config) -> _Layout:
-    """Return what config.json describes."""
-    model_type = config.get("model_type", "clip")
-    architectures = config.values.get("architectures")
-    if model_type == "clip" and isinstance(architectures, list) and len(architectures) == 1:
-        name = architectures[0]
-        if isinstance(name, str) and (single := _SINGLE_TOWER.fullmatch(name)):
-            return _Layout(name, (single[1].lower(),))
-    return LAYOUTS[model_type]
+def is_siglip(config: Config) -> bool:
+    """Return whether a config.json is SigLIP's, of the whole model or of its vision tower, and not CLIP's."""
+    return config.values.get("model_type") in ("siglip", "siglip_vision_model")
 
 
 def standard_config(config: Config, flat: str | None = None) -> Config:

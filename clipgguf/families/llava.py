@@ -12,13 +12,13 @@ from clipgguf.checkpoint import Checkpoint
 from clipgguf.errors import CheckpointError
 from clipgguf.families import module_of
 from clipgguf.families.bases import SCRIPT, statistics
-from clipgguf.families.clip import CLIP, NEVER_WRITTEN, SIGLIP, activation, with_value_warnings
+from clipgguf.families.clip import CLIP, NEVER_WRITTEN, SIGLIP, activation, is_siglip, with_value_warnings
 from clipgguf.families.llava_projectors import NEWLINE, Kind, by_tail, is_projector_name, projector_prefix, recognise
 from clipgguf.families.llava_settings import Settings, check_strategy, settings_values
 from clipgguf.families.llava_tower import find_tower, tower_prefix
 from clipgguf.families.tower_tables import SCRIPT_BLOCK, TOWER
 from clipgguf.family import Family, Rule, Section, Value
-from clipgguf.inputs import Config, Inputs, read_values, refuse_towers
+from clipgguf.inputs import Inputs, read_values, refuse_towers
 from clipgguf.json_file import read_json_object
 from clipgguf.matching import refuse_quantized
 from clipgguf.model import Model, matched_model
@@ -36,7 +36,6 @@ CLIP_REST = (*NEVER_WRITTEN, r"(.*\.)?text_model\.", r"text_projection\.weight$"
 LLAVA_USES = frozenset({"llava_projector", "feature_layer", "keep_last_layer", "projector_type", "vision_config"})
 # MobileVLM's LDP downsamples a fixed grid in llama.cpp (``build_llava`` in tools/mtmd/models/llava.cpp).
 LDP_GRID = 24
-
 
 # What the values that depend on LLaVA's settings are called, where there is only a file to tell them.
 _TOLD = (Value("vision.blocks"), Value("vision.feature_layer"))
@@ -86,25 +85,25 @@ def open_model(inputs: Inputs) -> Model:
     options = inputs.options
     refuse_towers(inputs, "LLaVA")
     own = Settings(inputs.config.path, inputs.config.values)
-    llava, checkpoint = None, None
+    settings, checkpoint = own, None
     if module_of(own.values) == "llava":
-        llava, checkpoint = own, inputs.open_checkpoint(lambda name: not _LANGUAGE_MODEL.match(name))
-        wanted = checkpoint.tensors.items()
-        wanted_here = [t for name, t in wanted if options.vision_tower is None or is_projector_name(name)]
-        refuse_quantized(own.values, own.path, wanted_here)
+        checkpoint = inputs.open_checkpoint(lambda name: not _LANGUAGE_MODEL.match(name))
+        is_elsewhere = options.vision_tower is not None
+        wanted = [t for name, t in checkpoint.tensors.items() if is_projector_name(name) or not is_elsewhere]
+        refuse_quantized(own.values, own.path, wanted)
     projector, keep_order, projector_from = _projector(inputs, checkpoint)
-    if llava is None and not isinstance(projector_from, File):
+    if checkpoint is None and not isinstance(projector_from, File) and "config.json" in projector_from:
         path = projector_from.file("config.json")
-        llava = Settings(path, read_json_object(path)) if path.is_present else None
-    settings = llava or own
-    tower = find_tower(inputs, settings, checkpoint)
+        settings = Settings(path, read_json_object(path))
+    config, tower = find_tower(inputs, settings, checkpoint)
+    siglip = is_siglip(config)
     named = by_tail(projector)
     kind = recognise(named, options.projector_type, str(projector_from))
-    check_strategy(settings, tower.is_siglip)
-    family = llava_family(kind, is_siglip=tower.is_siglip, settings=settings_values(inputs, settings))
-    inputs.places = (inputs.directory, tower.checkpoint.folder)
-    config = {**tower.config.values, "_name_or_path": own.values.get("_name_or_path")}
-    inputs.config = Config(tower.config.path, config, tower.config.labels)
+    check_strategy(settings, siglip)
+    family = llava_family(kind, is_siglip=siglip, settings=settings_values(inputs, settings))
+    inputs.places = (inputs.directory, tower.folder)
+    named_as_own = {**config.values, "_name_or_path": own.values.get("_name_or_path")}
+    inputs.config = replace(config, values=named_as_own)
     values = read_values(family, inputs)
     grid = values["vision.image"] // values["vision.patch"]
     if kind.projector_type != "mlp" and grid != LDP_GRID:
@@ -112,11 +111,11 @@ def open_model(inputs: Inputs) -> Model:
             f"{projector_from}: the projector is of kind {kind.name}, which llama.cpp runs on {LDP_GRID} x {LDP_GRID} "
             f"patches only; this tower has {grid} x {grid}"
         )
-    tensors = {**_rest(checkpoint, tower.checkpoint), **tower.checkpoint.tensors}
+    tensors = {**_rest(checkpoint, tower), **tower.tensors}
     tensors = {name: tensor for name, tensor in tensors.items() if not is_projector_name(name)}
     tensors |= {f"mm.{tail}": tensor for tail, tensor in named.items()}
     spelling = [projector_prefix(tensor.name) for tensor in projector]
-    model = matched_model(family, inputs, values, tensors, tower.checkpoint, spelling)
+    model = matched_model(family, inputs, values, tensors, tower, spelling)
     model = with_value_warnings(model, inputs.config.path)
     model = replace(model, uses=model.uses | LLAVA_USES | ({"vision_tower"} if checkpoint is not None else set()))
     return _in_order_of(projector, model) if keep_order else model
@@ -147,14 +146,12 @@ def _projector(inputs: Inputs, checkpoint: Checkpoint | None) -> tuple[list[View
         tensors = [tensor for name, tensor in checkpoint.tensors.items() if is_projector_name(name)]
         return tensors, False, checkpoint.folder
     source = place(inputs.options.llava_projector)
-    if not isinstance(source, File):
-        opened = Checkpoint.open(source, wanted=is_projector_name)
-        return list(opened.tensors.values()), False, source
-    opened = Checkpoint.open_file(source)
+    is_file = isinstance(source, File)
+    opened = Checkpoint.open_file(source) if isinstance(source, File) else Checkpoint.open(source, is_projector_name)
     CheckpointError.raise_all(
         f"{source}: tensor {name!r} is unknown, a projector's are model.mm_projector.* or multi_modal_projector.*"
         for name in opened.tensors
         if not is_projector_name(name)
     )
     # The torch reference takes a file of torch's as it comes; a safetensors file's order means nothing.
-    return list(opened.tensors.values()), not opened.is_safetensors, source
+    return list(opened.tensors.values()), is_file and not opened.is_safetensors, source

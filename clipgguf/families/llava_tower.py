@@ -5,7 +5,6 @@ The original LLaVA's config.json only names the tower (``mm_vision_tower``), whi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
@@ -53,21 +52,13 @@ HF_DEFAULT_TOWERS: tuple[Mapping[str, Any], Mapping[str, Any]] = (
     {**_tower(1152, 4304, 26, 384, 14, 512, act="gelu_pytorch_tanh"), "model_type": "siglip_vision_model"},
 )
 # A vision tower's own model_types.
-CLIP_VISION, SIGLIP_VISION = "clip_vision_model", "siglip_vision_model"
+VISION_TYPES = ("clip_vision_model", "siglip_vision_model")
 
 
-@dataclass(frozen=True, slots=True)
-class FoundTower:
-    """A vision tower: its configuration, and the checkpoint that its tensors (and what stands beside them) are in."""
+def find_tower(inputs: Inputs, llava: Settings, checkpoint: Checkpoint | None) -> tuple[Config, Checkpoint]:
+    """Return the vision tower's configuration and checkpoint, with what stands beside it.
 
-    config: Config
-    is_siglip: bool
-    checkpoint: Checkpoint
-
-
-def find_tower(inputs: Inputs, llava: Settings, checkpoint: Checkpoint | None) -> FoundTower:
-    """Find the vision tower; ``checkpoint`` is LLaVA's own, None for a CLIP directory that is given a projector.
-
+    ``checkpoint`` is LLaVA's own, None for a CLIP directory that is given a projector.
     Raises ConfigError or CheckpointError when there is none, or when its sizes cannot be known.
     """
     options = inputs.options
@@ -77,7 +68,7 @@ def find_tower(inputs: Inputs, llava: Settings, checkpoint: Checkpoint | None) -
         if directory is None:
             prefix = tower_prefix(checkpoint)
             if prefix is not None:
-                return FoundTower(*_inner_config(inputs, llava, checkpoint.tensors, prefix), checkpoint)
+                return _inner_config(inputs, llava, checkpoint.tensors, prefix), checkpoint
             directory = _folder_inside(llava)
     if directory is None:
         asked = f"; config.json asks for {shown(llava.tower_name)}" if llava.tower_name else ""
@@ -93,8 +84,7 @@ def find_tower(inputs: Inputs, llava: Settings, checkpoint: Checkpoint | None) -
         raise CheckpointError(f"{directory}: has no vision tower (no tensor ...{TOWER.landmark})")
     path = directory.file("config.json")
     refuse_quantized(read_json_object(path) if path.is_present else {}, path, opened.tensors.values())
-    path = path if options.vision_config is None else given_file(options.vision_config)
-    return FoundTower(*_vision_config(path), opened)
+    return _vision_config(path if options.vision_config is None else given_file(options.vision_config)), opened
 
 
 def tower_prefix(checkpoint: Checkpoint) -> str | None:
@@ -111,8 +101,8 @@ def _folder_inside(llava: Settings) -> Folder | None:
     return inside if "config.json" in inside else None
 
 
-def _inner_config(inputs: Inputs, llava: Settings, tensors: Mapping[str, View], prefix: str) -> tuple[Config, bool]:
-    """Return the configuration of a tower that is part of the LLaVA checkpoint, and whether it is SigLIP's."""
+def _inner_config(inputs: Inputs, llava: Settings, tensors: Mapping[str, View], prefix: str) -> Config:
+    """Return the configuration of a tower that is part of the LLaVA checkpoint."""
     if inputs.options.vision_config is not None:
         return _vision_config(given_file(inputs.options.vision_config))
     values = llava.values.get("vision_config")
@@ -122,29 +112,27 @@ def _inner_config(inputs: Inputs, llava: Settings, tensors: Mapping[str, View], 
         values = _known_tower(llava, tensors, prefix)
     # One that is there takes CLIPVisionConfig's defaults for what it omits, not LlavaConfig's.
     model_type = values.get("model_type") if isinstance(values, Mapping) else None
-    if model_type not in (None, CLIP_VISION, SIGLIP_VISION):
+    if model_type not in (None, *VISION_TYPES):
+        supported = ", ".join(map(repr, VISION_TYPES))
         raise ConfigError(
-            f"{llava.path}: vision_config is of model_type {shown(model_type)}, "
-            f"supported are {CLIP_VISION!r}, {SIGLIP_VISION!r}"
+            f"{llava.path}: vision_config is of model_type {shown(model_type)}, supported are {supported}"
         )
-    return Config(llava.path, {"vision_config": values}), model_type == SIGLIP_VISION
+    return Config(llava.path, {"vision_config": values, "model_type": model_type})
 
 
-def _vision_config(path: File) -> tuple[Config, bool]:
-    """Read the vision tower's part of a config.json, a whole model's or a tower's alone; return whether it is SigLIP's.
+def _vision_config(path: File) -> Config:
+    """Read the vision tower's part of a config.json, a whole model's or a tower's alone.
 
     Raises ConfigError when it is of another kind.
     """
     config = Config(path, read_json_object(path))
     model_type = config.values.get("model_type")
     if model_type in ("clip", "siglip") or (model_type is None and "vision_config" in config.values):
-        return standard_config(config), model_type == "siglip"
-    if model_type in (CLIP_VISION, SIGLIP_VISION):
-        return standard_config(config, "vision"), model_type == SIGLIP_VISION
-    raise ConfigError(
-        f"{path}: is of model_type {shown(model_type)}, a vision tower's is 'clip', 'siglip' or "
-        f"{CLIP_VISION!r} or {SIGLIP_VISION!r}"
-    )
+        return standard_config(config)
+    if model_type in VISION_TYPES:
+        return standard_config(config, "vision")
+    supported = " or ".join(map(repr, ("siglip", *VISION_TYPES)))
+    raise ConfigError(f"{path}: is of model_type {shown(model_type)}, a vision tower's is 'clip', {supported}")
 
 
 def _known_tower(llava: Settings, tensors: Mapping[str, View], prefix: str) -> Mapping[str, Any]:

@@ -13,15 +13,13 @@ from clipgguf.config import LARGEST_UINT32, rgb_statistics
 from clipgguf.errors import CheckpointError, ConfigError, shown
 from clipgguf.families.clip import TEXT, VISION, clip_family, towers_asked_for, with_value_warnings
 from clipgguf.families.tower_tables import SCRIPT_BLOCK
-from clipgguf.family import Family, Rule, Section, Value, linear, norm
+from clipgguf.family import Family, Rule, Section, Value, fused_qkv, linear, norm
 from clipgguf.inputs import Config, Inputs, checked, read_values
 from clipgguf.model import Model, matched_model
 
 _BLOCK = (
-    Rule(
-        "attn.in_proj_weight", ("attn_q.weight", "attn_k.weight", "attn_v.weight"), "(3 width') width -> 3 width' width"
-    ),
-    Rule("attn.in_proj_bias", ("attn_q.bias", "attn_k.bias", "attn_v.bias"), "(3 width) -> 3 width"),
+    # No module of its own has these: "in_proj_weight", not "in_proj.weight".
+    *(replace(rule, theirs=rule.theirs.replace("proj.", "proj_")) for rule in fused_qkv("attn.in_proj")),
     *linear("attn.out_proj", "attn_out", "width", "width'"),
     *norm("ln_1", "ln1"),
     *linear("mlp.c_fc", "ffn_down", "ffn", "width"),
@@ -63,7 +61,7 @@ _PROJECTIONS = {
 _IGNORED = (r"logit_scale$", r"(text\.)?attn_mask$")
 _OTHER_TOWER = {TEXT: r"(?!visual\.)", VISION: r"visual\."}
 # Settings with which OpenCLIP computes otherwise than CLIP, and no tensor tells: what CLIP has.
-_SETTINGS: tuple[tuple[str, tuple[object, ...]], ...] = (
+_SETTINGS = (
     ("model_cfg.vision_cfg.pool_type", ("tok",)),
     ("model_cfg.vision_cfg.attentional_pool", (False,)),
     ("model_cfg.vision_cfg.final_ln_after_pool", (False,)),
@@ -152,26 +150,22 @@ def _unsupported(config: Config) -> Iterator[str]:
     ):
         cfg = config.get(f"model_cfg.{part}")
         if not isinstance(cfg, dict):
-            path = f"model_cfg.{part}" if isinstance(config.get("model_cfg"), dict) else "model_cfg"
+            path = "model_cfg" if config.get("model_cfg") is None else f"model_cfg.{part}"
             yield f"{config.label(path)} is {shown(config.get(path))}, should be an object"
         elif tower := cfg.get(key):
             yield f"{config.path}: {part}: is a {of} tower ({shown(tower)}), supported are {name}"
     for path, allowed in _SETTINGS:
         value = config.get(path)
         if value is not None and value not in allowed:
-            yield (
-                f"{config.label(path)} is {shown(value)}, which readers of GGUF files would compute wrongly; they know "
-                f"{allowed[0]!r}"
-            )
+            wrong = f"which readers of GGUF files would compute wrongly; they know {allowed[0]!r}"
+            yield f"{config.label(path)} is {shown(value)}, {wrong}"
 
 
 def _family(inputs: Inputs, towers: tuple[str, ...]) -> Family:
     """Return CLIP's family with OpenCLIP's names on the checkpoint's side."""
-    default = None
-    if VISION in towers:
-        # OpenCLIP's config has the image processor's values, too.
-        where = f"{inputs.config.path}: preprocess_cfg"
-        default = rgb_statistics(inputs.config.values.get("preprocess_cfg"), where)
+    # OpenCLIP's config has the image processor's values, too.
+    config, where = inputs.config.values.get("preprocess_cfg"), f"{inputs.config.path}: preprocess_cfg"
+    default = rgb_statistics(config, where) if VISION in towers else None
     clip = clip_family("OpenCLIP", towers, stored=(TEXT, VISION), default=default)
     own = {value.name for value in _VALUES}
     sections = [section for tower in (TEXT, VISION) if tower in towers for section in _SECTIONS[tower]]

@@ -74,10 +74,8 @@ def read_vocabulary(directory: Folder, given: PathLike | None = None) -> Vocabul
         for name in ("vocab.json", "tokenizer.json"):
             if name in folder:
                 return _read_file(folder.file(name))
-    raise ConfigError(
-        f"{' and '.join(map(str, places))}: no vocab.json and no tokenizer.json; the text tower needs its vocabulary "
-        "(--vocab takes one, --vision-only converts without)"
-    )
+    needs = "the text tower needs its vocabulary (--vocab takes one, --vision-only converts without)"
+    raise ConfigError(f"{' and '.join(map(str, places))}: no vocab.json and no tokenizer.json; {needs}")
 
 
 def _read_file(path: File) -> Vocabulary:

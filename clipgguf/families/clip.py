@@ -170,7 +170,7 @@ def clip_family(
     )
 
 
-# What a model_type is called, and the towers that go into its files. One that ends in "_model" is of a tower alone.
+# What a model_type is called, and the towers that can go into a file; one that ends in "_model" is of a tower alone.
 LAYOUTS = {
     "clip": ("CLIPModel", (TEXT, VISION)),
     "clip_text_model": ("CLIPTextModel", (TEXT,)),

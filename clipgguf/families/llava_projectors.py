@@ -1,6 +1,6 @@
 """LLaVA's projectors: which kind a set of tensors is, and its names in a GGUF file.
 
-A projector maps the vision tower's features to the language model's embeddings. llama.cpp builds its graph by
+They map the vision tower's features to the language model's embeddings. llama.cpp builds its graph by
 ``clip.projector_type`` (``PROJECTOR_TYPE_NAMES`` in ``tools/mtmd/clip-impl.h``) and looks tensors up by these names
 (``TN_MM_*`` there); the checkpoints' names are those of LLaVA, Yi-VL and MobileVLM
 (``mobilevlm/model/vision_projector.py``).
@@ -111,10 +111,9 @@ def by_tail(tensors: Sequence[View]) -> dict[str, View]:
             head, _, rest = match["tail"].partition(".")
             found[f"{_HF_TAILS.get(head, head)}.{rest}" if rest else head] = tensor
         else:
-            raise CheckpointError(
-                f"{tensor.file}: tensor {tensor.name!r} is of Phi-3's HD projector, which merges patches two by two; "
-                "no reader of GGUF files can run it as a LLaVA projector"
-            )
+            what = "is of Phi-3's HD projector, which merges patches two by two"
+            no_reader = "no reader of GGUF files can run it as a LLaVA projector"
+            raise CheckpointError(f"{tensor.file}: tensor {tensor.name!r} {what}; {no_reader}")
     return found
 
 
@@ -133,15 +132,10 @@ def recognise(tensors: Mapping[str, View], projector_type: str | None, where: st
         raise CheckpointError(f"{where}: {known}; supported are {', '.join(kind.name for kind in KINDS)}")
     asked = f"as {projector_type!r} " if projector_type else ""
     nearest = max(kinds, key=lambda kind: len(kind.tails & tails) - len(kind.tails ^ tails))
-    differences = [
-        f"{what} {', '.join(map(repr, sorted(names)))}"
-        for what, names in (("lacks", nearest.tails - tails), ("has", tails - nearest.tails))
-        if names
-    ]
-    raise CheckpointError(
-        f"{where}: readers do not know the projector {asked}: compared with {nearest.name}, it "
-        f"{' and '.join(differences)}"
-    )
+    others = (("lacks", nearest.tails - tails), ("has", tails - nearest.tails))
+    differs = " and ".join(f"{what} {', '.join(map(repr, sorted(names)))}" for what, names in others if names)
+    compared = f"compared with {nearest.name}, it {differs}"
+    raise CheckpointError(f"{where}: readers do not know the projector {asked}: {compared}")
 
 
 def _why_not(tails: set[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 from clipgguf.config import valid_text
 from clipgguf.errors import ConfigError, shown
@@ -48,15 +49,13 @@ def check_strategy(settings: Settings, is_siglip: bool) -> None:
     """Raise ConfigError when the language model was trained on other patches than readers give it."""
     config = settings.values
     strategy = config.get("vision_feature_select_strategy") or config.get("mm_vision_select_feature")
-    if not is_siglip:
-        if strategy not in (None, "default", "patch"):
-            raise ConfigError(
-                f"{settings.path}: the projector takes the class token's features, too ({shown(strategy)}), which no "
-                "reader of GGUF files can run; supported is 'default' or 'patch'"
-            )
-        return
+    if not is_siglip and strategy not in (None, "default", "patch"):
+        raise ConfigError(
+            f"{settings.path}: the projector takes the class token's features, too ({shown(strategy)}), which no "
+            "reader of GGUF files can run; supported is 'default' or 'patch'"
+        )
     # SigLIP has no class token; with "default" transformers drops the first patch in its place.
-    if not settings.is_original and settings.is_of(*MODULES["llava"][0]):
+    if is_siglip and not settings.is_original and settings.is_of(*MODULES["llava"][0]):
         strategy = strategy or ("full" if settings.is_of("llava_onevision") else "default")
         if strategy != "full":
             raise ConfigError(
@@ -100,14 +99,11 @@ def _own_layers_to_run(inputs: Inputs, settings: Settings, blocks: int) -> int:
         if isinstance(layer, list) and len(layer) == 1:
             layer = layer[0]
         if isinstance(layer, list):
-            raise ConfigError(
-                f"{where} is {shown(layer)}: the projector joins the features of several layers (VIP-LLaVA), which no "
-                "reader of GGUF files can run"
-            )
+            joins = "the projector joins the features of several layers (VIP-LLaVA)"
+            raise ConfigError(f"{where} is {shown(layer)}: {joins}, which no reader of GGUF files can run")
     if type(layer) is not int or not -blocks <= layer <= blocks or layer == 0:
-        raise ConfigError(
-            f"{where} is {shown(layer)}, should be 1 to {blocks}, or -1 to {-blocks} counted from the last"
-        )
+        should = f"should be 1 to {blocks}, or -1 to {-blocks} counted from the last"
+        raise ConfigError(f"{where} is {shown(layer)}, {should}")
     return layer if layer > 0 else blocks + 1 + layer
 
 
@@ -136,21 +132,21 @@ def _grid_pinpoints(inputs: Inputs, settings: Settings, image_size: int) -> list
     # LLaVA 1.5's code knows the key, too, and pads to a square all the same.
     if pairs is None or (settings.is_original and not (isinstance(aspect, str) and aspect.startswith("anyres"))):
         return None
-    is_pairs = isinstance(pairs, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(type(n) is int and 0 < n < 2**31 for n in pair)
-        for pair in pairs
-    )
     problem = ""
-    if not is_pairs:
+    if not isinstance(pairs, list) or not all(map(_is_pair, pairs)):
         problem = f"is {shown(pairs)}, should be pairs of pixels"
     elif any(n % image_size for pair in pairs for n in pair):
         problem = f"has sizes that are no multiples of {image_size}, on which llama.cpp aborts"
     if problem:
-        left_out = "left out, images will be padded to a square"
-        inputs.warnings.append(f"{settings.path}: image_grid_pinpoints {problem}; {left_out}")
+        padded = "left out, images will be padded to a square"
+        inputs.warnings.append(f"{settings.path}: image_grid_pinpoints {problem}; {padded}")
         return None
     # transformers has (height, width), LLaVA and llama.cpp (width, height).
     return [n for pair in pairs for n in (pair if settings.is_original else reversed(pair))] or None
+
+
+def _is_pair(pair: Any) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and all(type(n) is int and 0 < n < 2**31 for n in pair)
 
 
 def _patch_merge_type(settings: Settings) -> str | None:

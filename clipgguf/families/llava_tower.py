@@ -63,22 +63,20 @@ def find_tower(inputs: Inputs, llava: Settings, checkpoint: Checkpoint | None) -
     """
     options = inputs.options
     directory: Folder | File | None = inputs.directory
-    if checkpoint is not None:
-        directory = None if options.vision_tower is None else place(options.vision_tower)
-        if directory is None:
-            prefix = tower_prefix(checkpoint)
-            if prefix is not None:
-                return _inner_config(inputs, llava, checkpoint.tensors, prefix), checkpoint
-            directory = _folder_inside(llava)
+    if checkpoint is not None and options.vision_tower is not None:
+        directory = place(options.vision_tower)
+    elif checkpoint is not None:
+        prefix = tower_prefix(checkpoint)
+        if prefix is not None:
+            return _inner_config(inputs, llava, checkpoint.tensors, prefix), checkpoint
+        directory = _folder_inside(llava)
     if directory is None:
         asked = f"; config.json asks for {shown(llava.tower_name)}" if llava.tower_name else ""
-        raise CheckpointError(
-            f"{inputs.directory}: has no vision tower{asked}; --vision-tower takes the directory that has it"
-        )
+        takes = "--vision-tower takes the directory that has it"
+        raise CheckpointError(f"{inputs.directory}: has no vision tower{asked}; {takes}")
     if isinstance(directory, File):
-        raise CheckpointError(
-            f"{directory}: is no directory, should be the vision tower's, with config.json{hub_advice(directory)}"
-        )
+        should = f"should be the vision tower's, with config.json{hub_advice(directory)}"
+        raise CheckpointError(f"{directory}: is no directory, {should}")
     opened = inputs.open_checkpoint() if checkpoint is None else Checkpoint.open(directory)
     if tower_prefix(opened) is None:
         raise CheckpointError(f"{directory}: has no vision tower (no tensor ...{TOWER.landmark})")
@@ -113,10 +111,8 @@ def _inner_config(inputs: Inputs, llava: Settings, tensors: Mapping[str, View], 
     # One that is there takes CLIPVisionConfig's defaults for what it omits, not LlavaConfig's.
     model_type = values.get("model_type") if isinstance(values, Mapping) else None
     if model_type not in (None, *VISION_TYPES):
-        supported = ", ".join(map(repr, VISION_TYPES))
-        raise ConfigError(
-            f"{llava.path}: vision_config is of model_type {shown(model_type)}, supported are {supported}"
-        )
+        wrong = f"vision_config is of model_type {shown(model_type)}"
+        raise ConfigError(f"{llava.path}: {wrong}, supported are {', '.join(map(repr, VISION_TYPES))}")
     return Config(llava.path, {"vision_config": values, "model_type": model_type})
 
 
@@ -140,33 +136,22 @@ def _known_tower(llava: Settings, tensors: Mapping[str, View], prefix: str) -> M
 
     Raises ConfigError when it is not known, CheckpointError when the tensors have other sizes.
     """
-    where, name = llava.path, llava.tower_name
+    where, name, advice = llava.path, llava.tower_name, "--vision-config takes its config.json"
     if name is None:
-        raise ConfigError(
-            f"{where}: names no mm_vision_tower whose sizes could be known; --vision-config takes its config.json"
-        )
+        raise ConfigError(f"{where}: names no mm_vision_tower whose sizes could be known; {advice}")
     config = KNOWN_TOWERS.get(name.replace("\\", "/").rstrip("/").rpartition("/")[2])
     if config is None:
-        raise ConfigError(
-            f"{where}: the vision tower is {shown(name)}, whose sizes are not known here (attention heads cannot be "
-            "told from tensors); --vision-config takes its config.json"
-        )
-    found = _sizes(tensors, prefix)
-    wrong = [f"{key} {value} instead of {config[key]}" for key, value in found.items() if value != config[key]]
-    if wrong:
-        raise CheckpointError(
-            f"{where}: the vision tower should be {name!r}, but its tensors have {', '.join(wrong)}; "
-            "--vision-config takes its config.json"
-        )
-    return config
-
-
-def _sizes(tensors: Mapping[str, View], prefix: str) -> dict[str, int]:
-    """Return the sizes that can be told from a tower's tensors."""
+        unknown = "whose sizes are not known here (attention heads cannot be told from tensors)"
+        raise ConfigError(f"{where}: the vision tower is {shown(name)}, {unknown}; {advice}")
     patch = tensors[prefix + TOWER.landmark].shape or (0,)
-    sizes = {"hidden_size": patch[0], "patch_size": patch[-1]}
+    found = {"hidden_size": patch[0], "patch_size": patch[-1]}
     layers = f"{prefix}encoder.layers."
     if fc1 := tensors.get(f"{layers}0.mlp.fc1.weight"):
-        sizes["intermediate_size"] = fc1.shape[0] if fc1.shape else 0
+        found["intermediate_size"] = fc1.shape[0] if fc1.shape else 0
     numbers = {name.removeprefix(layers).partition(".")[0] for name in tensors if name.startswith(layers)}
-    return {**sizes, "num_hidden_layers": len(numbers)}
+    found["num_hidden_layers"] = len(numbers)
+    wrong = [f"{key} {value} instead of {config[key]}" for key, value in found.items() if value != config[key]]
+    if wrong:
+        have = f"its tensors have {', '.join(wrong)}"
+        raise CheckpointError(f"{where}: the vision tower should be {name!r}, but {have}; {advice}")
+    return config

@@ -1,7 +1,7 @@
 """The text tower's vocabulary: token strings in the order of their ids."""
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
 from clipgguf.config import valid_text
@@ -78,15 +78,6 @@ def read_vocabulary(directory: Folder, given: PathLike | None = None) -> Vocabul
     raise ConfigError(f"{' and '.join(map(str, places))}: no vocab.json and no tokenizer.json; {needs}")
 
 
-def _read_file(path: File) -> Vocabulary:
-    """Read a vocab.json or a tokenizer.json, which is told by its ``model``."""
-    # Two thirds of a tokenizer.json are the merges, two strings for each token, and nobody needs them here.
-    values = read_json_object(path, emptied=() if path.name == "vocab.json" else ("model", "merges"))
-    if isinstance(values.get("model"), dict) or path.name == "tokenizer.json":
-        values = _tokenizer_items(values, path)
-    return _by_id(values, path)
-
-
 def _tokenizer_items(tokenizer: dict[str, Any], path: File) -> dict[str, Any]:
     model, added = tokenizer.get("model"), tokenizer.get("added_tokens") or []
     tokens = model.get("vocab") if isinstance(model, dict) else None
@@ -98,9 +89,14 @@ def _tokenizer_items(tokenizer: dict[str, Any], path: File) -> dict[str, Any]:
     return {**tokens, **{token["content"]: token.get("id") for token in added}}
 
 
-def _by_id(ids: Mapping[str, Any], path: File) -> Vocabulary:
+def _read_file(path: File) -> Vocabulary:
+    """Read a vocab.json or a tokenizer.json, which is told by its ``model``."""
+    # Two thirds of a tokenizer.json are the merges, two strings for each token, and nobody needs them here.
+    values = read_json_object(path, emptied=() if path.name == "vocab.json" else ("model", "merges"))
+    if isinstance(values.get("model"), dict) or path.name == "tokenizer.json":
+        values = _tokenizer_items(values, path)
     tokens: dict[int, str] = {}
-    for token, token_id in ids.items():
+    for token, token_id in values.items():
         if type(token_id) is not int or token_id < 0:
             raise ConfigError(f"{path}: token {shown(token)} has id {shown(token_id)}, should be an integer from 0")
         if token_id in tokens:

@@ -22,7 +22,6 @@ SCRIPT = Base(
     values=(Value("name", lambda inputs: inputs.name),),
 )
 
-
 # llama.cpp's convert_hf_to_gguf.py with --mmproj (``conversion/base.py``, MmprojModel).
 MTMD = Base(
     squeezes=False,

@@ -11,16 +11,8 @@ from typing import Any
 
 from clipgguf.config import CLIP_STATISTICS, SIGLIP_STATISTICS, ImageStatistics
 from clipgguf.errors import CheckpointError, ConfigError, shown
+from clipgguf.families import tower_tables as tables
 from clipgguf.families.bases import SCRIPT, statistics
-from clipgguf.families.tower_tables import (
-    CLIP_EMBEDDINGS,
-    POSITIONS,
-    POST_NORM,
-    SCRIPT_BLOCK,
-    SIGLIP_EMBEDDINGS,
-    SIGLIP_HEAD,
-    TOWER,
-)
 from clipgguf.family import Family, Prefix, Rule, Section, Value, norm
 from clipgguf.inputs import Config, Inputs
 from clipgguf.model import Model, open_family
@@ -28,6 +20,7 @@ from clipgguf.sources import File
 from clipgguf.vocabulary import read_vocabulary
 
 TEXT, VISION = "text", "vision"
+Towers = tuple[str, ...]
 
 # The activations that a file can tell its readers of, by the bool ``clip.use_gelu``. llama.cpp's own GELU is the tanh
 # approximation that SigLIP was trained with.
@@ -93,13 +86,20 @@ class VisionTower:
         )
 
 
-CLIP = VisionTower("CLIP", 32, 1e-5, "quick_gelu", 1, CLIP_EMBEDDINGS, CLIP_STATISTICS)
+CLIP = VisionTower("CLIP", 32, 1e-5, "quick_gelu", 1, tables.CLIP_EMBEDDINGS, CLIP_STATISTICS)
 SIGLIP = VisionTower(
-    "SigLIP", 16, 1e-6, "gelu_pytorch_tanh", 0, SIGLIP_EMBEDDINGS, SIGLIP_STATISTICS, ((SIGLIP_HEAD, HEAD_NOTE),)
+    "SigLIP",
+    16,
+    1e-6,
+    "gelu_pytorch_tanh",
+    0,
+    tables.SIGLIP_EMBEDDINGS,
+    SIGLIP_STATISTICS,
+    ((tables.SIGLIP_HEAD, HEAD_NOTE),),
 )
 
 TEXT_TOWER = Prefix("embeddings.token_embedding.weight", "text_model.")
-TEXT_EMBEDDINGS = (Rule("embeddings.token_embedding.weight", "token_embd.weight", "vocab width"), POSITIONS)
+TEXT_EMBEDDINGS = (Rule("embeddings.token_embedding.weight", "token_embd.weight", "vocab width"), tables.POSITIONS)
 
 
 def _tower(part: str, prefix: Prefix, embeddings: tuple[Rule, ...], last: tuple[Rule, ...]) -> tuple[Section, ...]:
@@ -107,7 +107,7 @@ def _tower(part: str, prefix: Prefix, embeddings: tuple[Rule, ...], last: tuple[
     ours = f"{part[0]}."
     return (
         Section(prefix, ours, embeddings, part=part),
-        Section(prefix + "encoder.layers.{}.", ours + "blk.{}.", SCRIPT_BLOCK, times="blocks", part=part),
+        Section(prefix + "encoder.layers.{}.", ours + "blk.{}.", tables.SCRIPT_BLOCK, times="blocks", part=part),
         Section(prefix, ours, last, part=part),
     )
 
@@ -124,12 +124,7 @@ OTHER_TOWER = {
 
 
 def clip_family(
-    title: str,
-    towers: tuple[str, ...],
-    *,
-    stored: tuple[str, ...] = (),
-    is_siglip: bool = False,
-    default: ImageStatistics | None = None,
+    title: str, towers: Towers, *, stored: Towers = (), is_siglip: bool = False, default: ImageStatistics | None = None
 ) -> Family:
     """Return the family of CLIP models of which these towers go into the file.
 
@@ -142,7 +137,7 @@ def clip_family(
     if TEXT in towers:
         sections += _tower(TEXT, TEXT_TOWER, TEXT_EMBEDDINGS, norm("final_layer_norm", "post_ln"))
     if VISION in towers:
-        sections += _tower(VISION, TOWER, vision.embeddings, POST_NORM)
+        sections += _tower(VISION, tables.TOWER, vision.embeddings, tables.POST_NORM)
     for tower, name in PROJECTIONS.items():
         if tower in towers and not is_siglip:
             rule = Rule(name, name, "projection width", optional=len(stored) == 1)
@@ -171,7 +166,7 @@ def clip_family(
 
 
 # What a model_type is called, and the towers that can go into a file; one that ends in "_model" is of a tower alone.
-LAYOUTS = {
+LAYOUTS: Mapping[str, tuple[str, Towers]] = {
     "clip": ("CLIPModel", (TEXT, VISION)),
     "clip_text_model": ("CLIPTextModel", (TEXT,)),
     "clip_vision_model": ("CLIPVisionModel", (VISION,)),
@@ -222,7 +217,7 @@ def standard_config(config: Config, flat: str | None = None) -> Config:
     return Config(config.path, values, {key: f"{key}_dict" for key in given})
 
 
-def towers_asked_for(inputs: Inputs, title: str, towers: tuple[str, ...]) -> tuple[str, ...]:
+def towers_asked_for(inputs: Inputs, title: str, towers: Towers) -> Towers:
     """Return which of a checkpoint's towers go into the file; CheckpointError when it lacks the one asked for."""
     for tower, asked in ((TEXT, inputs.options.text_only), (VISION, inputs.options.vision_only)):
         if asked and tower not in towers:
@@ -244,10 +239,8 @@ def with_value_warnings(model: Model, path: File) -> Model:
         if act not in KNOWN_ACTIVATIONS
     ]
     if text != vision:
-        warnings.append(
-            f"{path}: the text tower's hidden_act is {shown(text)}, the vision tower's {shown(vision)}; "
-            "the file has one flag for both and tells the vision tower's"
-        )
+        both = f"the text tower's hidden_act is {shown(text)}, the vision tower's {shown(vision)}"
+        warnings.append(f"{path}: {both}; the file has one flag for both and tells the vision tower's")
     tokens, rows = values.get("text.tokens"), values.get("text.vocab")
     if tokens is not None and len(tokens) != rows:
         warnings.append(f"the vocabulary has {len(tokens)} tokens, the token embedding {rows} rows")

@@ -102,15 +102,12 @@ def open_model(inputs: Inputs) -> Model:
     check_strategy(settings, siglip)
     family = llava_family(kind, is_siglip=siglip, settings=settings_values(inputs, settings))
     inputs.places = (inputs.directory, tower.folder)
-    named_as_own = {**config.values, "_name_or_path": own.values.get("_name_or_path")}
-    inputs.config = replace(config, values=named_as_own)
+    inputs.config = replace(config, values={**config.values, "_name_or_path": own.values.get("_name_or_path")})
     values = read_values(family, inputs)
     grid = values["vision.image"] // values["vision.patch"]
     if kind.projector_type != "mlp" and grid != LDP_GRID:
-        raise CheckpointError(
-            f"{projector_from}: the projector is of kind {kind.name}, which llama.cpp runs on {LDP_GRID} x {LDP_GRID} "
-            f"patches only; this tower has {grid} x {grid}"
-        )
+        runs = f"which llama.cpp runs on {LDP_GRID} x {LDP_GRID} patches only; this tower has {grid} x {grid}"
+        raise CheckpointError(f"{projector_from}: the projector is of kind {kind.name}, {runs}")
     tensors = {**_rest(checkpoint, tower), **tower.tensors}
     tensors = {name: tensor for name, tensor in tensors.items() if not is_projector_name(name)}
     tensors |= {f"mm.{tail}": tensor for tail, tensor in named.items()}
@@ -146,7 +143,6 @@ def _projector(inputs: Inputs, checkpoint: Checkpoint | None) -> tuple[list[View
         tensors = [tensor for name, tensor in checkpoint.tensors.items() if is_projector_name(name)]
         return tensors, False, checkpoint.folder
     source = place(inputs.options.llava_projector)
-    is_file = isinstance(source, File)
     opened = Checkpoint.open_file(source) if isinstance(source, File) else Checkpoint.open(source, is_projector_name)
     CheckpointError.raise_all(
         f"{source}: tensor {name!r} is unknown, a projector's are model.mm_projector.* or multi_modal_projector.*"
@@ -154,4 +150,4 @@ def _projector(inputs: Inputs, checkpoint: Checkpoint | None) -> tuple[list[View
         if not is_projector_name(name)
     )
     # The torch reference takes a file of torch's as it comes; a safetensors file's order means nothing.
-    return list(opened.tensors.values()), is_file and not opened.is_safetensors, source
+    return list(opened.tensors.values()), isinstance(source, File) and not opened.is_safetensors, source

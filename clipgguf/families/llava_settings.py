@@ -77,10 +77,8 @@ def _layers_to_run(inputs: Inputs, settings: Settings, blocks: int) -> int:
         # The configuration may ask for layers that no reader can use, in whose place another was chosen.
         own = _own_layers_to_run(inputs, settings, blocks)
         if own != told:
-            inputs.told_notes.append(
-                f"the projector takes the features of layer {told}, as with --feature-layer {told}; the checkpoint's "
-                f"own configuration says {own}"
-            )
+            takes = f"the projector takes the features of layer {told}, as with --feature-layer {told}"
+            inputs.told_notes.append(f"{takes}; the checkpoint's own configuration says {own}")
     return told
 
 

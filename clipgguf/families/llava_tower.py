@@ -148,7 +148,7 @@ def _known_tower(llava: Settings, tensors: Mapping[str, View], prefix: str) -> M
     layers = f"{prefix}encoder.layers."
     if fc1 := tensors.get(f"{layers}0.mlp.fc1.weight"):
         found["intermediate_size"] = fc1.shape[0] if fc1.shape else 0
-    numbers = {name.removeprefix(layers).partition(".")[0] for name in tensors if name.startswith(layers)}
+    numbers = {tensor.removeprefix(layers).partition(".")[0] for tensor in tensors if tensor.startswith(layers)}
     found["num_hidden_layers"] = len(numbers)
     wrong = [f"{key} {value} instead of {config[key]}" for key, value in found.items() if value != config[key]]
     if wrong:

@@ -31,8 +31,6 @@ _LANGUAGE_MODEL = re.compile(
     r"(?:model\.|language_model\.|transformer\.|gpt_neox\.)*"
     r"(?:layers|h|blocks|embed_tokens|embed_in|embed_out|wte|norm|norm_f|final_layernorm|final_layer_norm|ln_f|lm_head)\."
 )
-# The parts of CLIP that an image encoder goes without.
-CLIP_REST = (*NEVER_WRITTEN, r"(.*\.)?text_model\.", r"text_projection\.weight$", r"logit_bias$")
 LLAVA_USES = frozenset({"llava_projector", "feature_layer", "keep_last_layer", "projector_type", "vision_config"})
 # MobileVLM's LDP downsamples a fixed grid in llama.cpp (``build_llava`` in tools/mtmd/models/llava.cpp).
 LDP_GRID = 24
@@ -72,7 +70,8 @@ def llava_family(
             Section(TOWER + "encoder.layers.{}.", "v.blk.{}.", block, times="layers", stored="blocks"),
             Section("", "", (Rule("visual_projection.weight", (), "projection width", optional=True),)),
         ),
-        ignored=(*CLIP_REST, r"(.*\.)?post_layernorm\."),
+        # The parts of CLIP that an image encoder goes without.
+        ignored=(*NEVER_WRITTEN, r"(.*\.)?(text_model|post_layernorm)\.", r"text_projection\.weight$", r"logit_bias$"),
         noted=tower.noted,
     )
 

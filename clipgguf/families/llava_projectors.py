@@ -118,10 +118,9 @@ def by_tail(tensors: Sequence[View]) -> dict[str, View]:
 
 
 def recognise(tensors: Mapping[str, View], projector_type: str | None, where: str) -> Kind:
-    """Return which kind of projector tensors are, by their names in the tables.
+    """Return which kind of projector tensors are, by their names in the tables, of those of a ``projector_type``.
 
-    ``projector_type`` restricts the kinds to those that readers know by it. Raises CheckpointError for a kind that no
-    reader can run.
+    Raises CheckpointError for a kind that no reader can run.
     """
     tails = tensors.keys() - {NEWLINE.theirs}
     kinds = [kind for kind in KINDS if projector_type in (None, kind.projector_type)]

@@ -50,10 +50,9 @@ def check_strategy(settings: Settings, is_siglip: bool) -> None:
     config = settings.values
     strategy = config.get("vision_feature_select_strategy") or config.get("mm_vision_select_feature")
     if not is_siglip and strategy not in (None, "default", "patch"):
-        raise ConfigError(
-            f"{settings.path}: the projector takes the class token's features, too ({shown(strategy)}), which no "
-            "reader of GGUF files can run; supported is 'default' or 'patch'"
-        )
+        takes = f"the projector takes the class token's features, too ({shown(strategy)})"
+        supported = "supported is 'default' or 'patch'"
+        raise ConfigError(f"{settings.path}: {takes}, which no reader of GGUF files can run; {supported}")
     # SigLIP has no class token; with "default" transformers drops the first patch in its place.
     if is_siglip and not settings.is_original and settings.is_of(*MODULES["llava"][0]):
         strategy = strategy or ("full" if settings.is_of("llava_onevision") else "default")
@@ -106,20 +105,18 @@ def _own_layers_to_run(inputs: Inputs, settings: Settings, blocks: int) -> int:
 
 
 def _layers_to_store(inputs: Inputs, run: int, blocks: int) -> int:
-    """Return how many blocks of the tower the file has.
+    """Return how many blocks of the tower the file has; one that is verified may have more than are needed.
 
-    Readers that leave out the last of the blocks that are stored want one more than shall run. A file that is verified
-    may have more.
+    Readers that leave out the last of the blocks that are stored want one more than shall run.
     """
     if inputs.told is not None:
         return min(max(run, inputs.told.stored_blocks), blocks)
     if not inputs.options.keep_last_layer:
         return run
     if run == blocks:
-        inputs.warnings.append(
-            f"--keep-last-layer changes nothing: the projector takes the features of layer {run}, the tower's last; "
-            "readers that leave out the last block of a file cannot run it"
-        )
+        takes = f"the projector takes the features of layer {run}, the tower's last"
+        cannot = "readers that leave out the last block of a file cannot run it"
+        inputs.warnings.append(f"--keep-last-layer changes nothing: {takes}; {cannot}")
     return min(run + 1, blocks)
 
 

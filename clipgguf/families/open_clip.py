@@ -18,7 +18,7 @@ from clipgguf.inputs import Config, Inputs, checked, read_values
 from clipgguf.model import Model, matched_model
 
 _BLOCK = (
-    # No module of its own has these: "in_proj_weight", not "in_proj.weight".
+    # torch's MultiheadAttention calls them in_proj_weight and in_proj_bias.
     *(replace(rule, theirs=rule.theirs.replace("proj.", "proj_")) for rule in fused_qkv("attn.in_proj")),
     *linear("attn.out_proj", "attn_out", "width", "width'"),
     *norm("ln_1", "ln1"),
@@ -57,8 +57,6 @@ _PROJECTIONS = {
     VISION: Section("visual.", "", (Rule("proj", _VISUAL, _LEFT),)),
     TEXT: Section(_TEXT, "", (_TEXT_PROJECTION,), part=TEXT),
 }
-# What a causal text tower of before may hold, its attention mask, follows from the context's length.
-_IGNORED = (r"logit_scale$", r"(text\.)?attn_mask$")
 _OTHER_TOWER = {TEXT: r"(?!visual\.)", VISION: r"visual\."}
 # Settings with which OpenCLIP computes otherwise than CLIP, and no tensor tells: what CLIP has.
 _SETTINGS = (
@@ -174,5 +172,6 @@ def _family(inputs: Inputs, towers: tuple[str, ...]) -> Family:
         values=(*_VALUES, *(value for value in clip.values if value.name not in own)),
         sections=(*sections, *(_PROJECTIONS[tower] for tower in (VISION, TEXT) if tower in towers)),
         left_out=tuple(_OTHER_TOWER[tower] for tower in (TEXT, VISION) if tower not in towers),
-        ignored=_IGNORED,
+        # What a causal text tower of before may hold, its attention mask, follows from the context's length.
+        ignored=(r"logit_scale$", r"(text\.)?attn_mask$"),
     )

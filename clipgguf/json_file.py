@@ -74,12 +74,10 @@ _COMMA_OR_NOT = re.compile(r"[ \t\n\r]*(,?)[ \t\n\r]*")
 def _parse(text: str, emptied: Sequence[str]) -> Any:
     """Do what ``json.loads`` does, but empty the array to which keys lead."""
     if emptied:
-        try:
+        with contextlib.suppress(ValueError):  # What is wrong, and where, is for json to say.
             value, at = _parse_along(text, _match(_BLANKS, text, 0).end(), emptied)
             if _match(_BLANKS, text, at).end() == len(text):
                 return value
-        except ValueError:  # What is wrong, and where, is for json to say.
-            pass
     return _DECODER.decode(text)
 
 

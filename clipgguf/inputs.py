@@ -12,7 +12,6 @@ from clipgguf.config import (
     ImageStatistics,
     image_processor,
     is_positive_float32,
-    model_name,
     read_image_statistics,
     valid_text,
 )
@@ -102,7 +101,8 @@ class Inputs:
         """The model's name: the one asked for, else the configuration's, else the directory's."""
         if self.options.name is not None:
             return valid_text(self.options.name)
-        return model_name(self.config.values, self.directory)
+        name = self.config.values.get("_name_or_path")
+        return valid_text(name if isinstance(name, str) else self.directory.title)
 
     def open_checkpoint(self, wanted: Wanted = lambda name: True) -> Checkpoint:
         """Open the weights of the model: those of the file that was given, else those that its directory has."""

@@ -61,7 +61,7 @@ def read_safetensors_header(source: Source) -> list[View]:
         return [_record(source, 8 + length, name, info) for name, info in header.items()]
     except DuplicateKeyError as e:
         # The format forbids it, and the package takes the last one in silence.
-        raise CheckpointError(f"{name}: has the key {shown(e.key)} twice in its header") from e
+        raise CheckpointError(f"{name}: has the key {shown(e.args[0])} twice in its header") from e
     except (SafetensorError, ValueError, RecursionError) as e:  # No JSON any more: the file has changed in between.
         raise CheckpointError(f"{name}: is truncated or no safetensors file: {e} (the file has {size:,} bytes)") from e
     except OSError as e:

@@ -1,7 +1,8 @@
 """Which family a checkpoint belongs to: one module each, imported when it is met."""
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from clipgguf.checkpoint import CONTAINERS, Checkpoint
@@ -29,14 +30,14 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 MODEL_TYPES = {model_type: module for module, (model_types, _) in MODULES.items() for model_type in model_types}
 PROJECTORS = {projector: module for module, (_, projectors) in MODULES.items() for projector in projectors}
 OPEN_CLIP_CONFIG = "open_clip_config.json"
+_OPEN_CLIP_NAMES = re.compile(r"visual\.|(text\.)?transformer\.resblocks\.")
 
 
 def open_model(given: PathLike, options: Options, told: Told | None = None) -> Model:
-    """Open a checkpoint: read its JSON files and headers, and find out what it is.
+    """Open a checkpoint, a directory or a file of weights in one: read its JSON and headers, find out what it is.
 
-    ``given`` is its directory, or a file of weights in it; ``told`` is what a GGUF file tells that is verified. Raises
-    ConfigError or CheckpointError when it is nothing that can be converted as requested, UsageError when there are
-    options that do not apply to it.
+    ``told`` is what a GGUF file tells that is verified. Raises ConfigError or CheckpointError when it is nothing that
+    can be converted as requested, UsageError when there are options that do not apply to it.
     """
     try:
         model = place(given)
@@ -50,28 +51,29 @@ def open_model(given: PathLike, options: Options, told: Told | None = None) -> M
 
 
 def _open(model: Folder | File, options: Options, told: Told | None) -> Model:
-    if isinstance(model, File) and not model.is_present:
-        raise CheckpointError(
-            f"{model}: is missing, should be a model's directory, with config.json and its weights{hub_advice(model)}"
-        )
     directory = model.folder if isinstance(model, File) else model
     if isinstance(model, File):
+        if not model.is_present:
+            should = f"should be a model's directory, with config.json and its weights{hub_advice(model)}"
+            raise CheckpointError(f"{model}: is missing, {should}")
         # Before its directory is looked at: somebody may have given something else than weights.
         model.open().close()
     path, own = directory.file("config.json"), directory.file(OPEN_CLIP_CONFIG)
     if not path.is_present and not own.is_present and (what := other_folder(directory)):
         raise CheckpointError(f"{directory}: {what}")
-    if _is_open_clip(model, directory, options):
-        path, module = own, "open_clip"
+    is_open_clip = _is_open_clip(model, directory, options)
+    if is_open_clip:
+        path = own
         if not path.is_present:
-            raise ConfigError(
-                f"{path}: is missing; OpenCLIP's weights alone do not tell the activation and the number of attention "
-                "heads"
-            )
-        values = read_json_object(path)
-    else:
-        values = read_json_object(path)
-        module = "llava" if options.llava_projector is not None else _known_module(values, path)
+            what = "OpenCLIP's weights alone do not tell the activation and the number of attention heads"
+            raise ConfigError(f"{path}: is missing; {what}")
+    values = read_json_object(path)
+    module = "open_clip" if is_open_clip else "llava" if options.llava_projector is not None else module_of(values)
+    if module is None:
+        model_type = values.get("model_type")
+        is_what = "has no model_type" if model_type is None else f"is of model_type {shown(model_type)}"
+        supported = f"{', '.join(map(repr, MODEL_TYPES))}, LLaVA's and OpenCLIP's"
+        raise ConfigError(f"{path}: {is_what}, supported are {supported}")
     family = importlib.import_module(f"clipgguf.families.{module}")
     inputs = Inputs(model, Config(path, values), options, told=told)
     if hasattr(family, "open_model"):
@@ -105,17 +107,6 @@ def _met_by(config: Mapping[str, Any]) -> Iterator[str]:
         yield model_type
 
 
-def _known_module(config: Mapping[str, Any], path: File) -> str:
-    module = module_of(config)
-    if module is None:
-        model_type = config.get("model_type")
-        is_what = "has no model_type" if model_type is None else f"is of model_type {shown(model_type)}"
-        raise ConfigError(
-            f"{path}: {is_what}, supported are {', '.join(map(repr, MODEL_TYPES))}, LLaVA's and OpenCLIP's"
-        )
-    return module
-
-
 def _is_open_clip(model: Folder | File, directory: Folder, options: Options) -> bool:
     """Return whether the weights that will be read are OpenCLIP's, by the name of their file or config."""
     has_config, has_own = "config.json" in directory, OPEN_CLIP_CONFIG in directory
@@ -125,12 +116,8 @@ def _is_open_clip(model: Folder | File, directory: Folder, options: Options) -> 
         if model.name.startswith("open_clip_"):
             return True
         # A training run calls its file anything ("epoch_3.pt"). With both configs beside it, or none, the names tell.
-        return has_own == has_config and _has_open_clip_names(Checkpoint.open_file(model).tensors)
+        return has_own == has_config and any(map(_OPEN_CLIP_NAMES.match, Checkpoint.open_file(model).tensors))
     if not has_config:
         # Only to say what is missing: OpenCLIP's config, or config.json.
         return any(name in directory for name in CONTAINERS if name.startswith("open_clip_"))
     return Checkpoint.find(directory, options.variant).name.startswith("open_clip_")
-
-
-def _has_open_clip_names(names: Iterable[str]) -> bool:
-    return any(name.startswith(("visual.", "transformer.resblocks.", "text.transformer.resblocks.")) for name in names)

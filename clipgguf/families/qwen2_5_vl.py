@@ -26,6 +26,16 @@ def window_pattern(values: Mapping[str, Any]) -> int:
     return every
 
 
+_BLOCK = (
+    *norm("norm1", "ln1", bias=False),
+    *fused_qkv(),
+    *linear("attn.proj", "attn_out", "width", "width'"),
+    *norm("norm2", "ln2", bias=False),
+    *linear("mlp.gate_proj", "ffn_gate", "ffn", "width"),
+    *linear("mlp.up_proj", "ffn_up", "ffn", "width"),
+    *linear("mlp.down_proj", "ffn_down", "width", "ffn"),
+)
+_MERGER = (*linear("0", "0", "merged", "merged'"), *linear("2", "2", "projection", "merged"))
 FAMILY = Family(
     title="Qwen2.5-VL",
     projector="qwen2.5vl_merger",
@@ -48,26 +58,9 @@ FAMILY = Family(
     ),
     sections=(
         Section(TOWER, "v.", (TWO_FRAMES,)),
-        Section(
-            TOWER + "blocks.{}.",
-            "v.blk.{}.",
-            (
-                *norm("norm1", "ln1", bias=False),
-                *fused_qkv(),
-                *linear("attn.proj", "attn_out", "width", "width'"),
-                *norm("norm2", "ln2", bias=False),
-                *linear("mlp.gate_proj", "ffn_gate", "ffn", "width"),
-                *linear("mlp.up_proj", "ffn_up", "ffn", "width"),
-                *linear("mlp.down_proj", "ffn_down", "width", "ffn"),
-            ),
-            times="blocks",
-        ),
+        Section(TOWER + "blocks.{}.", "v.blk.{}.", _BLOCK, times="blocks"),
         Section(TOWER, "v.", norm("merger.ln_q", "post_ln", bias=False)),
-        Section(
-            TOWER + "merger.mlp.",
-            "mm.",
-            (*linear("0", "0", "merged", "merged'"), *linear("2", "2", "projection", "merged")),
-        ),
+        Section(TOWER + "merger.mlp.", "mm.", _MERGER),
     ),
     left_out=LANGUAGE_MODEL,
 )

@@ -7,16 +7,16 @@ from clipgguf.family import Prefix, Rule, linear, norm
 
 TOWER = Prefix("embeddings.patch_embedding.weight", "vision_model.")
 
-_POSITIONS = Rule("embeddings.position_embedding.weight", "position_embd.weight", "positions width")
+POSITIONS = Rule("embeddings.position_embedding.weight", "position_embd.weight", "positions width")
 
 CLIP_EMBEDDINGS = (
     Rule("embeddings.class_embedding", "class_embd", "width"),
     Rule("embeddings.patch_embedding.weight", "patch_embd.weight", "width channels patch patch'"),
-    _POSITIONS,
+    POSITIONS,
     *norm("pre_layrnorm", "pre_ln"),  # "layrnorm": so it stands in every checkpoint.
 )
 # SigLIP has no class token and no norm before the blocks, and its patch convolution has a bias.
-SIGLIP_EMBEDDINGS = (*linear("embeddings.patch_embedding", "patch_embd", "width", "channels patch patch'"), _POSITIONS)
+SIGLIP_EMBEDDINGS = (*linear("embeddings.patch_embedding", "patch_embd", "width", "channels patch patch'"), POSITIONS)
 POST_NORM = norm("post_layernorm", "post_ln")
 
 # A convolution over two frames, which llama.cpp takes as two kernels.

@@ -23,6 +23,14 @@ INTEGERS = list[int]
 
 
 @dataclass(frozen=True, slots=True)
+class PerModel:
+    """A Value's default where models of several kinds have one family: by model_type, and that of all others."""
+
+    other: Any
+    by_type: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Value:
     """A metadata value by its short name (``keys.py``), or only a size of shapes where it has no key there.
 
@@ -31,7 +39,7 @@ class Value:
     of the image processor's file. Without a ``source`` it is the default itself. ``of`` makes it from the values before
     it, so that it can be told from a file as well; a ValueError says what is wrong with them. Without a default the
     config must have it. It must be of the default's type, or of ``kind``: an int is positive and of 32 bits, a float
-    positive; INTEGERS are a list.
+    positive; INTEGERS are a list. A default may be ``PerModel``.
 
     It is not written when it is None or equal to ``unless``. With ``told_by_tensor`` the tensors are right where they
     contradict it. ``told`` makes it from all values that a file has, where the file has it under another name.
@@ -51,6 +59,12 @@ class Value:
         """The tower that it belongs to, empty for the whole file."""
         return part_of(self.name)
 
+    def default_for(self, model_type: Any) -> Any:
+        """Return the default of a config.json with this model_type."""
+        if isinstance(self.default, PerModel):
+            return self.default.by_type.get(model_type, self.default.other)
+        return self.default
+
 
 def part_of(name: str) -> str:
     """Return the tower that a value's short name belongs to, empty for the whole file."""
@@ -61,7 +75,8 @@ def part_of(name: str) -> str:
 class Prefix:
     """What stands in front of a part's names: whatever stands in front of one of them, its landmark.
 
-    ``default`` is what messages put there when no tensor is called like the landmark.
+    ``default`` is what messages put there when no tensor is called like the landmark. What comes after, ``tail``, may
+    have several spellings, separated by ``|``.
     """
 
     landmark: str
@@ -71,6 +86,10 @@ class Prefix:
     def __add__(self, tail: str) -> "Prefix":
         """Return the prefix with something after it."""
         return Prefix(self.landmark, self.default, self.tail + tail)
+
+    def spelled(self, prefix: str) -> list[str]:
+        """Return every spelling of a prefix that was found with what comes after it."""
+        return [prefix + tail for tail in self.tail.split("|")]
 
     @property
     def root(self) -> "Prefix":
@@ -123,7 +142,8 @@ class Section:
     With ``times``, the value of that name says how often the section stands there, with ``{}`` in the prefixes for the
     number; of these, as many are written as the size ``stored`` says, and the others are left out. Where the value is a
     list, these are the numbers in the file, and the checkpoint counts from 0; where it is true or false, the section is
-    there once or not at all. ``order`` are the file's names in order where that is not the rules'.
+    there once or not at all, and a file that does not tell has all of its tensors or none. ``order`` are the file's
+    names in order where that is not the rules'.
     """
 
     prefix: Prefix | str

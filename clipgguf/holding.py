@@ -1,6 +1,6 @@
 """Hold a GGUF file's tensors against a family's tables, by the names and shapes that the tables have for the file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -52,18 +52,29 @@ def values_of(family: Family, metadata: Mapping[str, Any]) -> dict[str, Any]:
 def hold(family: Family, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Any]) -> Held:
     """Hold a file's tensors, by name, against a family's tables; ``values`` are those that the file tells.
 
-    A part of which the file does not tell how often it stands there is not looked for.
+    A part of which the file does not tell how often it stands there is not looked for; one that stands there once or
+    not at all is, where any of it is there. Of an optional tensor that some blocks have, all must.
     """
     held = Held()
     sizes = {name: value for name, value in values.items() if type(value) is int}
     for section in family.sections:
         whole = replace(section, times=section.stored or section.times)
-        for number in numbers(whole, family, values):
-            _hold_section(family, section, number, shapes, sizes, held)
+        there = numbers(whole, family, values)
+        if not there and "{}" not in section.ours and values.get(family.size(section.part, section.times)) is None:
+            there = range(any(section.ours + name in shapes for rule in section.rules for name in rule.names))
+        needed = _in_some_blocks(section, there, shapes)
+        for number in there:
+            _hold_section(family, section, number, shapes, sizes, held, needed)
             if len(held.missing) > MOST_MISSING:
                 held.is_cut = True
                 return held
     return held
+
+
+def _in_some_blocks(section: Section, there: Sequence[int], shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Return the names in the file, after a section's prefix, of optional tensors that any of its blocks has."""
+    names = [name for rule in section.rules if rule.optional for name in rule.names]
+    return {name for name in names if any(section.ours.replace("{}", str(number)) + name in shapes for number in there)}
 
 
 def _hold_section(
@@ -73,7 +84,9 @@ def _hold_section(
     shapes: Mapping[str, tuple[int, ...]],
     sizes: dict[str, int],
     held: Held,
+    needed: set[str],
 ) -> None:
+    """Hold one block; ``needed`` are the optional names that it must have, since others have them."""
     for rule in section.rules:
         written = rule.written
         axes = written[1:] if len(rule.names) > 1 else written
@@ -82,7 +95,7 @@ def _hold_section(
             held.known.add(name)
             shape = shapes.get(name)
             if shape is None:
-                if not rule.optional:
+                if not rule.optional or tail in needed:
                     held.missing.append(name)
                 continue
             known = {word: sizes[size] for word in words(axes) if (size := family.size(section.part, word)) in sizes}

@@ -174,7 +174,7 @@ class _Matching:
             key = section.prefix.root
             if key in self.lost:
                 return
-            starts = [self.prefixes[key] + section.prefix.tail]
+            starts = section.prefix.spelled(self.prefixes[key])
         else:
             starts = section.prefix.split("|")
         ours = numbers(section, self.family, self.all_values)

@@ -204,9 +204,12 @@ def has_scratch(mebibytes: Mapping[int, int]) -> Demand:
 
 
 def has_one_activation(file: ClipFile) -> Iterator[str]:
-    """llama.cpp refuses a file that tells of two activations."""
-    if file.value("gelu") and file.value("silu"):
+    """llama.cpp refuses a file that tells of two activations, and computes quick GELU for one that tells of none."""
+    gelu, silu = file.value("gelu"), file.value("silu")
+    if gelu and silu:
         yield "clip.use_gelu and clip.use_silu are both true"
+    elif not (gelu or silu) and file.family is not None and any(v.name == "activation" for v in file.family.values):
+        yield Doubt("neither clip.use_gelu nor clip.use_silu is there, so that it computes quick GELU")
 
 
 def is_contiguous(file: ClipFile) -> Iterator[str]:

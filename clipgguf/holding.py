@@ -27,9 +27,9 @@ class Held:
 
 
 def values_of(family: Family, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a family's values by short name, as a file tells them; what it does not tell is not among them.
+    """Return a family's values by short name, as a file tells them, or as readers take them where it does not.
 
-    ``metadata`` is the file's, by key.
+    What is not known so is not among them. ``metadata`` is the file's, by key.
     """
     values: dict[str, Any] = {}
     for value in family.all_values:
@@ -40,6 +40,8 @@ def values_of(family: Family, metadata: Mapping[str, Any]) -> dict[str, Any]:
                 found = value.of(values)
             except (KeyError, ValueError, ArithmeticError):  # The file does not tell what it is made of.
                 found = None
+        if found is None:
+            found = value.unless
         if found is not None:
             values[value.name] = found
     for value in family.all_values:

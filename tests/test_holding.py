@@ -1,5 +1,6 @@
 """Files are held against tables: what is optional is there whole or not at all, and so is what a file does not tell."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,11 @@ def test_one_of_what_is_there_whole_is_missing(name: str) -> None:
 
 def test_what_the_values_leave_out_is_not_looked_for() -> None:
     assert hold(FAMILY, {**BLOCKS, "v.norm.bias": (4,)}, {"vision.blocks": 2, "vision.is_wide": False}).missing == []
+
+
+def test_a_value_that_is_not_written_is_what_readers_take() -> None:
+    family = replace(FAMILY, values=(Value("vision.merge", "merge", 2, unless=1), Value("other", default=3)))
+    assert values_of(family, {}) == {"vision.merge": 1}
 
 
 def test_defaults_by_model_type() -> None:

@@ -152,7 +152,9 @@ def has_sizes(part: str) -> Demand:
     def demand(file: ClipFile) -> Iterator[str]:
         if not file.tells(part):
             return
-        yield from (f"{KEYS[name].key} is 0" for name in names if file.value(name) == 0)
+        # A family of images of any size has 0 for theirs.
+        always = {value.name for value in file.family.values if value.default == 0} if file.family else set()
+        yield from (f"{KEYS[name].key} is 0" for name in names if file.value(name) == 0 and name not in always)
         width, heads = file.value(f"{part}.width"), file.value(f"{part}.heads")
         if width and heads and width % heads:
             keys = KEYS[f"{part}.width"].key, KEYS[f"{part}.heads"].key

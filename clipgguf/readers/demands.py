@@ -124,7 +124,9 @@ def has_types(
                 by_axes.setdefault(len(squeeze(tensor.shape)), []).append(tensor)
         yield from _wrong_types(by_axes.get(2, ()), allowed, "")
         yield from _wrong_types(by_axes.get(4, ()), kernels, " as a convolution's kernel")
-        yield from _wrong_types(by_axes.get(3, ()), DEPTHWISE_KERNELS, " as a depthwise convolution's kernel")
+        # In files of other families, three axes may be those of anything.
+        if file.family is None or file.family.base.squeezes:
+            yield from _wrong_types(by_axes.get(3, ()), DEPTHWISE_KERNELS, " as a depthwise convolution's kernel")
         yield from _wrong_types(by_axes.get(1, ()), frozenset({GGMLQuantizationType.F32}), " but for matrices")
 
     return demand

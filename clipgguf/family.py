@@ -199,7 +199,8 @@ class Base:
 class Family:
     """A family of models, whole.
 
-    ``title`` is its name for people, ``projector`` what llama.cpp knows its files by (``clip.projector_type``).
+    ``title`` is its name for people, ``projector`` what llama.cpp knows its files by: ``clip.projector_type``, or the
+    value whose short name is ``projector_key``.
     ``left_out`` are regular expressions for the beginnings of names that are never written, and whose files are not
     even opened; ``ignored`` of those that are opened all the same, ``noted`` with a line for the user where any is
     there. ``shared`` are sizes that all parts have in common. ``checks`` yield what is
@@ -211,6 +212,7 @@ class Family:
     sections: tuple[Section, ...]
     base: Base
     projector: str = ""
+    projector_key: str = "projector"
     left_out: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     noted: tuple[tuple[str, str], ...] = ()
@@ -236,7 +238,7 @@ class Family:
         """The values, with those of the base and those that the family has as fields."""
         own = {value.name for value in self.values}
         given = (
-            Value("projector", default=self.projector or None),
+            Value(self.projector_key, default=self.projector or None),
             Value("description", default=self.description or None),
         )
         return (*(value for value in self.base.values if value.name not in own), *given, *self.values)

@@ -1,5 +1,6 @@
 """Hold a GGUF file's tensors against a family's tables, by the names and shapes that the tables have for the file."""
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -54,16 +55,16 @@ def values_of(family: Family, metadata: Mapping[str, Any]) -> dict[str, Any]:
 def hold(family: Family, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Any]) -> Held:
     """Hold a file's tensors, by name, against a family's tables; ``values`` are those that the file tells.
 
-    A part of which the file does not tell how often it stands there is not looked for; one that stands there once or
-    not at all is, where any of it is there. Of an optional tensor that some blocks have, all must.
+    Of a part of which the file does not tell how often it stands there, what is begun must be whole. Of an optional
+    tensor that some blocks have, all must.
     """
     held = Held()
     sizes = {name: value for name, value in values.items() if type(value) is int}
     for section in family.sections:
         whole = replace(section, times=section.stored or section.times)
         there = numbers(whole, family, values)
-        if not there and "{}" not in section.ours and values.get(family.size(section.part, section.times)) is None:
-            there = range(any(section.ours + name in shapes for rule in section.rules for name in rule.names))
+        if not there and values.get(family.size(section.part, section.times)) is None:
+            there = _begun(section, shapes)
         needed = _in_some_blocks(section, there, shapes)
         for number in there:
             _hold_section(family, section, number, shapes, sizes, held, needed)
@@ -71,6 +72,14 @@ def hold(family: Family, shapes: Mapping[str, tuple[int, ...]], values: Mapping[
                 held.is_cut = True
                 return held
     return held
+
+
+def _begun(section: Section, shapes: Mapping[str, tuple[int, ...]]) -> list[int]:
+    """Return the numbers of a section's blocks, 0 where it has no blocks, of which any tensor is there."""
+    tails = "|".join(re.escape(name) for rule in section.rules for name in rule.names)
+    start = re.escape(section.ours).replace(r"\{\}", "([0-9]{1,9})")
+    found = [match for name in shapes if (match := re.fullmatch(f"{start}(?:{tails})", name))]
+    return sorted({int(match[1]) if match.re.groups else 0 for match in found})
 
 
 def _in_some_blocks(section: Section, there: Sequence[int], shapes: Mapping[str, tuple[int, ...]]) -> set[str]:

@@ -154,8 +154,7 @@ def has_sizes(part: str) -> Demand:
     def demand(file: ClipFile) -> Iterator[str]:
         if not file.tells(part):
             return
-        # A family of images of any size has 0 for theirs.
-        always = {value.name for value in file.family.values if value.default == 0} if file.family else set()
+        always = _zeros(file.family)
         yield from (f"{KEYS[name].key} is 0" for name in names if file.value(name) == 0 and name not in always)
         width, heads = file.value(f"{part}.width"), file.value(f"{part}.heads")
         if width and heads and width % heads:
@@ -167,6 +166,11 @@ def has_sizes(part: str) -> Demand:
                 yield f"{KEYS[name].key} has {len(values)} values, should have 3"
 
     return demand
+
+
+def _zeros(family: Family | None) -> set[str]:
+    """Return the sizes that are 0 in all files of a family: of images of any size, of a tower without blocks."""
+    return {value.name for value in family.values if value.default == 0} if family else set()
 
 
 def has_projection_dim(part: str) -> Demand:
@@ -240,7 +244,8 @@ def held_to(file: ClipFile, family: Family, part: str) -> Iterator[str]:
     """Yield what a file lacks of a family's tensors, and what does not fit."""
     values = values_of(family, file.items)
     count = values.get(f"{part}.blocks")
-    if count is None or not all(values.get(f"{part}.{name}") for name in ("width", "ffn", "heads")):
+    sizes = {f"{part}.{name}" for name in ("width", "ffn", "heads")} - _zeros(family)
+    if count is None or not all(map(values.get, sizes)):
         return  # The keys or sizes are the fault, which others tell.
     if count > len(file.tensors):
         yield f"its metadata tells of {count:,} blocks, it has {len(file.tensors):,} tensors"

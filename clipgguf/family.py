@@ -20,6 +20,14 @@ INTEGERS = list[int]
 
 
 @dataclass(frozen=True, slots=True)
+class PerModel:
+    """A Value's default where models of several kinds have one family: by model_type, and that of all others."""
+
+    other: Any
+    by_type: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Value:
     """A metadata value by its short name (``keys.py``), or only a size of shapes where it has no key there.
 
@@ -28,7 +36,7 @@ class Value:
     of the image processor's file. Without a ``source`` it is the default itself. ``of`` makes it from the values before
     it, so that it can be told from a file as well; a ValueError says what is wrong with them. Without a default the
     config must have it. It must be of the default's type, or of ``kind``: an int is positive and of 32 bits, a float
-    positive; INTEGERS are a list.
+    positive; INTEGERS are a list. A default may be ``PerModel``.
 
     It is not written when it is None or equal to ``unless``. With ``told_by_tensor`` the tensors overrule it. ``told``
     makes it from all values that a file has, where the file has it under another name.
@@ -48,10 +56,19 @@ class Value:
         """The tower that it belongs to, empty for the whole file."""
         return self.name.rpartition(".")[0]
 
+    def default_for(self, model_type: Any) -> Any:
+        """Return the default of a config.json with this model_type."""
+        if isinstance(self.default, PerModel):
+            return self.default.by_type.get(model_type, self.default.other)
+        return self.default
+
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """What stands in front of a part's names: whatever stands in front of one of them, its landmark."""
+    """What stands in front of a part's names: whatever stands in front of one of them, its landmark.
+
+    What comes after, ``tail``, may have several spellings, separated by ``|``.
+    """
 
     landmark: str
     # What messages put there when no tensor is called like the landmark.
@@ -61,6 +78,10 @@ class Prefix:
     def __add__(self, tail: str) -> "Prefix":
         """Return the prefix with something after it."""
         return Prefix(self.landmark, self.default, self.tail + tail)
+
+    def spelled(self, prefix: str) -> list[str]:
+        """Return every spelling of a prefix that was found with what comes after it."""
+        return [prefix + tail for tail in self.tail.split("|")]
 
     @property
     def root(self) -> "Prefix":
@@ -113,7 +134,8 @@ class Section:
     With ``times``, the value of that name says how often the section stands there, with ``{}`` in the prefixes for the
     number; of these, as many are written as the size ``stored`` says, and the others are left out. Where the value is a
     list, these are the numbers in the file, and the checkpoint counts from 0; where it is true or false, the section is
-    there once or not at all. ``order`` are the file's names in order where that is not the rules'.
+    there once or not at all, and a file that does not tell has all of its tensors or none. ``order`` are the file's
+    names in order where that is not the rules'.
     """
 
     prefix: Prefix | str
@@ -164,7 +186,8 @@ class Base:
 class Family:
     """A family of models, whole.
 
-    ``title`` is its name for people, ``projector`` what llama.cpp knows its files by (``clip.projector_type``).
+    ``title`` is its name for people, ``projector`` what llama.cpp knows its files by: ``clip.projector_type``, or the
+    value whose short name is ``projector_key``.
     ``left_out`` are regular expressions for the beginnings of names that are never written, and whose files are not
     even opened; ``ignored`` of those that are opened all the same, ``noted`` with a line for the user where any is
     there. ``shared`` are sizes that all parts have in common.
@@ -175,6 +198,7 @@ class Family:
     sections: tuple[Section, ...]
     base: Base
     projector: str = ""
+    projector_key: str = "projector"
     left_out: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     noted: tuple[tuple[str, str], ...] = ()
@@ -195,8 +219,10 @@ class Family:
     def all_values(self) -> tuple[Value, ...]:
         """The values, with those of the base and those that the family has as fields."""
         own = {value.name for value in self.values}
-        fields = [Value(name, default=getattr(self, name) or None) for name in ("projector", "description")]
-        return (*(value for value in self.base.values if value.name not in own), *fields, *self.values)
+        projector = Value(self.projector_key, default=self.projector or None)
+        description = Value("description", default=self.description or None)
+        base = (value for value in self.base.values if value.name not in own)
+        return (*base, projector, description, *self.values)
 
     @property
     def parts(self) -> tuple[str, ...]:

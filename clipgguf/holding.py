@@ -1,6 +1,7 @@
 """Hold a GGUF file's tensors against a family's tables, by the names and shapes that the tables have for the file."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,7 +25,10 @@ class Held:
 
 
 def values_of(family: Family, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a family's values by short name, those that a file's metadata, by key, tells."""
+    """Return a family's values by short name, those that a file's metadata, by key, tells.
+
+    Where it does not, they are as readers take them; what is not known so is not among them.
+    """
     values: dict[str, Any] = {}
     for value in family.all_values:
         found = KEYS[value.name].read(metadata) if value.name in KEYS else None
@@ -33,6 +37,8 @@ def values_of(family: Family, metadata: Mapping[str, Any]) -> dict[str, Any]:
                 found = value.of(values)
             except (KeyError, ValueError, ArithmeticError):  # The file does not tell what it is made of.
                 found = None
+        if found is None:
+            found = value.unless
         if found is not None:
             values[value.name] = found
     for value in family.all_values:
@@ -43,30 +49,58 @@ def values_of(family: Family, metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hold(family: Family, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Any]) -> Held:
-    """Hold a file's tensors, their shapes by name, against a family's tables; ``values`` are what the file tells."""
+    """Hold a file's tensors, their shapes by name, against a family's tables; ``values`` are what the file tells.
+
+    Of a part of which the file does not tell how often it stands there, what is begun must be whole. Of an optional
+    tensor that some blocks have, all must.
+    """
     held = Held()
     sizes = {name: value for name, value in values.items() if type(value) is int}
     for section in family.sections:
-        # What does not tell how often it is there is not looked for.
         whole = replace(section, times=section.stored or section.times)
-        for number in numbers(whole, family, values):
-            _hold_section(held, family, section, number, shapes, sizes)
+        there = numbers(whole, family, values)
+        if not there and values.get(family.size(section.part, section.times)) is None:
+            there = _begun(section, shapes)
+        needed = _in_some_blocks(section, there, shapes)
+        for number in there:
+            _hold_section(held, family, section, number, shapes, sizes, needed)
             if len(held.missing) > MOST_MISSING:
                 held.is_cut = True
                 return held
     return held
 
 
+def _begun(section: Section, shapes: Mapping[str, tuple[int, ...]]) -> list[int]:
+    """Return the numbers of a section's blocks, 0 where it has no blocks, of which any tensor is there."""
+    tails = "|".join(re.escape(name) for rule in section.rules for name in rule.names)
+    start = re.escape(section.ours).replace(r"\{\}", "([0-9]{1,9})")
+    found = [match for name in shapes if (match := re.fullmatch(f"{start}(?:{tails})", name))]
+    return sorted({int(match[1]) if match.re.groups else 0 for match in found})
+
+
+def _in_some_blocks(section: Section, there: Sequence[int], shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Return the names in the file, after a section's prefix, of optional tensors that any of its blocks has."""
+    names = [name for rule in section.rules if rule.optional for name in rule.names]
+    return {name for name in names if any(section.ours.replace("{}", str(number)) + name in shapes for number in there)}
+
+
 def _hold_section(
-    held: Held, family: Family, section: Section, number: int, shapes: Mapping[str, Any], sizes: dict[str, int]
+    held: Held,
+    family: Family,
+    section: Section,
+    number: int,
+    shapes: Mapping[str, Any],
+    sizes: dict[str, int],
+    needed: set[str],
 ) -> None:
+    """Hold one block; ``needed`` are the optional names that it must have, since others have them."""
     for rule in section.rules:
         axes = rule.written[len(rule.names) > 1 :]
         for tail in rule.names:
             name = section.ours.replace("{}", str(number)) + tail
             shape = shapes.get(name)
             if shape is None:
-                if not rule.optional:
+                if not rule.optional or tail in needed:
                     held.missing.append(name)
                 continue
             known = family.sizes_of(axes, section.part, sizes)

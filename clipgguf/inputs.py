@@ -142,18 +142,17 @@ def read_values(family: Family, inputs: Inputs) -> dict[str, Any]:
     """Return a family's values by short name, from config, files and options; ConfigError with all that is wrong."""
     values: dict[str, Any] = {}
     problems: list[str] = []
+    model_type = inputs.config.values.get("model_type")
     for value in family.all_values:
+        default = value.default_for(model_type if isinstance(model_type, str) else None)
         with collect(problems):
             if value.of is not None:
-                try:
-                    values[value.name] = None if problems else value.of(values)
-                except ValueError as e:
-                    raise ConfigError(f"{inputs.config.path}: {e}") from e
+                values[value.name] = None if problems else _made(value, values, inputs.config.path)
             elif isinstance(value.source, str):
                 inputs.labels[value.name], found = inputs.find(value.source)
-                values[value.name] = _checked(value, inputs.labels[value.name], found)
+                values[value.name] = _checked(value.kind, default, inputs.labels[value.name], found)
             else:
-                values[value.name] = value.default if value.source is None else value.source(inputs)
+                values[value.name] = default if value.source is None else value.source(inputs)
     options = inputs.options
     if family.base.has_card or options.model_card or options.metadata is not None:
         given = None if options.metadata is None else given_file(options.metadata)
@@ -164,12 +163,23 @@ def read_values(family: Family, inputs: Inputs) -> dict[str, Any]:
     return values
 
 
-def _checked(value: Value, where: str, found: Any) -> Any:
+def _made(value: Value, values: Mapping[str, Any], path: File) -> Any:
+    assert value.of is not None
+    try:
+        made = value.of(values)
+    except ValueError as e:
+        raise ConfigError(f"{path}: {e}") from e
+    if type(made) is int and made > LARGEST_UINT32:
+        raise ConfigError(f"{path}: the sizes make {value.name} {made:,}, should be at most {LARGEST_UINT32:,}")
+    return made
+
+
+def _checked(kind: Any, default: Any, where: str, found: Any) -> Any:
     if found is None:
-        if value.default is None and value.kind is not None:
-            raise ConfigError(f"{where} is missing, should be {_WANTED[value.kind]}")
-        return value.default
-    return checked(value.kind or type(value.default), where, found)
+        if default is None and kind is not None:
+            raise ConfigError(f"{where} is missing, should be {_WANTED[kind]}")
+        return default
+    return checked(kind or type(default), where, found)
 
 
 def checked(kind: Any, where: str, found: Any) -> Any:

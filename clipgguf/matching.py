@@ -125,7 +125,7 @@ class Match:
         elif section.prefix.root in self.lost:
             return
         else:
-            starts = [self.prefixes[section.prefix.root] + section.prefix.tail]
+            starts = section.prefix.spelled(self.prefixes[section.prefix.root])
         ours = numbers(section, self.family, self.all_values)
         stored = self.sizes[self.family.size(section.part, section.stored)] if section.stored else len(ours)
         self.problems.extend(self._now_and_then(section, starts, stored))

@@ -7,8 +7,9 @@
 
 Left of the arrow is the shape in the checkpoint, right of it that in the file; without an arrow they are the same. An
 axis is a word, a number, or several of these in parentheses, the last one running fastest. ``width'`` is another axis
-of the size ``width``: each name stands once on a side. Axes are only ever reordered, split and joined, so that every
-arrangement is a matter of strides; an axis of length 1 may be left out or added.
+of the size ``width``: each name stands once on a side. The word ``any`` is no size: each tensor has its own length
+there. Axes are only ever reordered, split and joined, so that every arrangement is a matter of strides; an axis of
+length 1 may be left out or added.
 """
 
 import math
@@ -51,9 +52,9 @@ def _axes(side: str) -> tuple[Axis, ...]:
 
 
 def size_name(part: str) -> str | None:
-    """Return the name of the size that a part of an axis has; None for a number."""
+    """Return the name of the size that a part of an axis has; None for a number and for ``any``."""
     name = part.rstrip("'")
-    return None if name.isdecimal() else name
+    return None if name.isdecimal() or name == "any" else name
 
 
 def lengths(axes: tuple[Axis, ...], shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[str, int] | None:
@@ -88,8 +89,8 @@ def shape_of(axes: tuple[Axis, ...], sizes: Mapping[str, int]) -> tuple[int | No
 
 
 def _size(part: str, sizes: Mapping[str, int]) -> int | None:
-    name = size_name(part)
-    return int(part.rstrip("'")) if name is None else sizes.get(name)
+    name = part.rstrip("'")
+    return int(name) if name.isdecimal() else sizes.get(name)
 
 
 def squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:

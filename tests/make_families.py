@@ -49,17 +49,24 @@ class Correction:
     """What is done so that the reference, which has a fault, writes what it should.
 
     ``checkpoint`` are changes of the checkpoint's names before it reads them, ``file`` of the file's names after it has
-    written them: regular expressions and what takes their place. ``config`` is merged into config.json.
+    written them: regular expressions and what takes their place. ``config`` is merged into config.json. ``without`` are
+    patterns of the tensors and keys that it writes and that the fixture shall not have.
     """
 
     why: str = ""
     checkpoint: tuple[tuple[str, str], ...] = ()
     file: tuple[tuple[str, str], ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
 
 
 # By the fixture's name.
-CORRECTIONS: dict[str, Correction] = {}
+CORRECTIONS: dict[str, Correction] = {
+    "gemma4_unified": Correction(
+        why="The image part alone is written yet.",
+        without=(r"clip\.audio\.", r"clip\.has_audio_encoder", r"mm\.a\."),
+    ),
+}
 
 
 def fetch(cache: Path) -> Path:
@@ -117,7 +124,11 @@ def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
                 record["hashes"][f"{dtype} {kind}"] = digest(tensor.data.tobytes())
     for record in tensors.values():
         record["types"] = " ".join(record["types"][outtype] for outtype in OUTTYPES)
-    return {"metadata": metadata, "tensors": dict(sorted(tensors.items()))}
+    without = re.compile("|".join(correction.without) or r"(?!)")
+    return {
+        "metadata": {key: value for key, value in metadata.items() if not without.match(key)},
+        "tensors": {name: record for name, record in sorted(tensors.items()) if not without.match(name)},
+    }
 
 
 def write_for_reference(fixture: Fixture, directory: Path, dtype: str) -> Path:

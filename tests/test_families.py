@@ -101,7 +101,9 @@ def test_a_missing_tensor_is_named(family: Fixture, tmp_path: Path) -> None:
 def test_a_bent_tensor_is_named(family: Fixture, tmp_path: Path) -> None:
     for number, name in enumerate(one_of_each_kind(family, tmp_path)):
         shape = family.shapes[name]
-        model = with_shapes(family, {**family.shapes, name: (*shape[:-1], shape[-1] + 1)}, tmp_path / f"{number}")
+        model = with_shapes(
+            family, {**family.shapes, name: (*shape[:-1], (shape or (1,))[-1] + 1)}, tmp_path / f"{number}"
+        )
         with pytest.raises(CheckpointError) as error:
             plan(model)
         assert any(repr(name) in problem and "asks for" in problem for problem in error.value.problems)
@@ -185,7 +187,7 @@ def test_llama_cpp_is_said_to_refuse_what_lacks_anything(family: Fixture, tmp_pa
         verdict = inspect(changed).verdicts[-1]
         assert verdict.reads is not True, name
         # Without a name for the projector, it is taken for LLaVA's.
-        assert name == "clip.projector_type" or any(name in reason for reason in verdict.reasons), name
+        assert name.endswith("projector_type") or any(name in reason for reason in verdict.reasons), name
 
 
 @pytest.mark.slow

@@ -22,6 +22,8 @@ from clipgguf.sources.given import hub_advice, place
 MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "clip": (("clip", "clip_text_model", "clip_vision_model", "siglip", "siglip_vision_model"), ()),
     "gemma3": (("gemma3",), ("gemma3",)),
+    "gemma4": (("gemma4",), ("gemma4v",)),
+    "gemma4_unified": (("gemma4_unified",), ("gemma4uv",)),
     "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
     "qwen2_vl": (("qwen2_vl",), ("qwen2vl_merger",)),

@@ -60,17 +60,17 @@ def activation(source: str, default: str) -> tuple[Value, Value, Value]:
     refused.
     """
 
-    def gelu(values: Mapping[str, Any]) -> bool | None:
+    def gelu(values: Mapping[str, Any]) -> bool:
         name = values["activation"]
         if name not in (*_GELU, *_SILU, "quick_gelu"):
             known = ", ".join(map(repr, (*_GELU, *_SILU, "quick_gelu")))
             raise ValueError(f"readers do not know the activation {shown(name)}, known are {known}")
-        return name in _GELU or None
+        return name in _GELU
 
     return (
         Value("activation", source, default),
-        Value("gelu", of=gelu),
-        Value("silu", of=lambda v: v["activation"] in _SILU or None),
+        Value("gelu", of=gelu, unless=False),
+        Value("silu", of=lambda v: v["activation"] in _SILU, unless=False),
     )
 
 

@@ -122,8 +122,7 @@ def llama_cpp(file: ClipFile) -> Iterator[str]:
     yield from mmproj.has_grid(file)
     yield from mmproj.runs_in_llama_cpp(file)
     yield from mmproj.has_no_final_norm(file)
-    if file.value("gelu") and file.value("silu"):
-        yield "clip.use_gelu and clip.use_silu are both true"
+    yield from demands.has_one_activation(file)
     yield from mmproj.has_pinpoints(file)
     yield from demands.has_types(file, LLAMA_CPP_TYPES, KERNELS, ("v.", PROJECTOR_PREFIX))
     yield from demands.is_contiguous(file)

@@ -80,10 +80,16 @@ def has_types(file: ClipFile, matrices: _Types, kernels: _Types, prefixes: tuple
         3: (DEPTHWISE_KERNELS, " as a depthwise convolution's kernel"),
         1: (frozenset({GGMLQuantizationType.F32}), " but for matrices"),
     }
+    if file.family is not None and not file.family.base.squeezes:
+        del taken[3]  # In files of other families, three axes may be those of anything.
     refused: dict[int, dict[str, list[str]]] = {axes: {} for axes in taken}
     for tensor in file.tensors.values():
         axes = len(squeeze(tensor.shape))
-        if tensor.name.startswith(prefixes) and axes and GGMLQuantizationType[tensor.dtype] not in taken[axes][0]:
+        if (
+            tensor.name.startswith(prefixes)
+            and axes in taken
+            and GGMLQuantizationType[tensor.dtype] not in taken[axes][0]
+        ):
             refused[axes].setdefault(tensor.dtype, []).append(tensor.name)
     for axes, (_, where) in taken.items():
         for dtype, names in refused[axes].items():
@@ -101,7 +107,8 @@ def has_sizes(file: ClipFile, part: str) -> Iterator[str]:
     if not file.tells(part):
         return
     names = [f"{part}.{name}" for name in ("width", "ffn", "heads", "image", "patch") if f"{part}.{name}" in KEYS]
-    yield from (f"{KEYS[name].key} is 0" for name in names if file.value(name) == 0)
+    always = _zeros(file.family)
+    yield from (f"{KEYS[name].key} is 0" for name in names if file.value(name) == 0 and name not in always)
     width, heads = file.value(f"{part}.width"), file.value(f"{part}.heads")
     if width and heads and width % heads:
         keys = KEYS[f"{part}.width"].key, KEYS[f"{part}.heads"].key
@@ -110,6 +117,11 @@ def has_sizes(file: ClipFile, part: str) -> Iterator[str]:
         values = file.value(name) if name in KEYS else None
         if values and len(values) < 3:
             yield f"{KEYS[name].key} has {len(values)} values, should have 3"
+
+
+def _zeros(family: Family | None) -> set[str]:
+    """Return the sizes that are 0 in all files of a family: of images of any size, of a tower without blocks."""
+    return {value.name for value in family.values if value.default == 0} if family else set()
 
 
 def has_projection_dim(file: ClipFile, part: str) -> Iterator[str]:
@@ -141,6 +153,15 @@ def has_scratch(file: ClipFile, mebibytes: Mapping[int, int]) -> Iterator[str]:
         )
 
 
+def has_one_activation(file: ClipFile) -> Iterator[str]:
+    """llama.cpp refuses a file that tells of two activations, and computes quick GELU for one that tells of none."""
+    gelu, silu = file.value("gelu"), file.value("silu")
+    if gelu and silu:
+        yield "clip.use_gelu and clip.use_silu are both true"
+    elif not (gelu or silu) and file.family is not None and any(v.name == "activation" for v in file.family.values):
+        yield Doubt("neither clip.use_gelu nor clip.use_silu is there, so that it computes quick GELU")
+
+
 def is_contiguous(file: ClipFile) -> Iterator[str]:
     """Today's ggml wants every tensor where the one before ends, aligned (``ggml/src/gguf.cpp``)."""
     gguf = file.file
@@ -161,7 +182,8 @@ def held_to(file: ClipFile, family: Family, part: str) -> Iterator[str]:
     """Yield what a file lacks of a family's tensors, and what does not fit."""
     values = values_of(family, file.items)
     count = values.get(f"{part}.blocks")
-    if count is None or not all(values.get(f"{part}.{name}") for name in ("width", "ffn", "heads")):
+    sizes = {f"{part}.{name}" for name in ("width", "ffn", "heads")} - _zeros(family)
+    if count is None or not all(map(values.get, sizes)):
         return  # The keys or sizes are the fault, which others tell.
     if count > len(file.tensors):
         yield f"its metadata tells of {count:,} blocks, it has {len(file.tensors):,} tensors"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clipgguf.planning import Plan, PlannedTensor
     from clipgguf.readers import Verdict
     from clipgguf.sources import Source
+    from clipgguf.supported import SupportedFamily, supported_families
     from clipgguf.tensor import Computed, Joined, View
     from clipgguf.upgrading import Upgrade, upgrade
     from clipgguf.verification import Finding, TensorCheck, Verification, verify
@@ -36,6 +37,7 @@ _MODULES = {
     "planning": ("Plan", "PlannedTensor"),
     "readers": ("Verdict",),
     "sources": ("Source",),
+    "supported": ("SupportedFamily", "supported_families"),
     "tensor": ("Computed", "Joined", "View"),
     "upgrading": ("Upgrade", "upgrade"),
     "verification": ("Finding", "TensorCheck", "Verification", "verify"),
@@ -47,9 +49,9 @@ _MODULES = {
 __all__ = [
     "CheckpointError", "ClipGGUFError", "Comparison", "Computed", "ConfigError", "Conversion", "Finding", "Inspection",
     "Joined", "MetadataDifference", "MetadataItem", "Options", "OutputError", "Outtype", "PathLike", "Plan",
-    "PlannedTensor", "Progress", "ProjectorSummary", "ProjectorType", "Source", "TensorCheck", "TowerSummary",
-    "TypeSummary", "Upgrade", "UsageError", "Verdict", "Verification", "View", "__version__", "convert", "inspect",
-    "plan", "upgrade", "verify",
+    "PlannedTensor", "Progress", "ProjectorSummary", "ProjectorType", "Source", "SupportedFamily", "TensorCheck",
+    "TowerSummary", "TypeSummary", "Upgrade", "UsageError", "Verdict", "Verification", "View", "__version__", "convert",
+    "inspect", "plan", "supported_families", "upgrade", "verify",
 ]
 # fmt: on
 

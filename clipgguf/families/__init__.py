@@ -1,5 +1,6 @@
 """Which family a checkpoint belongs to: one module each, imported when it is met."""
 
+import difflib
 import importlib
 import re
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,17 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 MODEL_TYPES = {model_type: module for module, (model_types, _) in MODULES.items() for model_type in model_types}
 PROJECTORS = {projector: module for module, (_, projectors) in MODULES.items() for projector in projectors}
+# The classes of which llama.cpp's converter makes an mmproj and nobody here does: its MmprojModel classes of release
+# 0.3.36 of llama-cpp-python, which are encoders of sound, and generate sound.
+_LLAMA_CPP_ALONE = frozenset(
+    {
+        *("AudioFlamingo3ForConditionalGeneration", "GlmasrModel", "GraniteSpeechForConditionalGeneration"),
+        *("GraniteSpeechPlusForConditionalGeneration", "Lfm2AudioForConditionalGeneration", "PocketTTSModel"),
+        *("MERaLiON2ForConditionalGeneration", "Qwen2AudioForConditionalGeneration", "Qwen2_5OmniModel"),
+        *("Qwen3ASRForConditionalGeneration", "Qwen3TTSForConditionalGeneration", "UltravoxModel"),
+        "VoxtralForConditionalGeneration",
+    }
+)
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OPEN_CLIP_NAMES = re.compile(r"visual\.|(text\.)?transformer\.resblocks\.")
 
@@ -72,10 +84,7 @@ def _open(model: Folder | File, options: Options, told: Told | None) -> Model:
     values = read_json_object(path)
     module = "open_clip" if is_open_clip else "llava" if options.llava_projector is not None else module_of(values)
     if module is None:
-        model_type = values.get("model_type")
-        is_what = "has no model_type" if model_type is None else f"is of model_type {shown(model_type)}"
-        supported = f"{', '.join(map(repr, MODEL_TYPES))}, LLaVA's and OpenCLIP's"
-        raise ConfigError(f"{path}: {is_what}, supported are {supported}")
+        raise ConfigError(f"{path}: {_why_not_supported(values)}")
     family = importlib.import_module(f"clipgguf.families.{module}")
     inputs = Inputs(model, Config(path, values), options, told=told)
     if hasattr(family, "open_model"):
@@ -107,6 +116,19 @@ def _met_by(config: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(model_type, str):
         yield f"{model_type}+{tower_type}"
         yield model_type
+
+
+def _why_not_supported(config: Mapping[str, Any]) -> str:
+    """Return what is said of a config.json of no family: what it is, what is like it, and who else converts it."""
+    model_type, architectures = config.get("model_type"), config.get("architectures")
+    if model_type is None:
+        return "has no model_type; `clipgguf families` lists what is supported"
+    what = f"is of model_type {shown(model_type)}, which is not supported"
+    if isinstance(model_type, str) and (nearest := difflib.get_close_matches(model_type, MODEL_TYPES, 3, 0.6)):
+        what += f"; {', '.join(map(repr, nearest))} {'are' if len(nearest) > 1 else 'is'}"
+    names = set(map(str, architectures)) if isinstance(architectures, list) else set()
+    theirs = "writes an mmproj of it" if names & _LLAMA_CPP_ALONE else "does not know it either"
+    return f"{what}; llama.cpp's converter {theirs}; `clipgguf families` lists what is supported"
 
 
 def _is_open_clip(model: Folder | File, directory: Folder, options: Options) -> bool:

@@ -257,3 +257,18 @@ def test_the_public_names_are_all_there_before_they_are_imported() -> None:
         "assert not hasattr(clipgguf, 'nothing')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_families_are_listed(run: Run) -> None:
+    result = run("families")
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = {line.split("  ")[0] for line in result.stdout.splitlines()}
+    found = json.loads(run("families", "--json").stdout)
+    assert {family["title"] for family in found} == rows - {"family"}
+    (gemma,) = (family for family in found if family["title"] == "Gemma 3")
+    assert gemma == {
+        "title": "Gemma 3",
+        "met_by": ["gemma3"],
+        "projector_types": ["gemma3"],
+        "readers": ["llama.cpp"],
+    }

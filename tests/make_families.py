@@ -28,6 +28,7 @@ from clipgguf.sources.local import LocalFolder
 from tests.family_fixtures import DTYPES, FIXTURES, OUTTYPES, Fixture, digest
 
 RELEASE = "0.3.36"
+CACHE = Path.home() / ".cache" / "clipgguf-reference"
 WANTED = re.compile(
     r"[^/]+/vendor/llama\.cpp/((?:convert_hf_to_gguf\.py$|conversion/|gguf-py/)[^.].*|convert_hf_to_gguf\.py$)"
 )
@@ -175,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--from", dest="model", type=Path)
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "clipgguf-reference")
+    parser.add_argument("--cache", type=Path, default=CACHE)
     arguments = parser.parse_args()
     home = fetch(arguments.cache)
     for name in arguments.names or [path.stem for path in sorted(FIXTURES.glob("*.json"))]:

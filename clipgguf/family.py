@@ -7,7 +7,7 @@ A table says what the checkpoint has and what the file shall have, so that it se
 import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from clipgguf.shape import Axis, Pattern, parse, size_name
@@ -17,6 +17,7 @@ from clipgguf.tensor import Then
 F32, F16, OUTTYPE = "F32", "F16", "outtype"
 # What a Value may be of besides the types of JSON.
 INTEGERS = list[int]
+SIDE = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Value:
     of the image processor's file. Without a ``source`` it is the default itself. ``of`` makes it from the values before
     it, so that it can be told from a file as well; a ValueError says what is wrong with them. Without a default the
     config must have it. It must be of the default's type, or of ``kind``: an int is positive and of 32 bits, a float
-    positive; INTEGERS are a list. A default may be ``PerModel``.
+    positive; INTEGERS are a list; SIDE is an int, or the two sides of a square in a list. A default may be
+    ``PerModel``.
 
     It is not written when it is None or equal to ``unless``. With ``told_by_tensor`` the tensors overrule it. ``told``
     makes it from all values that a file has, where the file has it under another name.
@@ -190,7 +192,8 @@ class Family:
     value whose short name is ``projector_key``.
     ``left_out`` are regular expressions for the beginnings of names that are never written, and whose files are not
     even opened; ``ignored`` of those that are opened all the same, ``noted`` with a line for the user where any is
-    there. ``shared`` are sizes that all parts have in common.
+    there. ``shared`` are sizes that all parts have in common. ``layouts`` are other sections that make the same file,
+    of checkpoints with other names and shapes.
     """
 
     title: str
@@ -206,6 +209,18 @@ class Family:
     shared: frozenset[str] = frozenset()
     file_prefix: str = "mmproj-"
     description: str = ""
+    layouts: tuple[tuple[Section, ...], ...] = ()
+
+    def in_layout_of(self, names: Mapping[str, Any]) -> "Family":
+        """Return the family with the sections of which a checkpoint has most landmarks, by its tensors' names."""
+        if not self.layouts:
+            return self
+
+        def landmarks(sections: tuple[Section, ...]) -> int:
+            prefixes = {section.prefix.root for section in sections if isinstance(section.prefix, Prefix)}
+            return sum(bool(prefix.found(names)) for prefix in prefixes)
+
+        return replace(self, sections=max((self.sections, *self.layouts), key=landmarks))
 
     def leaves_out(self, name: str) -> bool:
         """Return whether a checkpoint's tensor is of a part that the file does not have, such as a language model."""
@@ -275,13 +290,12 @@ def norm(
     return linear(theirs, ours, width, "", bias=bias, optional=optional)
 
 
-def fused_qkv(theirs: str = "attn.qkv") -> tuple[Rule, ...]:
+def fused_qkv(theirs: str = "attn.qkv", *, bias: Bias = True) -> tuple[Rule, ...]:
     """A linear layer of queries, keys and values, one after the other, cut in three."""
-    weights, biases = (tuple(f"attn_{letter}.{tail}" for letter in "qkv") for tail in ("weight", "bias"))
-    return (
-        Rule(f"{theirs}.weight", weights, "(3 width') width -> 3 width' width"),
-        Rule(f"{theirs}.bias", biases, "(3 width) -> 3 width"),
-    )
+    weights, biases = (tuple(f"attn_{name}.{tail}" for name in "qkv") for tail in ("weight", "bias"))
+    weight = Rule(f"{theirs}.weight", weights, "(3 width') width -> 3 width' width")
+    added = Rule(f"{theirs}.bias", biases, "(3 width) -> 3 width", optional=bias == "optional")
+    return (weight, added) if bias else (weight,)
 
 
 def with_tail(theirs: str, tail: str) -> str:

@@ -2,7 +2,7 @@
 
 import itertools
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from clipgguf.config import (
     valid_text,
 )
 from clipgguf.errors import ConfigError, collect, shown
-from clipgguf.family import INTEGERS, Family, Value
+from clipgguf.family import INTEGERS, SIDE, Family, Value
 from clipgguf.model_card import ModelCard, read_model_card
 from clipgguf.options import Options
 from clipgguf.sources import File, Folder
@@ -36,19 +36,7 @@ class Config:
 
         Without any, the first path's and None. Raises ConfigError where something on a path is no object.
         """
-        paths = source.split("|")
-        for path in paths:
-            value: Any = self.values
-            keys = path.split(".")
-            for depth, key in enumerate(keys):
-                if not isinstance(value, dict):
-                    raise ConfigError(f"{self.label('.'.join(keys[:depth]))} is {shown(value)}, should be an object")
-                value = value.get(key)
-                if value is None:
-                    break
-            else:
-                return self.label(path), value
-        return self.label(paths[0]), None
+        return _first(self.values, source, self.label)
 
     def get(self, source: str, default: Any = None) -> Any:
         """Return the value at the first of the dotted paths that has any, else the default."""
@@ -59,6 +47,23 @@ class Config:
         """Return what messages call a place: the file, the object, the key."""
         head, *rest = path.split(".")
         return ": ".join(filter(None, [str(self.path), self.labels.get(head, head), *rest]))
+
+
+def _first(values: Mapping[str, Any], source: str, label: Callable[[str], str]) -> tuple[str, Any]:
+    """Return what ``Config.find`` does of an object; ``label`` gives what messages call a place in it."""
+    paths = source.split("|")
+    for path in paths:
+        value: Any = values
+        keys = path.split(".")
+        for depth, key in enumerate(keys):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{label('.'.join(keys[:depth]))} is {shown(value)}, should be an object")
+            value = value.get(key)
+            if value is None:
+                break
+        else:
+            return label(path), value
+    return label(paths[0]), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +116,15 @@ class Inputs:
         return Checkpoint.open(self.model, wanted, self.options.variant)
 
     def find(self, source: str) -> tuple[str, Any]:
-        """Return what messages call a value of config.json or, for ``processor.``, of the image processor, and it."""
-        if source.startswith("processor."):
-            key = source.removeprefix("processor.")
-            file, values = image_processor(self.places or (self.directory,), (key,))
-            return f"{file}: {key}", values.get(key)
-        return self.config.find(source)
+        """Return what messages call a value of config.json or, for ``processor.``, of the image processor, and it.
+
+        The alternatives to a path that begins with ``processor.`` are of the image processor, too.
+        """
+        if not source.startswith("processor."):
+            return self.config.find(source)
+        paths = source.replace("processor.", "").split("|")
+        file, values = image_processor(self.places or (self.directory,), [path.split(".")[0] for path in paths])
+        return _first(values, "|".join(paths), lambda path: ": ".join((str(file), *path.split("."))))
 
     def image_statistics(self, default: ImageStatistics) -> ImageStatistics:
         """Return the image statistics: those asked for, else the image processor's, else the default; read once."""
@@ -179,7 +187,8 @@ def _checked(kind: Any, default: Any, where: str, found: Any) -> Any:
         if default is None and kind is not None:
             raise ConfigError(f"{where} is missing, should be {_WANTED[kind]}")
         return default
-    return checked(kind or type(default), where, found)
+    made = checked(kind or type(default), where, found)
+    return made[0] if kind is SIDE and isinstance(made, list) else made
 
 
 def checked(kind: Any, where: str, found: Any) -> Any:
@@ -188,6 +197,9 @@ def checked(kind: Any, where: str, found: Any) -> Any:
         fits = type(found) is int and 0 < found <= LARGEST_UINT32
     elif kind is INTEGERS:
         fits = isinstance(found, list) and all(type(n) is int and -(2**31) <= n < 2**31 for n in found)
+    elif kind is SIDE:
+        sides = found if isinstance(found, list) and len(found) == 2 else [found]
+        fits = all(type(side) is int and 0 < side <= LARGEST_UINT32 and side == sides[0] for side in sides)
     else:
         fits = is_positive_float32(found) if kind is float else isinstance(found, kind)
     if not fits:
@@ -203,6 +215,7 @@ _WANTED: Mapping[Any, str] = {
     list: "a list",
     dict: "an object",
     INTEGERS: "a list of integers of 32 bits",
+    SIDE: "a positive integer of 32 bits, or a list of two that are the same",
 }
 
 

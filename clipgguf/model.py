@@ -54,7 +54,7 @@ def matched_model(
     spelling: Iterable[str] = (),
 ) -> Model:
     """Hold tensors against a family whose values are read; ``spelling`` are prefixes that were taken off before."""
-    found = Match(family, tensors, values, inputs.directory, inputs.config.path.name)
+    found = Match(family.in_layout_of(tensors), tensors, values, inputs.directory, inputs.config.path.name)
     found.find(inputs.options.ignore_unknown)
     told, warnings = _told_by_tensors(inputs, values, found)
     names = " and ".join(f"{prefix}*" for prefix in dict.fromkeys((*found.prefixes.values(), *spelling)))

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipgguf.config import ImageStatistics
-from clipgguf.errors import shown
+from clipgguf.errors import ConfigError, shown
 from clipgguf.family import F16, F32, OUTTYPE, Base, Types, Value
+from clipgguf.inputs import Inputs
 
 _PROJECTOR_NOTE = "the projector's matrices stay f16, as the torch script writes them"
 # The script that clip.cpp, PowerInfer and LLaVA came with (``convert_hf_to_gguf.py`` of clip.cpp, later llama.cpp's
@@ -72,6 +73,22 @@ def activation(source: str, default: str) -> tuple[Value, Value, Value]:
         Value("gelu", of=gelu, unless=False),
         Value("silu", of=lambda v: v["activation"] in _SILU, unless=False),
     )
+
+
+def settled(source: str, *allowed: Any) -> Value:
+    """Return the value of a setting that readers take for granted: where config.json has it, it must be one of these.
+
+    It is not written.
+    """
+
+    def setting(inputs: Inputs) -> Any:
+        where, found = inputs.find(source)
+        if found is not None and not any(found == value and type(found) is type(value) for value in allowed):
+            known = " or ".join(map(repr, allowed))
+            raise ConfigError(f"{where} is {shown(found)}, which readers would compute wrongly; they know {known}")
+        return found
+
+    return Value(source, setting)
 
 
 # What the language model's tensors begin with, in the spellings of transformers and of the hub.

@@ -25,6 +25,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "gemma3": (("gemma3",), ("gemma3",)),
     "gemma4": (("gemma4",), ("gemma4v",)),
     "gemma4_unified": (("gemma4_unified",), ("gemma4uv",)),
+    "idefics3": (("idefics3", "smolvlm"), ("idefics3",)),
     "internvl": (("internvl", "internvl_chat", "interns1", "InternVisionModel"), ("internvl",)),
     "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),

@@ -71,6 +71,10 @@ CORRECTIONS: dict[str, Correction] = {
         why="It drops every tensor without 'model.' before it, and writes a file without any.",
         checkpoint=((r"^(vision_tower|multi_modal_projector)\.", r"model.\1."),),
     ),
+    "lfm2_vl--resaved": Correction(
+        why="It does not know the tower as transformers 5 saves it, without 'vision_model.' in its names.",
+        checkpoint=((r"^model\.vision_tower\.", "model.vision_tower.vision_model."),),
+    ),
 }
 
 

@@ -67,6 +67,10 @@ CORRECTIONS: dict[str, Correction] = {
         why="The image part alone is written yet.",
         without=(r"clip\.audio\.", r"clip\.has_audio_encoder", r"mm\.a\."),
     ),
+    "gemma3--resaved": Correction(
+        why="It does not know the tower as transformers 5 saves it, without 'vision_model.' in its names.",
+        checkpoint=((r"^vision_tower\.", "vision_tower.vision_model."),),
+    ),
     "internvl--hf": Correction(
         why="It drops every tensor without 'model.' before it, and writes a file without any.",
         checkpoint=((r"^(vision_tower|multi_modal_projector)\.", r"model.\1."),),

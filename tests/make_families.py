@@ -79,6 +79,10 @@ CORRECTIONS: dict[str, Correction] = {
         why="It does not know the tower as transformers 5 saves it, without 'vision_model.' in its names.",
         checkpoint=((r"^model\.vision_tower\.", "model.vision_tower.vision_model."),),
     ),
+    "llama4": Correction(
+        why="Gemma 4's norm after attention has the same name, so that it takes the second norm for one.",
+        file=((r"attn_post_norm", "ln2"),),
+    ),
 }
 
 

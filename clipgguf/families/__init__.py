@@ -28,6 +28,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "idefics3": (("idefics3", "smolvlm"), ("idefics3",)),
     "internvl": (("internvl", "internvl_chat", "interns1", "InternVisionModel"), ("internvl",)),
     "lfm2_vl": (("lfm2_vl", "Lfm2VlForConditionalGeneration"), ("lfm2",)),
+    "llama4": (("llama4",), ("llama4",)),
     "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
     "qwen2_vl": (("qwen2_vl",), ("qwen2vl_merger",)),

@@ -30,6 +30,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "lfm2_vl": (("lfm2_vl", "Lfm2VlForConditionalGeneration"), ("lfm2",)),
     "llama4": (("llama4",), ("llama4",)),
     "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
+    "paddleocr_vl": (("paddleocr_vl", "PaddleOCRVisionModel"), ("paddleocr",)),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
     "qwen2_vl": (("qwen2_vl",), ("qwen2vl_merger",)),
     "qwen3_vl": (("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), ("qwen3vl_merger",)),

@@ -27,6 +27,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "gemma4_unified": (("gemma4_unified",), ("gemma4uv",)),
     "idefics3": (("idefics3", "smolvlm"), ("idefics3",)),
     "internvl": (("internvl", "internvl_chat", "interns1", "InternVisionModel"), ("internvl",)),
+    "janus_pro": (("janus",), ("janus_pro",)),
     "lfm2_vl": (("lfm2_vl", "Lfm2VlForConditionalGeneration"), ("lfm2",)),
     "llama4": (("llama4",), ("llama4",)),
     "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),

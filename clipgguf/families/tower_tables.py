@@ -30,13 +30,16 @@ TWO_FRAMES = Rule(
 SIGLIP_HEAD = r"(.*\.)?head\."
 
 
-def block(fc1: str, fc2: str) -> tuple[Rule, ...]:
-    """Return a block's rules. ``fc1`` widens; CLIP's and LLaVA's files call it ``ffn_down``, all others ``ffn_up``."""
+def block(fc1: str, fc2: str, out: str = "self_attn.out_proj") -> tuple[Rule, ...]:
+    """Return a block's rules. ``fc1`` widens; CLIP's and LLaVA's files call it ``ffn_down``, all others ``ffn_up``.
+
+    ``out`` is the checkpoint's name of the layer after attention.
+    """
     return (
         *linear("self_attn.k_proj", "attn_k", "width", "width'"),
         *linear("self_attn.v_proj", "attn_v", "width", "width'"),
         *linear("self_attn.q_proj", "attn_q", "width", "width'"),
-        *linear("self_attn.out_proj", "attn_out", "width", "width'"),
+        *linear(out, "attn_out", "width", "width'"),
         *norm("layer_norm1", "ln1"),
         *linear("mlp.fc1", fc1, "ffn", "width"),
         *linear("mlp.fc2", fc2, "width", "ffn"),

@@ -30,6 +30,8 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "janus_pro": (("janus",), ("janus_pro",)),
     "lfm2_vl": (("lfm2_vl", "Lfm2VlForConditionalGeneration"), ("lfm2",)),
     "llama4": (("llama4",), ("llama4",)),
+    "glm4v": (("glm4v", "glm4v_moe", "glm_ocr"), ("glm4v",)),
+    "glm5_next": (("glm5_next",), ("glm5v",)),
     "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
     "paddleocr_vl": (("paddleocr_vl", "PaddleOCRVisionModel"), ("paddleocr",)),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),

@@ -22,6 +22,8 @@ from clipgguf.sources.given import hub_advice, place
 # table FAMILY, or where there is more to do than to read tables, a function open_model.
 MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "clip": (("clip", "clip_text_model", "clip_vision_model", "siglip", "siglip_vision_model"), ()),
+    "dots_ocr": (("dots_ocr",), ("dots_ocr",)),
+    "exaone4_5": (("exaone4_5",), ("exaone4_5",)),
     "gemma3": (("gemma3",), ("gemma3",)),
     "gemma4": (("gemma4",), ("gemma4v",)),
     "gemma4_unified": (("gemma4_unified",), ("gemma4uv",)),

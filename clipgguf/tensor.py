@@ -1,7 +1,7 @@
 """Where the values of a tensor come from: a view of a checkpoint, several views in turn, or rows that are computed."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +179,27 @@ def rows_from(start: int) -> Then:
 
     def then(view: View, shape: tuple[int, ...], values: Mapping[str, Any]) -> View:
         return view.rows(start, shape[0])
+
+    return then
+
+
+def reordered(order: Callable[[Mapping[str, Any]], Sequence[int]]) -> Then:
+    """Return the function that puts the rows of a tensor in another order, so many at a time: those of a head.
+
+    ``order`` gives for each of them the number of the checkpoint's, from the family's values. What a pattern can say is
+    cheaper to read; this is for all else.
+    """
+
+    def then(view: View, shape: tuple[int, ...], values: Mapping[str, Any]) -> Computed:
+        numbers = order(values)
+        count = len(numbers)
+
+        def rows(read: Read, start: int, stop: int) -> "NDArray[Any]":
+            wanted = [n - n % count + numbers[n % count] for n in range(start, stop)]
+            first = min(wanted)
+            return read(view.rows(first, max(wanted) + 1))[[n - first for n in wanted]]
+
+        return Computed(view.name, shape, (view,), rows)
 
     return then
 

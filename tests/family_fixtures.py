@@ -8,7 +8,8 @@ the reference's files the metadata, and for every tensor its shape, its type by 
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,23 @@ class Fixture:
         arrays = {name: weights(name, shape) for name, shape in self.shapes.items()}
         write_weights(directory, arrays, dtype=dtype, shards=shards, reverse=reverse)
         return directory
+
+
+def rename(model: Path, changes: Sequence[tuple[str, str]]) -> None:
+    """Give the tensors of a model's only shard other names, and leave their values as they are."""
+    path = model / "model.safetensors"
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    renamed = json.dumps({changed(name, changes): value for name, value in header.items()}).encode()
+    path.write_bytes(len(renamed).to_bytes(8, "little") + renamed + data[8 + length :])
+
+
+def changed(name: str, changes: Sequence[tuple[str, str]]) -> str:
+    """Return a name with regular expressions replaced."""
+    for pattern, replacement in changes:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def weights(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -25,7 +25,7 @@ from gguf import GGUFReader
 
 from clipgguf.checkpoint import Checkpoint
 from clipgguf.sources.local import LocalFolder
-from tests.family_fixtures import DTYPES, FIXTURES, OUTTYPES, Fixture, digest
+from tests.family_fixtures import DTYPES, FIXTURES, OUTTYPES, Fixture, changed, digest, rename
 
 RELEASE = "0.3.36"
 CACHE = Path.home() / ".cache" / "clipgguf-reference"
@@ -152,13 +152,7 @@ def write_for_reference(fixture: Fixture, directory: Path, dtype: str) -> Path:
     """Write a checkpoint in one shard, with what the reference needs to do what it should."""
     correction = CORRECTIONS.get(fixture.name, Correction())
     model = fixture.write(directory, dtype)
-    if correction.checkpoint:
-        path = model / "model.safetensors"
-        data = path.read_bytes()
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])
-        renamed = json.dumps({changed(name, correction.checkpoint): value for name, value in header.items()}).encode()
-        path.write_bytes(len(renamed).to_bytes(8, "little") + renamed + data[8 + length :])
+    rename(model, correction.checkpoint)
     config = model / "config.json"
     if correction.config:
         config.write_text(json.dumps(merged(json.loads(config.read_text()), correction.config)))
@@ -168,13 +162,6 @@ def write_for_reference(fixture: Fixture, directory: Path, dtype: str) -> Path:
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return an object with others in it, and objects in it merged likewise."""
     return {**values, **{k: merged(values[k], v) if isinstance(v, dict) else v for k, v in changes.items()}}
-
-
-def changed(name: str, changes: Sequence[tuple[str, str]]) -> str:
-    """Return a name with regular expressions replaced."""
-    for pattern, replacement in changes:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def keys(read: GGUFReader) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from clipgguf import CheckpointError, ClipGGUFError, Options, convert, inspect, plan, upgrade, verify
 from clipgguf.families import MODULES
 from clipgguf.options import Outtype
-from tests.family_fixtures import DTYPES, OUTTYPES, Fixture, digest, fixtures
+from tests.family_fixtures import DTYPES, OUTTYPES, Fixture, digest, fixtures, rename
 from tests.gguf_bytes import rewritten
 from tests.gguf_reading import read
 from tests.json_files import write_json
@@ -73,6 +73,48 @@ def test_double_precision_is_rounded_by_way_of_single(family: Fixture, tmp_path:
     # The values are float32's, so that nothing but the way can make a difference.
     single, double = (convert(family.write(tmp_path / d / "m", d), tmp_path / f"{d}.gguf").path for d in ("F32", "F64"))
     assert single.read_bytes() == double.read_bytes()
+
+
+# Other spellings of a fixture's names, as regular expressions and what takes their place: those of other versions of
+# transformers, of what it saves and of what is on the hub.
+SPELLINGS = {
+    "exaone4_5": [[(r"^model\.visual\.", "visual.")]],
+    "glm4v": [[(r"^model\.visual\.", "visual."), (r"^model\.language_model\.", "model.")]],
+    "hunyuan_vl": [
+        [
+            (r"^model\.", "model.language_model."),
+            (r"^vit\.", "model.vision_tower."),
+            (r"\.perceive\.", ".patch_merger."),
+            (r"\.proj\.0\.", ".proj_conv."),
+            (r"\.proj\.2\.", ".proj_out."),
+            (r"tower(\.layers\.\d+)\.input_layernorm\.", r"tower\1.layer_norm1."),
+            (r"tower(\.layers\.\d+)\.post_attention_layernorm\.", r"tower\1.layer_norm2."),
+            (r"\.dense_h_to_4h\.", ".fc1."),
+            (r"\.dense_4h_to_h\.", ".fc2."),
+        ],
+    ],
+    "minimax_m3": [
+        [
+            (r"^language_model\.model\.", "model.language_model."),
+            (r"^language_model\.lm_head", "lm_head"),
+            (r"^vision_tower\.vision_model\.embeddings\.patch_embedding\.", "model.vision_tower.embeddings.proj."),
+            (r"^vision_tower\.vision_model\.(encoder\.)?", "model.vision_tower."),
+            (r"^multi_modal_projector\.", "model.multi_modal_projector."),
+            (r"^patch_merge_mlp\.", "model.multi_modal_projector.merge_"),
+        ],
+    ],
+    "qwen2_vl": [[(r"^visual\.", "model.visual."), (r"^model\.(?!visual\.)", "model.language_model.")]],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [(name, changes) for name, spellings in SPELLINGS.items() for changes in spellings]
+)
+def test_other_spellings_of_the_names(name: str, changes: list[tuple[str, str]], tmp_path: Path) -> None:
+    (family,) = (family for family in FAMILIES if family.name == name)
+    expected = convert(family.write(tmp_path / "a" / "m"), tmp_path / "a.gguf").path.read_bytes()
+    rename(family.write(tmp_path / "b" / "m"), changes)
+    assert convert(tmp_path / "b" / "m", tmp_path / "b.gguf").path.read_bytes() == expected
 
 
 def one_of_each_kind(family: Fixture, directory: Path) -> list[str]:

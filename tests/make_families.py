@@ -50,8 +50,9 @@ class Correction:
     """What is done so that the reference, which has a fault, writes what it should.
 
     ``checkpoint`` are changes of the checkpoint's names before it reads them, ``file`` of the file's names after it has
-    written them: regular expressions and what takes their place. ``config`` is merged into config.json. ``without`` are
-    patterns of the tensors and keys that it writes and that the fixture shall not have.
+    written them: regular expressions and what takes their place. ``config`` is merged into config.json, and before it
+    the object ``lifted`` in it. ``without`` are patterns of the tensors and keys that it writes and that the fixture
+    shall not have.
     """
 
     why: str = ""
@@ -59,6 +60,7 @@ class Correction:
     file: tuple[tuple[str, str], ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     without: tuple[str, ...] = ()
+    lifted: str = ""
 
 
 # By the fixture's name.
@@ -82,6 +84,23 @@ CORRECTIONS: dict[str, Correction] = {
     "llama4": Correction(
         why="Gemma 4's norm after attention has the same name, so that it takes the second norm for one.",
         file=((r"attn_post_norm", "ln2"),),
+    ),
+    "qwen2_5_vl--in_memory": Correction(
+        why="It drops whatever is not called visual.*, and writes a file without tensors.",
+        checkpoint=((r"^model\.visual\.", "visual."),),
+    ),
+    "qwen3_omni_moe": Correction(
+        why="It looks for thinker.visual.* under a name that it has taken away before, and wants both towers; it is "
+        "given the image tower as Qwen3-VL's, which it is.",
+        checkpoint=(
+            (r"^thinker\.visual\.", "model.visual."),
+            (r"\.merger_list\.", ".deepstack_merger_list."),
+            (r"(merger\.|merger_list\.\d+\.)ln_q\.", r"\1norm."),
+            (r"(merger\.|merger_list\.\d+\.)mlp\.0\.", r"\1linear_fc1."),
+            (r"(merger\.|merger_list\.\d+\.)mlp\.2\.", r"\1linear_fc2."),
+        ),
+        config={"architectures": ["Qwen3VLMoeForConditionalGeneration"], "model_type": "qwen3_vl_moe"},
+        lifted="thinker_config",
     ),
 }
 
@@ -155,7 +174,9 @@ def write_for_reference(fixture: Fixture, directory: Path, dtype: str) -> Path:
     rename(model, correction.checkpoint)
     config = model / "config.json"
     if correction.config:
-        config.write_text(json.dumps(merged(json.loads(config.read_text()), correction.config)))
+        values = json.loads(config.read_text())
+        values = {**values, **values.pop(correction.lifted, {})}
+        config.write_text(json.dumps(merged(values, correction.config)))
     return model
 
 

@@ -117,6 +117,15 @@ def test_other_spellings_of_the_names(name: str, changes: list[tuple[str, str]],
     assert convert(tmp_path / "b" / "m", tmp_path / "b.gguf").path.read_bytes() == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "note"), [("qwen2_vl--sarashina2_vision", "norm after the projector"), ("qwen3_omni_moe", "audio encoder")]
+)
+def test_what_readers_lack_is_left_out_with_a_note(name: str, note: str, tmp_path: Path) -> None:
+    (family,) = (family for family in FAMILIES if family.name == name)
+    (line,) = plan(family.write(tmp_path / "m")).notes
+    assert f"{note} is left out" in line
+
+
 def one_of_each_kind(family: Fixture, directory: Path) -> list[str]:
     """Return the checkpoint's tensors that are written, without those that differ from others in their block only."""
     tensors = plan(family.write(directory / "whole" / "m")).tensors

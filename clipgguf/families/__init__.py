@@ -39,7 +39,9 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "paddleocr_vl": (("paddleocr_vl", "PaddleOCRVisionModel"), ("paddleocr",)),
     "minimax_m3": (("minimax_m3_vl",), ("minimax_m3",)),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
-    "qwen2_vl": (("qwen2_vl",), ("qwen2vl_merger",)),
+    "qwen2_vl": (("qwen2_vl", "sarashina2_vision"), ("qwen2vl_merger",)),
+    # Of its files, which are for images only, Qwen3-VL's table is the one.
+    "qwen3_omni_moe": (("qwen3_omni_moe",), ()),
     "qwen3_vl": (("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), ("qwen3vl_merger",)),
 }
 MODEL_TYPES = {model_type: module for module, (model_types, _) in MODULES.items() for model_type in model_types}

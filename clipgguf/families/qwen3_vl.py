@@ -10,7 +10,7 @@ from typing import Any
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.tower_tables import TWO_FRAMES
-from clipgguf.family import INTEGERS, Family, Prefix, Rule, Section, Value, linear, norm
+from clipgguf.family import INTEGERS, Family, PerModel, Prefix, Rule, Section, Value, linear, norm
 
 TOWER = Prefix("patch_embed.proj.weight", "model.visual.")
 
@@ -23,34 +23,11 @@ def is_deepstack(values: Mapping[str, Any]) -> list[bool]:
     return [block in values["vision.deepstack"] for block in range(values["vision.blocks"])]
 
 
-FAMILY = Family(
-    title="Qwen3-VL",
-    projector="qwen3vl_merger",
-    base=MTMD,
-    values=(
-        Value("vision.projection", "text_config.hidden_size|hidden_size", 4096),
-        Value("vision.positions", "vision_config.num_position_embeddings", 2304),
-        Value("vision.patch", "vision_config.patch_size", 16),
-        Value("vision.image", of=lambda v: int(v["vision.positions"] ** 0.5 * v["vision.patch"])),
-        Value("vision.width", "vision_config.hidden_size", 1152),
-        Value("vision.ffn", "vision_config.intermediate_size", 4304),
-        Value("vision.blocks", "vision_config.depth", 27),
-        Value("vision.heads", "vision_config.num_heads", 16),
-        Value("vision.merge", "vision_config.spatial_merge_size", 2),
-        Value("vision.epsilon", "text_config.rms_norm_eps|rms_norm_eps", 1e-6),
-        Value("vision.merged", of=lambda v: v["vision.merge"] ** 2 * v["vision.width"]),
-        *statistics(SIGLIP_STATISTICS),
-        Value(
-            "vision.deepstack",
-            "vision_config.deepstack_visual_indexes",
-            [],
-            kind=INTEGERS,
-            told=lambda v: [block for block, is_one in enumerate(v["vision.is_deepstack"]) if is_one],
-        ),
-        Value("vision.is_deepstack", of=is_deepstack),
-        Value("gelu", default=True),
-    ),
-    sections=(
+def sections(
+    ln: str = "norm", fc1: str = "linear_fc1", fc2: str = "linear_fc2", mergers: str = "deepstack_merger_list"
+) -> tuple[Section, ...]:
+    """Return the tower and its projectors, with what the projectors' parts are called."""
+    return (
         Section(
             TOWER,
             "v.",
@@ -73,25 +50,56 @@ FAMILY = Family(
             ),
             times="blocks",
         ),
-        Section(TOWER + "merger.", "v.", norm("norm", "post_ln")),
+        Section(TOWER + "merger.", "v.", norm(ln, "post_ln")),
         Section(
             TOWER + "merger.",
             "mm.",
-            (
-                *linear("linear_fc1", "0", "merged", "merged'"),
-                *linear("linear_fc2", "2", "projection", "merged"),
-            ),
+            (*linear(fc1, "0", "merged", "merged'"), *linear(fc2, "2", "projection", "merged")),
         ),
         Section(
-            TOWER + "deepstack_merger_list.{}.",
+            TOWER + f"{mergers}.{{}}.",
             "v.deepstack.{}.",
             (
-                *norm("norm", "norm", "merged"),
-                *linear("linear_fc1", "fc1", "merged", "merged'"),
-                *linear("linear_fc2", "fc2", "projection", "merged"),
+                *norm(ln, "norm", "merged"),
+                *linear(fc1, "fc1", "merged", "merged'"),
+                *linear(fc2, "fc2", "projection", "merged"),
             ),
             times="deepstack",
         ),
+    )
+
+
+FAMILY = Family(
+    title="Qwen3-VL",
+    projector="qwen3vl_merger",
+    base=MTMD,
+    values=(
+        Value(
+            "vision.projection",
+            "text_config.hidden_size|hidden_size",
+            PerModel(2048, {"qwen3_vl": 4096, "qwen3_5": 4096}),
+        ),
+        Value("vision.positions", "vision_config.num_position_embeddings", 2304),
+        Value("vision.patch", "vision_config.patch_size", 16),
+        Value("vision.image", of=lambda v: int(v["vision.positions"] ** 0.5 * v["vision.patch"])),
+        Value("vision.width", "vision_config.hidden_size", 1152),
+        Value("vision.ffn", "vision_config.intermediate_size", 4304),
+        Value("vision.blocks", "vision_config.depth", 27),
+        Value("vision.heads", "vision_config.num_heads", 16),
+        Value("vision.merge", "vision_config.spatial_merge_size", 2),
+        Value("vision.epsilon", "text_config.rms_norm_eps|rms_norm_eps", 1e-6),
+        Value("vision.merged", of=lambda v: v["vision.merge"] ** 2 * v["vision.width"]),
+        *statistics(SIGLIP_STATISTICS),
+        Value(
+            "vision.deepstack",
+            "vision_config.deepstack_visual_indexes",
+            PerModel([], {model_type: [8, 16, 24] for model_type in ("qwen3_vl", "qwen3_vl_moe", "qwen3_omni_moe")}),
+            kind=INTEGERS,
+            told=lambda v: [block for block, is_one in enumerate(v["vision.is_deepstack"]) if is_one],
+        ),
+        Value("vision.is_deepstack", of=is_deepstack),
+        Value("gelu", default=True),
     ),
+    sections=sections(),
     left_out=(*LANGUAGE_MODEL, r"mtp\."),
 )

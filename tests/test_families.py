@@ -117,6 +117,18 @@ def test_other_spellings_of_the_names(name: str, changes: list[tuple[str, str]],
     assert convert(tmp_path / "b" / "m", tmp_path / "b.gguf").path.read_bytes() == expected
 
 
+@pytest.mark.parametrize("name", ["dots_ocr", "exaone4_5", "hunyuan_vl"])
+def test_pixels_as_transformers_5_saves_them(name: str, tmp_path: Path) -> None:
+    (family,) = (family for family in FAMILIES if family.name == name)
+    expected = converted(family, tmp_path).read_bytes()
+    processor = dict(family.files["preprocessor_config.json"])
+    size = {"shortest_edge": processor.pop("min_pixels"), "longest_edge": processor.pop("max_pixels")}
+    files = {**family.files, "processor_config.json": {"image_processor": {**processor, "size": size}}}
+    del files["preprocessor_config.json"]
+    model = replace(family, files=files).write(tmp_path / "b" / "m")
+    assert convert(model, tmp_path / "b.gguf").path.read_bytes() == expected
+
+
 @pytest.mark.parametrize(
     ("name", "note"), [("qwen2_vl--sarashina2_vision", "norm after the projector"), ("qwen3_omni_moe", "audio encoder")]
 )

@@ -4,7 +4,7 @@ Names: the model's own modeling_dots_vision.py; llama.cpp's ``conversion/dotsocr
 """
 
 from clipgguf.config import CLIP_STATISTICS
-from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
+from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
 from clipgguf.family import Family, Prefix, Section, Value, linear, norm
 
 TOWER = Prefix("patch_embed.patchifier.proj.weight", "vision_tower.")
@@ -26,8 +26,9 @@ FAMILY = Family(
         Value("vision.scale", "vision_config.spatial_merge_size", 2),
         Value("vision.merged", of=lambda v: v["vision.scale"] ** 2 * v["vision.width"]),
         *statistics(CLIP_STATISTICS),
-        Value("vision.min_pixels", "processor.min_pixels", kind=int),
-        Value("vision.max_pixels", "processor.max_pixels", kind=int),
+        Value("vision.min_pixels", "processor.min_pixels|processor.size.shortest_edge", kind=int),
+        Value("vision.max_pixels", "processor.max_pixels|processor.size.longest_edge", kind=int),
+        settled("vision_config.temporal_patch_size", 1),
         Value("silu", default=True),
     ),
     sections=(

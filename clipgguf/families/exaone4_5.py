@@ -6,7 +6,7 @@ Names: transformers' Exaone4_5_ForConditionalGeneration; llama.cpp's ``conversio
 from collections.abc import Mapping
 from typing import Any
 
-from clipgguf.families.bases import LANGUAGE_MODEL, MTMD
+from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled
 from clipgguf.families.qwen2_5_vl import VALUES, sections
 from clipgguf.family import Family, Value, linear
 
@@ -29,8 +29,10 @@ FAMILY = Family(
         Value("vision.kv_heads", "vision_config.num_key_value_heads", 8),
         Value("vision.qkv_rows", of=qkv_rows),
         Value("vision.window", "vision_config.window_size", 112),
-        Value("vision.min_pixels", "processor.min_pixels", kind=int),
-        Value("vision.max_pixels", "processor.max_pixels", kind=int),
+        Value("vision.min_pixels", "processor.min_pixels|processor.size.shortest_edge", 56 * 56),
+        Value("vision.max_pixels", "processor.max_pixels|processor.size.longest_edge", 28 * 28 * 1280),
+        settled("vision_config.spatial_merge_size", 2),
+        settled("vision_config.hidden_act", "silu"),
     ),
     sections=sections(linear("attn.qkv", "attn_qkv", "qkv_rows", "width")),
     left_out=(*LANGUAGE_MODEL, r"mtp\."),

@@ -5,9 +5,9 @@ llama.cpp's ``conversion/qwen3vl.py`` (Glm4VVisionModel) and ``tools/mtmd``.
 """
 
 from clipgguf.config import CLIP_STATISTICS
-from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, statistics
+from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, settled, statistics
 from clipgguf.families.tower_tables import TWO_FRAMES
-from clipgguf.family import Family, PerModel, Prefix, Rule, Section, Value, linear, norm
+from clipgguf.family import SIDE, Family, PerModel, Prefix, Rule, Section, Value, linear, norm
 
 TOWER = Prefix("patch_embed.proj.weight", "model.visual.")
 
@@ -43,7 +43,7 @@ PROJECTOR = Section(
     TOWER,
     "mm.",
     (
-        *linear("downsample", "patch_merger", "projection", "width merge merge'"),
+        *linear("downsample", "patch_merger", "projection", "width 2 2'"),
         *linear("merger.proj", "model.fc", "projection", "projection'", bias=False),
         *norm("merger.post_projection_norm", "post_norm", "projection"),
         *linear("merger.gate_proj", "gate", "context", "projection", bias=False),
@@ -53,8 +53,8 @@ PROJECTOR = Section(
 )
 SECTIONS = (PATCHES, POSITIONS, BLOCKS, POST_NORM, PROJECTOR)
 VALUES = (
-    Value("vision.image", "vision_config.image_size", 336),
-    Value("vision.patch", "vision_config.patch_size", 14),
+    Value("vision.image", "vision_config.image_size", 336, kind=SIDE),
+    Value("vision.patch", "vision_config.patch_size", 14, kind=SIDE),
     Value("vision.width", "vision_config.hidden_size", PerModel(1536, {"glm_ocr": 1024, "glm5_next": 1024})),
     # So it stands in llama.cpp's files. In GLM-4V it is the width inside the projector; no reader uses it.
     Value("vision.ffn", "vision_config.intermediate_size", PerModel(13696, {"glm_ocr": 4096, "glm5_next": 4096})),
@@ -65,6 +65,8 @@ VALUES = (
     Value("vision.positions", of=lambda v: (v["vision.image"] // v["vision.patch"]) ** 2),
     *activation("vision_config.hidden_act", "silu"),
     *statistics(CLIP_STATISTICS),
+    # llama.cpp's graph puts patches two by two side by side, whatever a file says.
+    settled("vision_config.spatial_merge_size", 2),
     Value("vision.has_positions", default=PerModel(True, {"glm_ocr": False, "glm5_next": False})),
 )
 
@@ -75,8 +77,6 @@ FAMILY = Family(
     values=(
         Value("vision.projection", "text_config.hidden_size|hidden_size", PerModel(4096, {"glm_ocr": 1024})),
         *VALUES,
-        # llama.cpp merges two by two where a file does not tell.
-        Value("vision.merge", "vision_config.spatial_merge_size", 2, unless=2),
     ),
     sections=SECTIONS,
     left_out=LANGUAGE_MODEL,

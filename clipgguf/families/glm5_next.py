@@ -25,7 +25,7 @@ FAMILY = Family(
     values=(
         Value("vision.projection", "text_config.hidden_size|hidden_size", 4096),
         *VALUES,
-        Value("vision.merge", "vision_config.spatial_merge_size", 2),
+        Value("vision.merge", default=2),
         Value("vision.swiglu_clamp", "vision_config.swiglu_limit", 10.0),
         Value("processor_patch", "processor.patch_size", 14),
         Value("processor_merge", "processor.merge_size", 2),

@@ -5,7 +5,7 @@ llama.cpp's ``conversion/hunyuan.py`` and ``tools/mtmd``.
 """
 
 from clipgguf.config import CLIP_STATISTICS
-from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
+from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
 from clipgguf.family import F16, F32, Family, Prefix, Rule, Section, Types, Value, linear, norm
 from clipgguf.tensor import rows_from
 
@@ -30,9 +30,10 @@ FAMILY = Family(
         Value("vision.positions", of=lambda v: (v["vision.image"] // v["vision.patch"]) ** 2),
         Value("vision.rows", of=lambda v: v["vision.positions"] + 1),
         *statistics(CLIP_STATISTICS),
-        Value("vision.min_pixels", "processor.min_pixels", kind=int),
-        Value("vision.max_pixels", "processor.max_pixels", kind=int),
+        Value("vision.min_pixels", "processor.min_pixels|processor.size.shortest_edge", 512 * 512),
+        Value("vision.max_pixels", "processor.max_pixels|processor.size.longest_edge", 2048 * 2048),
         Value("gelu", default=True),
+        settled("vision_config.hidden_act", "gelu", "gelu_pytorch_tanh"),
     ),
     sections=(
         Section(

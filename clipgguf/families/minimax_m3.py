@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from clipgguf.config import CLIP_STATISTICS
-from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
+from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
 from clipgguf.families.tower_tables import MODERN_BLOCK, TWO_FRAMES
 from clipgguf.family import Family, Prefix, Section, Value, linear, norm
 from clipgguf.tensor import reordered
@@ -51,6 +51,7 @@ FAMILY = Family(
         Value("vision.merged", of=lambda v: v["vision.merge"] ** 2 * v["vision.projection"]),
         *statistics(CLIP_STATISTICS),
         Value("gelu", default=True),
+        settled("vision_config.hidden_act", "gelu", "gelu_pytorch_tanh"),
     ),
     sections=(
         Section(

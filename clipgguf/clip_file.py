@@ -17,7 +17,7 @@ from clipgguf.families.llava import llava_family
 from clipgguf.families.llava_projectors import KINDS, NEWLINE, PROJECTOR_PREFIX, Kind
 from clipgguf.families.llava_tower import KNOWN_TOWERS
 from clipgguf.families.tower_tables import CLIP_EMBEDDINGS, MODERN_BLOCK, POST_NORM, SCRIPT_BLOCK, SIGLIP_EMBEDDINGS
-from clipgguf.family import Family
+from clipgguf.family import BEGUN, Family
 from clipgguf.keys import KEYS
 from clipgguf.options import PathLike
 from clipgguf.sources.local import LocalFile
@@ -159,7 +159,8 @@ class ClipFile:
         if count is None or self.module is None:
             return None
         if not self.is_llava:
-            return count
+            sections = self.family.sections if self.family else ()
+            return None if any(section.times == BEGUN for section in sections) else count
         if self.feature_layers:
             return self.feature_layers[-1]
         depth = self.tower_depth

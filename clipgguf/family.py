@@ -6,7 +6,7 @@ A table says what the checkpoint has and what the file shall have, so that it se
 
 import fnmatch
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ from clipgguf.tensor import Then
 
 # Element types by the names that ggml has for them; OUTTYPE is the one that was asked for.
 F32, F16, OUTTYPE = "F32", "F16", "outtype"
+# Of a Section that stands there for every number that any of its tensors has.
+BEGUN = "begun"
 # What a Value may be of besides the types of JSON.
 INTEGERS = list[int]
 SIDE = tuple[int, int]
@@ -136,8 +138,10 @@ class Section:
     With ``times``, the value of that name says how often the section stands there, with ``{}`` in the prefixes for the
     number; of these, as many are written as the size ``stored`` says, and the others are left out. Where the value is a
     list, these are the numbers in the file, and the checkpoint counts from 0; where it is true or false, the section is
-    there once or not at all, and a file that does not tell has all of its tensors or none. ``order`` are the file's
-    names in order where that is not the rules'.
+    there once or not at all, and a file that does not tell has all of its tensors or none. BEGUN is for every number
+    that any of its tensors has, in the checkpoint and in the file, and no number may be left out. Words in ``own`` are
+    sizes of each block, and of other sections with the same ``ours``. ``order`` are the file's names in order where
+    that is not the rules'.
     """
 
     prefix: Prefix | str
@@ -147,6 +151,15 @@ class Section:
     stored: str = ""
     part: str = "vision"
     order: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+
+    def rules_of(self, number: int) -> tuple[Rule, ...]:
+        """Return the rules of a block, in whose shapes its own sizes have the block's name besides."""
+        if not self.own:
+            return self.rules
+        block = re.sub(r"\W", "_", self.ours.replace("{}", str(number)))
+        own = re.compile(rf"\b({'|'.join(self.own)})\b")
+        return tuple(replace(rule, shape=own.sub(rf"\1_{block}", rule.shape)) for rule in self.rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +270,14 @@ class Family:
         """Return those of the sizes, which are by full name, that are words of a part's axes, by word."""
         words = (size_name(name) for axis in axes for name in axis)
         return {word: sizes[size] for word in words if word and (size := self.size(part, word)) in sizes}
+
+
+def begun(starts: Iterable[str], tails: Iterable[str], names: Iterable[str]) -> list[int]:
+    """Return the numbers that stand for ``{}`` between starts and tails in any name, or 0 where there is no ``{}``."""
+    start = "|".join(re.escape(start).replace(r"\{\}", "([0-9]{1,9})") for start in starts)
+    pattern = re.compile(f"(?:{start})(?:{'|'.join(map(re.escape, tails))})")
+    found = [match for name in names if (match := pattern.fullmatch(name))]
+    return sorted({int(next(filter(None, match.groups()), 0)) for match in found})
 
 
 # Whether a layer has a bias; "optional" where some models of the family have one.

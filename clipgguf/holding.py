@@ -1,12 +1,11 @@
 """Hold a GGUF file's tensors against a family's tables, by the names and shapes that the tables have for the file."""
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clipgguf.family import Family, Section, numbers
+from clipgguf.family import Family, Section, begun, numbers
 from clipgguf.keys import KEYS
 from clipgguf.shape import lengths, shape_of, size_name, squeeze
 
@@ -60,7 +59,7 @@ def hold(family: Family, shapes: Mapping[str, tuple[int, ...]], values: Mapping[
         whole = replace(section, times=section.stored or section.times)
         there = numbers(whole, family, values)
         if not there and values.get(family.size(section.part, section.times)) is None:
-            there = _begun(section, shapes)
+            there = begun([section.ours], [name for rule in section.rules for name in rule.names], shapes)
         needed = _in_some_blocks(section, there, shapes)
         for number in there:
             _hold_section(held, family, section, number, shapes, sizes, needed)
@@ -68,14 +67,6 @@ def hold(family: Family, shapes: Mapping[str, tuple[int, ...]], values: Mapping[
                 held.is_cut = True
                 return held
     return held
-
-
-def _begun(section: Section, shapes: Mapping[str, tuple[int, ...]]) -> list[int]:
-    """Return the numbers of a section's blocks, 0 where it has no blocks, of which any tensor is there."""
-    tails = "|".join(re.escape(name) for rule in section.rules for name in rule.names)
-    start = re.escape(section.ours).replace(r"\{\}", "([0-9]{1,9})")
-    found = [match for name in shapes if (match := re.fullmatch(f"{start}(?:{tails})", name))]
-    return sorted({int(match[1]) if match.re.groups else 0 for match in found})
 
 
 def _in_some_blocks(section: Section, there: Sequence[int], shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
@@ -94,7 +85,7 @@ def _hold_section(
     needed: set[str],
 ) -> None:
     """Hold one block; ``needed`` are the optional names that it must have, since others have them."""
-    for rule in section.rules:
+    for rule in section.rules_of(number):
         axes = rule.written[len(rule.names) > 1 :]
         for tail in rule.names:
             name = section.ours.replace("{}", str(number)) + tail

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clipgguf.errors import CheckpointError, ConfigError
-from clipgguf.family import Family, Prefix, Rule, Section, numbers
+from clipgguf.family import BEGUN, Family, Prefix, Rule, Section, begun, numbers
 from clipgguf.shape import lengths, shape_of, shape_text, size_name
 from clipgguf.sources import File, Folder
 from clipgguf.tensor import DTYPES, Joined, Tensor, View
@@ -56,6 +56,8 @@ class Match:
     prefixes: dict[Prefix, str] = field(default_factory=dict)
     lost: set[Prefix] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
+    # Of the sections that have as many blocks as are begun: their numbers by what stands in front.
+    begun: dict[str, set[int]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     outputs: tuple[Output, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -89,6 +91,7 @@ class Match:
         )
         self._find_prefixes()
         self.outputs = tuple(output for section in family.sections for output in self._section(section))
+        self.problems.extend(self._gaps())
         unknown = [
             f"{tensor.file}: tensor {tensor.name!r} is unknown, {family.title} of this configuration has no such tensor"
             for name, tensor in self.tensors.items()
@@ -126,6 +129,9 @@ class Match:
             return
         else:
             starts = section.prefix.spelled(self.prefixes[section.prefix.root])
+        if section.times == BEGUN:
+            yield from self._begun(section, starts)
+            return
         ours = numbers(section, self.family, self.all_values)
         stored = self.sizes[self.family.size(section.part, section.stored)] if section.stored else len(ours)
         self.problems.extend(self._now_and_then(section, starts, stored))
@@ -136,11 +142,28 @@ class Match:
                 tails = [tail for rule in section.rules for tail in rule.theirs.split("|")]
                 self.used.update(start + tail for start in begins for tail in tails)
                 continue
-            found = [output for rule in section.rules for output in self._rule(rule, section, begins)]
+            found = [output for rule in section.rules_of(our_number) for output in self._rule(rule, section, begins)]
             if section.order:
                 found.sort(key=lambda output: section.order.index(output.name))
             for output in found:
                 yield replace(output, name=section.ours.replace("{}", str(our_number)) + output.name)
+
+    def _begun(self, section: Section, starts: list[str]) -> Iterator[Output]:
+        tails = [tail for rule in section.rules for tail in rule.theirs.split("|")]
+        for number in begun(starts, tails, self.tensors):
+            self.begun.setdefault(starts[0], set()).add(number)
+            begins = [start.replace("{}", str(number)) for start in starts]
+            for rule in section.rules_of(number):
+                for output in self._rule(rule, section, begins):
+                    yield replace(output, name=section.ours.replace("{}", str(number)) + output.name)
+
+    def _gaps(self) -> Iterator[str]:
+        for start, there in self.begun.items():
+            if (gap := next(n for n in range(len(there) + 1) if n not in there)) < len(there):
+                yield (
+                    f"{self.where}: no file has a tensor {start.replace('{}', str(gap)) + '*'!r}, up to "
+                    f"{start.replace('{}', str(max(there))) + '*'!r} all should be there"
+                )
 
     def _now_and_then(self, section: Section, starts: list[str], stored: int) -> Iterator[str]:
         """Yield what is wrong with optional tensors that some of a section's blocks have and others have not."""

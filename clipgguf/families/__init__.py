@@ -25,6 +25,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "dots_ocr": (("dots_ocr",), ("dots_ocr",)),
     "exaone4_5": (("exaone4_5",), ("exaone4_5",)),
     "gemma3": (("gemma3",), ("gemma3",)),
+    "gemma3n": (("gemma3n",), ("gemma3nv",)),
     "gemma4": (("gemma4",), ("gemma4v",)),
     "gemma4_unified": (("gemma4_unified",), ("gemma4uv",)),
     "idefics3": (("idefics3", "smolvlm"), ("idefics3",)),

@@ -118,13 +118,18 @@ class Inputs:
     def find(self, source: str) -> tuple[str, Any]:
         """Return what messages call a value of config.json or, for ``processor.``, of the image processor, and it.
 
-        The alternatives to a path that begins with ``processor.`` are of the image processor, too.
+        Of several paths, separated by ``|``, the first counts that has one. A path that begins with ``processor.`` is
+        of the image processor's file.
         """
-        if not source.startswith("processor."):
-            return self.config.find(source)
-        paths = source.replace("processor.", "").split("|")
-        file, values = image_processor(self.places or (self.directory,), [path.split(".")[0] for path in paths])
-        return _first(values, "|".join(paths), lambda path: ": ".join((str(file), *path.split("."))))
+        found = [self._find(path) for path in source.split("|")]
+        return next((pair for pair in found if pair[1] is not None), found[0])
+
+    def _find(self, path: str) -> tuple[str, Any]:
+        if not path.startswith("processor."):
+            return self.config.find(path)
+        path = path.removeprefix("processor.")
+        file, values = image_processor(self.places or (self.directory,), (path.split(".")[0],))
+        return _first(values, path, lambda path: ": ".join((str(file), *path.split("."))))
 
     def image_statistics(self, default: ImageStatistics) -> ImageStatistics:
         """Return the image statistics: those asked for, else the image processor's, else the default; read once."""

@@ -217,8 +217,8 @@ def test_hostile_numbers_in_the_configuration(family: Fixture, value: Any, tmp_p
         except ClipGGUFError as error:
             refused += 1
             assert any(path[-1] in problem or "asks for" in problem for problem in error.problems), error
-        else:  # It is none that matters here.
-            assert result == expected, path
+        else:  # It is none that matters here, or the number of a block, counted from 0.
+            assert result == expected or (path[-1], value) == ("insert_layer_id", 0), path
     assert refused >= 3
 
 

@@ -40,6 +40,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "paddleocr_vl": (("paddleocr_vl", "PaddleOCRVisionModel"), ("paddleocr",)),
     "minimax_m3": (("minimax_m3_vl",), ("minimax_m3",)),
     "minicpmv4_6": (("minicpmv4_6",), ("minicpmv4_6",)),
+    "phi4_siglip": (("phi4-siglip", "Phi4ForCausalLMV"), ("phi4",)),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
     "qwen2_vl": (("qwen2_vl", "sarashina2_vision"), ("qwen2vl_merger",)),
     # Of its files, which are for images only, Qwen3-VL's table is the one.
@@ -59,6 +60,7 @@ _LLAMA_CPP_ALONE = frozenset(
         "VoxtralForConditionalGeneration",
     }
 )
+LLAVA_KEYS = ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OPEN_CLIP_NAMES = re.compile(r"visual\.|(text\.)?transformer\.resblocks\.")
 
@@ -113,12 +115,13 @@ def _open(model: Folder | File, options: Options, told: Told | None) -> Model:
 def module_of(config: Mapping[str, Any]) -> str | None:
     """Return the module of the family that a config.json describes; None when it is not known."""
     model_type = config.get("model_type")
-    # The original LLaVA's model_type is often that of its language model.
-    if any(key in config for key in ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")):
+    known = next((MODEL_TYPES[name] for name in _met_by(config) if name in MODEL_TYPES), None)
+    # The original LLaVA's model_type is often that of its language model; Phi-4 vision has its keys, too.
+    if known != "phi4_siglip" and any(key in config for key in LLAVA_KEYS):
         return "llava"
     if model_type is None and any(key in config for key in ("text_config", "vision_config")):
         return "clip"
-    return next((MODEL_TYPES[name] for name in _met_by(config) if name in MODEL_TYPES), None)
+    return known
 
 
 def _met_by(config: Mapping[str, Any]) -> Iterator[str]:

@@ -72,6 +72,11 @@ class ClipFile:
         """The names of the projector's tensors."""
         return frozenset(name for name in self.tensors if name.startswith(PROJECTOR_PREFIX))
 
+    @property
+    def is_mmproj(self) -> bool:
+        """Whether it has a projector; those of MiniCPM-V's are not called as others', and its files name their type."""
+        return bool(self.projector_names) or self.module not in (None, "clip", "llava")
+
     @cached_property
     def projector_types(self) -> Mapping[str, str]:
         """What the metadata calls the projectors, by key; empty where it does not.

@@ -99,7 +99,7 @@ class Match:
         ]
         if not ignore_unknown:
             self.problems += [f"{line}; --ignore-unknown leaves it out" for line in unknown]
-        CheckpointError.raise_all(self.problems)
+        CheckpointError.raise_all(dict.fromkeys(self.problems))
         noted = Counter(note for name in self.tensors for pattern, note in family.noted if re.match(pattern, name))
         self.notes = tuple(note.format(count=count) for note, count in noted.items())
         self.warnings = tuple(f"{line}; it is left out" for line in unknown)

@@ -25,12 +25,13 @@ from gguf import GGUFReader
 
 from clipgguf.checkpoint import Checkpoint
 from clipgguf.sources.local import LocalFolder
+from tests import make_minicpmv
 from tests.family_fixtures import DTYPES, FIXTURES, OUTTYPES, Fixture, changed, digest, rename
 
 RELEASE = "0.3.36"
 CACHE = Path.home() / ".cache" / "clipgguf-reference"
 WANTED = re.compile(
-    r"[^/]+/vendor/llama\.cpp/((?:convert_hf_to_gguf\.py$|conversion/|gguf-py/)[^.].*|convert_hf_to_gguf\.py$)"
+    r"[^/]+/vendor/llama\.cpp/((?:conversion/|gguf-py/|tools/mtmd/legacy-models/)[^.].*|convert_hf_to_gguf\.py$)"
 )
 # What the reference writes besides, from the names of directories and from model cards.
 GUESSED = ("general.name", "general.basename", "general.finetune", "general.version", "general.size_label")
@@ -150,6 +151,9 @@ def convert_all(home: Path, jobs: Sequence[Sequence[str]]) -> None:
 
 def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
     """Return the reference's part of a fixture."""
+    if fixture.module == "minicpmv":
+        read, records = make_minicpmv.reference(fixture, home)
+        return {"metadata": keys(read), "tensors": records}
     correction = CORRECTIONS.get(fixture.name, Correction())
     metadata: dict[str, Any] = {}
     tensors: dict[str, dict[str, Any]] = {}

@@ -49,7 +49,7 @@ def _with_towers(file: ClipFile, options: Options) -> Options:
     """Return the options with the towers that the file has, or says that it has."""
     # Where the metadata and the tensors contradict each other, what either has is expected, and missed in the other.
     has_text, has_vision = (file.tells(part) or file.has(part) for part in ("text", "vision"))
-    has_projector = file.value("has_llava") or bool(file.projector_names)
+    has_projector = file.value("has_llava") or file.is_mmproj
     if not (has_text or has_vision or has_projector):
         raise CheckpointError(f"{file.file.source}: is no GGUF file of CLIP, it has neither towers nor a projector")
     is_mmproj = has_projector or options.llava_projector is not None
@@ -66,7 +66,7 @@ def _outtype(file: ClipFile) -> Outtype:
     Where the number means one outtype to llama.cpp and another to clip.cpp (7 and 8), the matrices decide, and without
     any of either the kind of the file.
     """
-    told, is_mmproj = file.value("file_type"), bool(file.projector_names)
+    told, is_mmproj = file.value("file_type"), file.is_mmproj
     # The first wins where there is nothing of any.
     either = sorted(OUTTYPES, key=lambda outtype: told != file_type(outtype, is_mmproj=is_mmproj))
     candidates = [outtype for outtype in either if told in _file_types(outtype)] or ["f16", *OUTTYPES]

@@ -13,6 +13,8 @@ from clipgguf.sources import File
 # It bounds memory: at worst, one character beyond 16 bits, a byte of text takes 4, and a key with its value 200.
 LARGEST_JSON = 24 << 20
 MOST_IN_JSON = 500_000
+# The bytes of an object that is looked for.
+_LARGEST_FOUND = 4096
 
 
 class DuplicateKeyError(ValueError):
@@ -42,6 +44,26 @@ def read_json_object(path: File, *, emptied: Sequence[str] = ()) -> dict[str, An
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: holds a JSON {type(value).__name__}, should hold an object ({{...}})")
     return value
+
+
+def find_object(path: File, key: str, text: str) -> dict[str, Any] | None:
+    """Return the first small object of a JSON file that has a text under a key, and no object inside; None without any.
+
+    The rest of the file is not parsed, so that it may have more values than ``read_json_object`` takes, as the
+    vocabularies of large language models do. Raises ConfigError when the file cannot be read.
+    """
+    data, wanted = _read_bytes(path, most_values=None), json.dumps(text).encode()
+    at = data.find(wanted)
+    while at >= 0:
+        start, end = data.rfind(b"{", 0, at), data.find(b"}", at)
+        if 0 <= start < end < start + _LARGEST_FOUND:
+            # Where it is a key of a vocabulary, or beside braces in strings, this is no object.
+            with contextlib.suppress(ValueError, RecursionError):
+                found = json.loads(data[start : end + 1])
+                if found.get(key) == text:
+                    return dict(found)
+        at = data.find(wanted, at + 1)
+    return None
 
 
 def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -110,7 +132,7 @@ def _match(pattern: "re.Pattern[str]", text: str, at: int) -> "re.Match[str]":
     return match
 
 
-def _read_bytes(file: File) -> bytearray:
+def _read_bytes(file: File, *, most_values: int | None = MOST_IN_JSON) -> bytearray:
     try:
         with contextlib.closing(file.open()) as source:
             if source.size > LARGEST_JSON:
@@ -120,7 +142,7 @@ def _read_bytes(file: File) -> bytearray:
     except CheckpointError as e:
         raise ConfigError(*e.problems) from e
     # Every value but the whole comes after one of these.
-    values = sum(map(data.count, (b",", b"[", b"{")))
-    if values > MOST_IN_JSON:
-        raise ConfigError(f"{file}: has {values:,} values, should have {MOST_IN_JSON:,} at most")
+    values = sum(map(data.count, (b",", b"[", b"{"))) if most_values is not None else 0
+    if most_values is not None and values > most_values:
+        raise ConfigError(f"{file}: has {values:,} values, should have {most_values:,} at most")
     return data

@@ -70,6 +70,10 @@ class Correction:
 # What the reference's files have of audio.
 AUDIO = (r"clip\.audio\.", r"clip\.has_audio_encoder", r"a\.", r"mm\.a\.")
 
+_ROW_END = Correction(
+    "it drops whatever is called language_model.*, and with it the row of the embeddings that tools/mtmd asks for",
+    checkpoint=((r"^(model\.)?language_model\.(model\.)?embed_tokens\.", "model.embed_tokens."),),
+)
 # By the fixture's name.
 CORRECTIONS: dict[str, Correction] = {
     "gemma3n": Correction(
@@ -103,6 +107,8 @@ CORRECTIONS: dict[str, Correction] = {
         why="Gemma 4's norm after attention has the same name, so that it takes the second norm for one.",
         file=((r"attn_post_norm", "ln2"),),
     ),
+    "pixtral": _ROW_END,
+    "pixtral--mistral3": _ROW_END,
     "qwen2_5_vl--in_memory": Correction(
         why="It drops whatever is not called visual.*, and writes a file without tensors.",
         checkpoint=((r"^model\.visual\.", "visual."),),
@@ -194,6 +200,7 @@ def write_for_reference(fixture: Fixture, directory: Path, dtype: str) -> Path:
     correction = CORRECTIONS.get(fixture.name, Correction())
     model = fixture.write(directory, dtype)
     rename(model, correction.checkpoint, correction.ones)
+    rename(model, correction.checkpoint)
     config = model / "config.json"
     if correction.config:
         values = json.loads(config.read_text())

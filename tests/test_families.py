@@ -104,6 +104,10 @@ SPELLINGS = {
         ],
     ],
     "qwen2_vl": [[(r"^visual\.", "model.visual."), (r"^model\.(?!visual\.)", "model.language_model.")]],
+    "lighton_ocr": [
+        [("^model.vision_encoder", "vision_tower"), ("^model.vision_projection", "multi_modal_projector")],
+        [("^model.language_model", "language_model.model")],
+    ],
     "pixtral": [
         [
             (r"^language_model\.model\.", "model.language_model."),

@@ -36,6 +36,10 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "glm4v": (("glm4v", "glm4v_moe", "glm_ocr"), ("glm4v",)),
     "glm5_next": (("glm5_next",), ("glm5v",)),
     "hunyuan_vl": (("hunyuan_vl",), ("hunyuanvl",)),
+    "lighton_ocr": (
+        ("LightOnOCRForConditionalGeneration", "LightOnOcrForConditionalGeneration", "lighton_ocr"),
+        ("lightonocr",),
+    ),
     "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
     "paddleocr_vl": (("paddleocr_vl", "PaddleOCRVisionModel"), ("paddleocr",)),
     "minimax_m3": (("minimax_m3_vl",), ("minimax_m3",)),

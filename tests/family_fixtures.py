@@ -54,6 +54,11 @@ class Fixture:
         """The module of the family in clipgguf.families."""
         return self.name.partition("--")[0]
 
+    @property
+    def config_name(self) -> str:
+        """The file with its configuration; Mistral's own layout has no config.json."""
+        return "config.json" if "config.json" in self.files else "params.json"
+
     @classmethod
     def read(cls, path: Path) -> "Fixture":
         """Read a fixture."""
@@ -76,7 +81,8 @@ class Fixture:
         for name, value in self.files.items():
             write_json(directory / name, value)
         arrays = {name: weights(name, shape) for name, shape in self.shapes.items()}
-        write_weights(directory, arrays, dtype=dtype, shards=shards, reverse=reverse)
+        stem = "model" if self.config_name == "config.json" else "consolidated"
+        write_weights(directory, arrays, dtype=dtype, shards=shards, reverse=reverse, stem=stem)
         return directory
 
 
@@ -85,7 +91,7 @@ def rename(model: Path, changes: Sequence[tuple[str, str]], ones: Sequence[tuple
 
     Those of a pattern in ``ones`` get so many axes of length 1 at their ends.
     """
-    path = model / "model.safetensors"
+    (path,) = model.glob("*.safetensors")
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])

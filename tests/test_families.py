@@ -217,13 +217,13 @@ MORE_NUMBERS: tuple[Any, ...] = (-1, 2**200, True, "7", {})
 def test_hostile_numbers_in_the_configuration(family: Fixture, value: Any, tmp_path: Path) -> None:
     expected = convert(family.write(tmp_path / "m"), tmp_path / "a.gguf").path.read_bytes()
     refused = 0
-    for path in places(family.files["config.json"]):
+    for path in places(family.files[family.config_name]):
         files = json.loads(json.dumps(family.files))
-        where = files["config.json"]
+        where = files[family.config_name]
         for key in path[:-1]:
             where = where[key]
         where[path[-1]] = value
-        write_json(tmp_path / "m" / "config.json", files["config.json"])
+        write_json(tmp_path / "m" / family.config_name, files[family.config_name])
         try:
             result = convert(tmp_path / "m", tmp_path / "b.gguf").path.read_bytes()
         except ClipGGUFError as error:
@@ -251,8 +251,9 @@ def test_inspect_knows_the_family(family: Fixture, tmp_path: Path) -> None:
         upgrade(path)
 
 
-# What llama.cpp has a default for, which some files mean.
+# What llama.cpp has a default for, which some files mean, and what it does not ask for.
 DISPENSABLE = {
+    "clip.rope.freq_base",
     "clip.vision.projector.scale_factor",
     "clip.vision.preproc_min_tiles",
     "clip.vision.preproc_max_tiles",

@@ -18,6 +18,8 @@ CONTAINERS = (
     "pytorch_model.bin",
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
+    "consolidated.safetensors.index.json",
+    "consolidated.safetensors",
 )
 
 

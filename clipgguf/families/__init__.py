@@ -46,6 +46,8 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "minicpmv": (("minicpmv", "minicpmo"), ("resampler",)),
     "minicpmv4_6": (("minicpmv4_6",), ("minicpmv4_6",)),
     "phi4_siglip": (("phi4-siglip", "Phi4ForCausalLMV"), ("phi4",)),
+    # It is met by its file, params.json; its files are Pixtral's.
+    "mistral": ((), ()),
     "pixtral": (("llava+pixtral", "mistral3"), ("pixtral",)),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
     "qwen2_vl": (("qwen2_vl", "sarashina2_vision"), ("qwen2vl_merger",)),
@@ -69,6 +71,8 @@ _LLAMA_CPP_ALONE = frozenset(
 LLAVA_KEYS = ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OPEN_CLIP_NAMES = re.compile(r"visual\.|(text\.)?transformer\.resblocks\.")
+# Mistral's own layout.
+PARAMS = "params.json"
 
 
 def open_model(given: PathLike, options: Options, told: Told | None = None) -> Model:
@@ -105,8 +109,13 @@ def _open(model: Folder | File, options: Options, told: Told | None) -> Model:
         if not path.is_present:
             what = "OpenCLIP's weights alone do not tell the activation and the number of attention heads"
             raise ConfigError(f"{path}: is missing; {what}")
+    is_mistrals = not is_open_clip and _is_mistrals_own(model, directory)
+    if is_mistrals:
+        path = directory.file(PARAMS)
     values = read_json_object(path)
-    module = "open_clip" if is_open_clip else "llava" if options.llava_projector is not None else module_of(values)
+    module = "open_clip" if is_open_clip else "mistral" if is_mistrals else module_of(values)
+    if options.llava_projector is not None and not is_open_clip:
+        module = "llava"
     if module is None:
         raise ConfigError(f"{path}: {_why_not_supported(values)}")
     family = importlib.import_module(f"clipgguf.families.{module}")
@@ -154,6 +163,14 @@ def _why_not_supported(config: Mapping[str, Any]) -> str:
     names = set(map(str, architectures)) if isinstance(architectures, list) else set()
     theirs = "writes an mmproj of it" if names & _LLAMA_CPP_ALONE else "does not know it either"
     return f"{what}; llama.cpp's converter {theirs}; `clipgguf families` lists what is supported"
+
+
+def _is_mistrals_own(model: Folder | File, directory: Folder) -> bool:
+    """Return whether the weights that will be read are in Mistral's own layout; transformers' may stand beside it."""
+    if PARAMS not in directory or "config.json" not in directory:
+        return PARAMS in directory
+    weights = model.name if isinstance(model, File) else next((n for n in CONTAINERS if n in directory), "")
+    return weights.startswith("consolidated")
 
 
 def _is_open_clip(model: Folder | File, directory: Folder, options: Options) -> bool:

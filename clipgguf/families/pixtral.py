@@ -64,20 +64,12 @@ SECTIONS = (
     Section(PROJECTOR, "mm.", LINEAR),
     Section(PROJECTOR, "mm.", BIASES, times="has_bias"),
 )
-# The row of a token that stands after each row of patches.
-ROW_END = Section(
-    EMBEDDINGS,
-    "v.",
-    (
-        Rule(
-            "embed_tokens.weight",
-            "token_embd.img_break",
-            "tokens projection",
-            then=row("row_end"),
-            becomes="projection",
-        ),
-    ),
-)
+
+
+def row_end(theirs: str) -> Rule:
+    """The row of a table of embeddings for the token that stands after each row of patches."""
+    return Rule(theirs, "token_embd.img_break", "tokens projection", then=row("row_end"), becomes="projection")
+
 
 FAMILY = Family(
     title="Pixtral or Mistral 3",
@@ -87,7 +79,7 @@ FAMILY = Family(
         *VALUES,
         Value("row_end", lambda inputs: token_id(inputs.directory, "[IMG_BREAK]")),
     ),
-    sections=(*SECTIONS, ROW_END),
+    sections=(*SECTIONS, Section(EMBEDDINGS, "v.", (row_end("embed_tokens.weight"),))),
     left_out=(
         r"(model\.)?language_model\.(?!(model\.)?embed_tokens\.)",
         r"(model\.)?lm_head\.",

@@ -76,6 +76,14 @@ def rgb_statistics(values: Any, where: str) -> ImageStatistics:
     )
 
 
+# Where an image processor's values are; Kimi-K2.5's have a file and an object of their own.
+_PROCESSORS = (
+    ("preprocessor_config.json", "media_proc_cfg"),
+    ("preprocessor_config.json", None),
+    ("processor_config.json", "image_processor"),
+)
+
+
 def image_processor(directories: Sequence[Folder], keys: Sequence[str]) -> tuple[File | Folder, Mapping[str, Any]]:
     """Return the first file of an image processor that has any of some keys, and the object that has it.
 
@@ -83,12 +91,13 @@ def image_processor(directories: Sequence[Folder], keys: Sequence[str]) -> tuple
     Without any, that is the first directory and an empty object. Raises ConfigError where a file is malformed.
     """
     for directory in directories:
-        for path in (directory.file("preprocessor_config.json"), directory.file("processor_config.json")):
+        for name, key in _PROCESSORS:
+            path = directory.file(name)
             values = read_json_object(path) if path.is_present else {}
-            if path.name == "processor_config.json":
-                values = values.get("image_processor") or {}
+            if key is not None:
+                values = values.get(key) or {}
             if not isinstance(values, dict):
-                raise ConfigError(f"{path}: image_processor is {shown(values)}, should be an object")
+                raise ConfigError(f"{path}: {key} is {shown(values)}, should be an object")
             if any(key in values for key in keys):
                 return path, values
     return directories[0], {}

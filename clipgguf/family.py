@@ -104,7 +104,8 @@ class Rule:
     Several spellings of the checkpoint's name are separated by ``|``. Several names in the file cut the leading axis of
     the shape's right side; a tensor without any is known, and not written. ``then`` makes the file's values from the
     checkpoint's. ``becomes`` is the shape that they have where that is another one, or that a file is held to where it
-    tells less. ``otherwise`` is the rule where no tensor has this one's name. Of an ``optional`` tensor that stands in every block, all are there or none.
+    tells less. ``otherwise`` is the rule where no tensor has this one's name. Of an ``optional`` tensor that stands in
+    every block, all are there or none.
     """
 
     theirs: str

@@ -95,6 +95,10 @@ KEYS: Mapping[str, Key] = {
     "vision.sam_blocks": Key("clip.vision.sam.block_count", _UINT32),
     "vision.sam_width": Key("clip.vision.sam.embedding_length", _UINT32),
     "vision.sam_heads": Key("clip.vision.sam.head_count", _UINT32),
+    # Kimi-K2.5's grid of positions, which no reader looks up.
+    "vision.pos_height": Key("vision.pos_emb_height", _UINT32),
+    "vision.pos_width": Key("vision.pos_emb_width", _UINT32),
+    "vision.pos_time": Key("vision.pos_emb_time", _UINT32),
     "rope_base": Key("clip.rope.freq_base", _FLOAT32),
     "has_minicpmv": Key("clip.has_minicpmv_projector", _BOOL),
     "minicpmv_version": Key("clip.minicpmv_version", _INT32),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from clipgguf.shape import Pattern, arranged, merged
+from clipgguf.shape import Pattern, arranged, lengths, merged, parse
 from clipgguf.sources import Source
 
 if TYPE_CHECKING:
@@ -200,6 +200,29 @@ def reordered(order: Callable[[Mapping[str, Any]], Sequence[int]]) -> Then:
             return read(view.rows(first, max(wanted) + 1))[[n - first for n in wanted]]
 
         return Computed(view.name, shape, (view,), rows)
+
+    return then
+
+
+def in_parts(*shapes: str) -> Then:
+    """Return the function that cuts the leading axis into equal parts, and arranges each by a shape of its own.
+
+    The shapes, as Rules have them, leave the length of the leading axis as it is; sizes are those of the vision tower.
+    """
+
+    def then(view: View, shape: tuple[int, ...], values: Mapping[str, Any]) -> Joined:
+        sizes = {name.removeprefix("vision."): value for name, value in values.items() if type(value) is int}
+        rows = shape[0] // len(shapes)
+        views: list[View] = []
+        for number, text in enumerate(shapes):
+            part, pattern = view.rows(number * rows, (number + 1) * rows), parse(text)
+            parts = lengths(pattern.stored, part.shape, sizes)
+            if parts is None:
+                raise ValueError(
+                    f"{view.name!r} has parts of shape {part.shape}, which is no {text.partition(' ->')[0]}"
+                )
+            views.extend(found for _, found in part.rearranged(pattern, parts))
+        return Joined(tuple(views))
 
     return then
 

@@ -104,6 +104,15 @@ SPELLINGS = {
         ],
     ],
     "qwen2_vl": [[(r"^visual\.", "model.visual."), (r"^model\.(?!visual\.)", "model.language_model.")]],
+    "kimi_k25": [
+        [
+            (r"^vision_tower\.patch_embed\.proj", "vision_tower.encoder.patch_embed.proj"),
+            (r"^mm_projector\.pre_norm", "model.mm_projector.pre_norm"),
+        ],
+        [(r"^language_model.model", "model.language_model"), (r"^(mm_proj|vision_)", r"model.\1")],
+        [(r"^mm_projector\.proj\.0", "mm_projector.in_proj"), (r"^mm_projector\.proj\.2", "mm_projector.out_proj")],
+    ],
+    "kimi_vl": [[(r"^(multi_|vision_)", r"model.\1")]],
     "lighton_ocr": [
         [("^model.vision_encoder", "vision_tower"), ("^model.vision_projection", "multi_modal_projector")],
         [("^model.language_model", "language_model.model")],

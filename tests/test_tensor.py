@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clipgguf.planning import PlannedTensor
 from clipgguf.sources.local import LocalFile
 from clipgguf.stream import SOURCE_NBYTES, ChunkStream
-from clipgguf.tensor import Computed, Joined, Read, Tensor, View, plus, reordered
+from clipgguf.tensor import Computed, Joined, Read, Tensor, View, in_parts, plus, reordered
 
 TYPES = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16, GGMLQuantizationType.Q8_0)
 # Several chunks in each part, and a last one that is not full.
@@ -61,6 +61,29 @@ def test_reordered(ggml_type: GGMLQuantizationType, tmp_path: Path) -> None:
     expected = values.reshape(-1, count, WIDTH)[:, order].reshape(values.shape).astype(np.float32)
     source = reordered(lambda values: order.tolist())(view, values.shape, {})
     assert streamed(source, values.shape, ggml_type) == quants.quantize(expected, ggml_type).tobytes()
+
+
+@pytest.mark.parametrize("ggml_type", TYPES, ids=lambda kind: kind.name)
+def test_parts_with_shapes_of_their_own(ggml_type: GGMLQuantizationType, tmp_path: Path) -> None:
+    view, values = stored(tmp_path / "x")
+    heads = "(heads 3 2) width -> (heads 2 3) width"
+    view, values = view.rows(0, 4 * 12), values[: 4 * 12]
+    made = in_parts(heads, "(2 6) width -> (6 2) width", heads, "rows width")(view, values.shape, {"vision.heads": 2})
+    assert isinstance(made, Joined)
+    first, second, third, last = np.split(values, 4)
+
+    def in_heads(part: NDArray[Any]) -> NDArray[Any]:
+        return part.reshape(2, 3, 2, WIDTH).swapaxes(1, 2).reshape(12, WIDTH)
+
+    other = second.reshape(2, 6, WIDTH).swapaxes(0, 1).reshape(12, WIDTH)
+    expected = np.concatenate([in_heads(first), other, in_heads(third), last])
+    assert streamed(made, values.shape, ggml_type) == quants.quantize(expected, ggml_type).tobytes()
+
+
+def test_parts_that_do_not_fit(tmp_path: Path) -> None:
+    view = stored(tmp_path / "x")[0]
+    with pytest.raises(ValueError, match=r"'x' has parts of shape \(6, 160\), which is no \(heads 4\) width"):
+        in_parts("(heads 4) width -> (4 heads) width")(view.rows(0, 6), (6, WIDTH), {"vision.heads": 2})
 
 
 def test_rows_are_asked_for_in_order_and_cover_all(tmp_path: Path) -> None:

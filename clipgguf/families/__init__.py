@@ -36,6 +36,10 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "glm4v": (("glm4v", "glm4v_moe", "glm_ocr"), ("glm4v",)),
     "glm5_next": (("glm5_next",), ("glm5v",)),
     "hunyuan_vl": (("hunyuan_vl",), ("hunyuanvl",)),
+    "kimi_k25": (
+        ("Glm5vForConditionalGeneration", "KimiK25ForConditionalGeneration", "kimi_k25"),
+        ("kimik25",),
+    ),
     "kimi_vl": (("kimi_vl",), ("kimivl",)),
     "lighton_ocr": (
         ("LightOnOCRForConditionalGeneration", "LightOnOcrForConditionalGeneration", "lighton_ocr"),

@@ -7,9 +7,7 @@ Names: Moonshot's ``configuration_kimi_vl.py`` and ``modeling_kimi_vl.py`` on th
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.moonvit_tables import MERGER, PATCHES, POST_NORM, SIZES, TOWER, block
-from clipgguf.family import Family, Prefix, Rule, Section, Value, fused_qkv
-
-PROJECTOR = Prefix("pre_norm.weight", "multi_modal_projector.")
+from clipgguf.family import Family, Rule, Section, Value, fused_qkv
 
 # Readers take the square root of their number as the grid's side.
 POSITIONS = Rule(
@@ -39,7 +37,7 @@ FAMILY = Family(
         Section(TOWER, "v.", (*PATCHES, POSITIONS)),
         Section(TOWER + "encoder.blocks.{}.", "v.blk.{}.", block(fused_qkv("wqkv")), times="blocks"),
         Section(TOWER + "encoder.", "v.", POST_NORM),
-        Section(PROJECTOR, "mm.", MERGER),
+        Section("multi_modal_projector.|model.multi_modal_projector.", "mm.", MERGER),
     ),
     left_out=LANGUAGE_MODEL,
 )

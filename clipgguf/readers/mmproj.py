@@ -43,7 +43,7 @@ def holds_its_table(file: ClipFile) -> Iterator[str]:
     elif is_told:
         if not file.is_llava:
             needed = [KEYS[value.name].key for value in family.values if value.name in KEYS and value.unless is None]
-            if missing := [key for key in needed if key not in file.items]:
+            if missing := [key for key in needed if key.startswith("clip.") and key not in file.items]:
                 yield f"it lacks the metadata {', '.join(missing)}"
         yield from held_to(file, family, "vision")
 

@@ -65,6 +65,7 @@ class Match:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        """Take note of the layers that the checkpoint has tensors of."""
         self.layers = {name.rpartition(".")[0] for name in self.tensors}
 
     @property

@@ -221,8 +221,23 @@ def in_parts(*shapes: str) -> Then:
                 raise ValueError(
                     f"{view.name!r} has parts of shape {part.shape}, which is no {text.partition(' ->')[0]}"
                 )
-            views.extend(found for _, found in part.rearranged(pattern, parts))
+            views.extend(found for _, found in part.rearranged(pattern, parts, 1))
         return Joined(tuple(views))
+
+    return then
+
+
+def summed(axis: int) -> Then:
+    """Return the function that adds up a tensor's values along an axis, which is not the first one."""
+
+    def then(view: View, shape: tuple[int, ...], values: Mapping[str, Any]) -> Computed:
+        def rows(read: Read, start: int, stop: int) -> "NDArray[Any]":
+            values = read(view.rows(start, stop))
+            # As torch adds halves, in single precision.
+            added: NDArray[Any] = values.sum(axis, dtype="float32").astype(values.dtype)
+            return added
+
+        return Computed(view.name, (*shape[:axis], *shape[axis + 1 :]), (view,), rows)
 
     return then
 

@@ -1,5 +1,6 @@
 """Joined and computed tensors go through the stream as views do, to every type and in any number of chunks."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from clipgguf.planning import PlannedTensor
 from clipgguf.sources.local import LocalFile
 from clipgguf.stream import SOURCE_NBYTES, ChunkStream
-from clipgguf.tensor import Computed, Joined, Read, Tensor, View, in_parts, plus, reordered
+from clipgguf.tensor import Computed, Joined, Read, Tensor, View, in_parts, plus, reordered, summed
 
 TYPES = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16, GGMLQuantizationType.Q8_0)
 # Several chunks in each part, and a last one that is not full.
@@ -84,6 +85,19 @@ def test_parts_that_do_not_fit(tmp_path: Path) -> None:
     view = stored(tmp_path / "x")[0]
     with pytest.raises(ValueError, match=r"'x' has parts of shape \(6, 160\), which is no \(heads 4\) width"):
         in_parts("(heads 4) width -> (4 heads) width")(view.rows(0, 6), (6, WIDTH), {"vision.heads": 2})
+
+
+@pytest.mark.parametrize("ggml_type", TYPES, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("dtype", ["<f4", "<f2"])
+def test_summed(dtype: str, ggml_type: GGMLQuantizationType, tmp_path: Path) -> None:
+    view, values = stored(tmp_path / "x", dtype)
+    frames = values.reshape(ROWS, 5, 32)
+    view = replace(view, shape=frames.shape)
+    source = summed(1)(view, frames.shape, {})
+    # Rounded once, also in half precision.
+    single = sum(frames[:, n].astype(np.float32) for n in range(5))
+    expected = np.asarray(single).astype(dtype).astype(np.float32)
+    assert streamed(source, expected.shape, ggml_type) == quants.quantize(expected, ggml_type).tobytes()
 
 
 def test_rows_are_asked_for_in_order_and_cover_all(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "phi4_siglip": (("phi4-siglip", "Phi4ForCausalLMV"), ("phi4",)),
     # It is met by its file, params.json; its files are Pixtral's.
     "mistral": ((), ()),
+    "muse_glimmer": (("muse_glimmer",), ("muse-glimmer",)),
     "pixtral": (("llava+pixtral", "mistral3"), ("pixtral",)),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
     "qwen2_vl": (("qwen2_vl", "sarashina2_vision"), ("qwen2vl_merger",)),

@@ -6,6 +6,7 @@ llama.cpp's ``conversion/llava.py`` and ``tools/mtmd``. Mistral's own layout is 
 
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import MTMD, activation, statistics
+from clipgguf.families.tower_tables import rotated
 from clipgguf.family import Family, PerModel, Prefix, Rule, Section, Value, linear, norm
 from clipgguf.tensor import row
 from clipgguf.tokens import token_id
@@ -34,12 +35,10 @@ VALUES = (
 
 EMBEDDING = linear("patch_conv", "patch_embd", "width", "channels patch patch'", bias=False)
 PRE_NORM = norm("ln_pre", "pre_ln", bias=False)
-# Readers rotate pairs of neighbours, transformers those of a head's halves.
-HALVES = "(heads 2 half) width -> (heads half 2) width"
 BLOCK = (
     *norm("attention_norm", "ln1", bias=False),
-    Rule("attention.q_proj.weight", "attn_q.weight", HALVES),
-    Rule("attention.k_proj.weight", "attn_k.weight", HALVES),
+    *rotated("attention.q_proj", "attn_q"),
+    *rotated("attention.k_proj", "attn_k"),
     *linear("attention.v_proj", "attn_v", "width", "width'", bias=False),
     *linear("attention.o_proj", "attn_out", "width", "width'", bias=False),
     *norm("ffn_norm", "ln2", bias=False),

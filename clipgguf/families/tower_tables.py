@@ -50,3 +50,9 @@ def block(fc1: str, fc2: str, out: str = "self_attn.out_proj") -> tuple[Rule, ..
 # Every reader of CLIP's and LLaVA's files expects the two the wrong way round.
 SCRIPT_BLOCK = block(fc1="ffn_down", fc2="ffn_up")
 MODERN_BLOCK = block(fc1="ffn_up", fc2="ffn_down")
+
+
+def rotated(theirs: str, ours: str, *, bias: bool = False) -> tuple[Rule, ...]:
+    """A linear layer of queries or keys that readers rotate by pairs of neighbours, transformers by a head's halves."""
+    weight = Rule(f"{theirs}.weight", f"{ours}.weight", "(heads 2 half) width -> (heads half 2) width")
+    return (weight, *([Rule(f"{theirs}.bias", f"{ours}.bias", "(heads 2 half) -> (heads half 2)")] if bias else ()))

@@ -117,6 +117,8 @@ SPELLINGS = {
         [("^model.vision_encoder", "vision_tower"), ("^model.vision_projection", "multi_modal_projector")],
         [("^model.language_model", "language_model.model")],
     ],
+    "ling3_vl": [[(r"^model\.visual", "visual")]],
+    "muse_glimmer": [[(r"^model\.", "")]],
     "pixtral": [
         [
             (r"^language_model\.model\.", "model.language_model."),

@@ -45,6 +45,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("LightOnOCRForConditionalGeneration", "LightOnOcrForConditionalGeneration", "lighton_ocr"),
         ("lightonocr",),
     ),
+    "ling3_vl": (("BailingMoeV3VLForConditionalGeneration", "bailing_moe_v3_vl"), ("ling3vl",)),
     "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
     "paddleocr_vl": (("paddleocr_vl", "PaddleOCRVisionModel"), ("paddleocr",)),
     "minimax_m3": (("minimax_m3_vl",), ("minimax_m3",)),

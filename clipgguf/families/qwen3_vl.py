@@ -23,6 +23,17 @@ def is_deepstack(values: Mapping[str, Any]) -> list[bool]:
     return [block in values["vision.deepstack"] for block in range(values["vision.blocks"])]
 
 
+BLOCK = (
+    *norm("norm1", "ln1"),
+    *linear("attn.qkv", "attn_qkv", "(3 width')", "width"),
+    *linear("attn.proj", "attn_out", "width", "width'"),
+    *norm("norm2", "ln2"),
+    *linear("mlp.linear_fc1", "ffn_up", "ffn", "width"),
+    *linear("mlp.linear_fc2", "ffn_down", "width", "ffn"),
+)
+POSITIONS = Rule("pos_embed.weight", "position_embd.weight", "positions width")
+
+
 def sections(
     ln: str = "norm", fc1: str = "linear_fc1", fc2: str = "linear_fc2", mergers: str = "deepstack_merger_list"
 ) -> tuple[Section, ...]:
@@ -34,22 +45,10 @@ def sections(
             (
                 TWO_FRAMES,
                 Rule("patch_embed.proj.bias", "patch_embd.bias", "width"),
-                Rule("pos_embed.weight", "position_embd.weight", "positions width"),
+                POSITIONS,
             ),
         ),
-        Section(
-            TOWER + "blocks.{}.",
-            "v.blk.{}.",
-            (
-                *norm("norm1", "ln1"),
-                *linear("attn.qkv", "attn_qkv", "(3 width')", "width"),
-                *linear("attn.proj", "attn_out", "width", "width'"),
-                *norm("norm2", "ln2"),
-                *linear("mlp.linear_fc1", "ffn_up", "ffn", "width"),
-                *linear("mlp.linear_fc2", "ffn_down", "width", "ffn"),
-            ),
-            times="blocks",
-        ),
+        Section(TOWER + "blocks.{}.", "v.blk.{}.", BLOCK, times="blocks"),
         Section(TOWER + "merger.", "v.", norm(ln, "post_ln")),
         Section(
             TOWER + "merger.",

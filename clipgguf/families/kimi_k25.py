@@ -9,7 +9,7 @@ from typing import Any
 
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.errors import shown
-from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
+from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
 from clipgguf.families.moonvit_tables import MERGER, PATCHES, POST_NORM, SIZES, TOWER, block
 from clipgguf.family import INTEGERS, Family, Prefix, Rule, Section, Value
 from clipgguf.tensor import in_parts
@@ -44,7 +44,7 @@ FAMILY = Family(
         Value("vision.pos_time", "vision_config.init_pos_emb_time|vision_config.pos_emb_time", 4),
         Value("vision.image", of=lambda v: v["vision.pos_height"] * v["vision.patch"]),
         *statistics(SIGLIP_STATISTICS),
-        # The tower's activation, which the projector's is named in the configuration's place of.
+        settled("vision_config.projector_hidden_act", "gelu"),
         Value("gelu", default=True),
         Value("vision.epsilon", "vision_config.projector_ln_eps|projection_layer_norm_eps", 1e-5),
         Value("merge_kernel", "vision_config.merge_kernel_size", [2, 2], kind=INTEGERS),

@@ -5,7 +5,7 @@ Names: Moonshot's ``configuration_kimi_vl.py`` and ``modeling_kimi_vl.py`` on th
 """
 
 from clipgguf.config import SIGLIP_STATISTICS
-from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
+from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
 from clipgguf.families.moonvit_tables import MERGER, PATCHES, POST_NORM, SIZES, TOWER, block
 from clipgguf.family import Family, Rule, Section, Value, fused_qkv
 
@@ -26,6 +26,7 @@ FAMILY = Family(
         *SIZES,
         Value("vision.epsilon", "vision_config.layer_norm_eps", 1e-5),
         Value("vision.side", "vision_config.init_pos_emb_height", 64),
+        settled("vision_config.merge_kernel_size", [2, 2]),
         # llama.cpp's converter writes these two whatever the configuration says.
         Value("vision.image", default=64 * 14),
         Value("vision.scale", default=2),

@@ -4,7 +4,7 @@ Names: inclusionAI's Ling-3.0-flash-VL on the hub; llama.cpp's ``conversion/bail
 """
 
 from clipgguf.config import SIGLIP_STATISTICS
-from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
+from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
 from clipgguf.families.qwen3_vl import BLOCK, POSITIONS, TOWER
 from clipgguf.families.tower_tables import TWO_FRAMES
 from clipgguf.family import Family, Section, Value, linear, norm
@@ -22,6 +22,9 @@ FAMILY = Family(
         Value("vision.ffn", "vision_config.intermediate_size", 4304),
         Value("vision.blocks", "vision_config.depth", 27),
         Value("vision.heads", "vision_config.num_heads", 16),
+        settled("vision_config.temporal_patch_size", 2),
+        settled("vision_config.disable_merger_proj", True),
+        settled("vision_config.spatial_merge_size", 2),
         Value("vision.merge", "vision_config.spatial_merge_size", 2),
         # So llama.cpp's converter takes it: of the language model.
         Value("vision.epsilon", "text_config.rms_norm_eps", 1e-6),
@@ -42,5 +45,5 @@ FAMILY = Family(
             ),
         ),
     ),
-    left_out=(*LANGUAGE_MODEL, r"mtp\."),
+    left_out=(*LANGUAGE_MODEL, r"model\.word_embeddings\.", r"mtp\."),
 )

@@ -6,7 +6,7 @@ Names: mistral-inference's VisionEncoderArgs and VisionTransformer; llama.cpp's 
 
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.errors import ConfigError
-from clipgguf.families.bases import MTMD, statistics
+from clipgguf.families.bases import MTMD, settled, statistics
 from clipgguf.families.pixtral import EMBEDDING, PRE_NORM, TOWER, row_end
 from clipgguf.family import Family, Rule, Section, Value, linear, norm
 from clipgguf.inputs import Inputs, checked
@@ -39,6 +39,7 @@ FAMILY = Family(
         Value("vision.heads", "vision_encoder.num_attention_heads", kind=int),
         Value("vision.epsilon", "norm_eps", kind=float),
         Value("rope_base", "vision_encoder.rope_theta", 10000.0),
+        settled("vision_encoder.rope_theta", 10000.0, 10000),
         *statistics(CLIP_STATISTICS),
         Value("silu", default=True),
         Value("vision.has_bias", "vision_encoder.adapter_bias", True),

@@ -7,12 +7,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipgguf.config import SIGLIP_STATISTICS
-from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
+from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
 from clipgguf.families.tower_tables import rotated
 from clipgguf.family import Family, Prefix, Rule, Section, Value, linear, norm
 from clipgguf.tensor import summed
 
 TOWER = Prefix("patch_embedder.patch_embedding.weight", "model.vision_tower.")
+
+
+def windows(values: Mapping[str, Any]) -> None:
+    """Make sure that just every fourth block and the last one attend to the whole image, as readers take it."""
+    kinds, blocks = values["layer_types"], values["vision.blocks"]
+    whole = [number for number, kind in enumerate(kinds) if kind == "full_attention"]
+    if kinds and (len(kinds) != blocks or whole != sorted({*range(3, blocks, 4), blocks - 1})):
+        raise ValueError(
+            f"vision_config: num_hidden_layers is {blocks:,}, layer_types should be as many, with 'full_attention' for "
+            "every fourth and for the last"
+        )
 
 
 def positions(values: Mapping[str, Any]) -> int:
@@ -37,7 +48,12 @@ FAMILY = Family(
         Value("vision.ffn", "vision_config.intermediate_size", 8960),
         Value("vision.blocks", "vision_config.num_hidden_layers", 50),
         Value("vision.heads", "vision_config.num_attention_heads", 16),
+        settled("vision_config.merge_size", 2),
         Value("vision.merge", "vision_config.merge_size", 2),
+        settled("vision_config.hidden_act", "gelu"),
+        settled("projector_hidden_act", "gelu"),
+        Value("layer_types", "vision_config.layer_types", []),
+        Value("windows", of=windows),
         Value("vision.image", of=lambda v: v["vision.rows"] * v["vision.patch"] * v["vision.merge"]),
         Value("vision.positions", of=positions),
         Value("vision.merged", of=lambda v: v["vision.merge"] ** 2 * v["vision.width"]),

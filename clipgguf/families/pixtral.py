@@ -5,7 +5,7 @@ llama.cpp's ``conversion/llava.py`` and ``tools/mtmd``. Mistral's own layout is 
 """
 
 from clipgguf.config import CLIP_STATISTICS
-from clipgguf.families.bases import MTMD, activation, statistics
+from clipgguf.families.bases import MTMD, activation, settled, statistics
 from clipgguf.families.tower_tables import rotated
 from clipgguf.family import Family, PerModel, Prefix, Rule, Section, Value, linear, norm
 from clipgguf.tensor import row
@@ -27,6 +27,9 @@ VALUES = (
     Value("vision.epsilon", "vision_config.layer_norm_eps", 1e-5),
     *statistics(CLIP_STATISTICS),
     *activation("vision_config.hidden_act", "gelu"),
+    settled("projector_hidden_act", "gelu"),
+    settled("vision_feature_layer", -1),
+    settled("vision_config.rope_parameters.rope_theta|vision_config.rope_theta", 10000.0, 10000),
     Value("vision.has_bias", "multimodal_projector_bias", PerModel(False, {"llava": True})),
     # How many patches, along one side, are merged into a token.
     Value("vision.merge", "spatial_merge_size", PerModel(2, {"llava": 1}), unless=1),

@@ -24,6 +24,11 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "clip": (("clip", "clip_text_model", "clip_vision_model", "siglip", "siglip_vision_model"), ()),
     "dots_ocr": (("dots_ocr",), ("dots_ocr",)),
     "exaone4_5": (("exaone4_5",), ("exaone4_5",)),
+    "deepseek_ocr": (
+        ("DeepseekOCRForCausalLM", "UnlimitedOCRForCausalLM", "unlimited_ocr"),
+        ("deepseekocr",),
+    ),
+    "deepseek_ocr2": (("DeepseekOCR2ForCausalLM", "deepseek_ocr2"), ("deepseekocr2",)),
     "gemma3": (("gemma3",), ("gemma3",)),
     "gemma3n": (("gemma3n",), ("gemma3nv",)),
     "gemma4": (("gemma4",), ("gemma4v",)),

@@ -69,8 +69,8 @@ class ClipFile:
 
     @cached_property
     def projector_names(self) -> frozenset[str]:
-        """The names of the projector's tensors."""
-        return frozenset(name for name in self.tensors if name.startswith(PROJECTOR_PREFIX))
+        """The names of the projector's tensors; those of Granite 4 Vision are called as if they were the tower's."""
+        return frozenset(name for name in self.tensors if name.startswith((PROJECTOR_PREFIX, "v.proj_blk.")))
 
     @property
     def is_mmproj(self) -> bool:

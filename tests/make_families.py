@@ -126,6 +126,16 @@ CORRECTIONS: dict[str, Correction] = {
         config={"architectures": ["Qwen3VLMoeForConditionalGeneration"], "model_type": "qwen3_vl_moe"},
         lifted="thinker_config",
     ),
+    "granite4_vision--from_the_front": Correction(
+        why="It sorts deepstack_layer_map before it counts the projectors, and takes hidden state 4 for block 4's, "
+        "which is block 3's, as transformers counts; so it gets a sorted map of layers counted from the back.",
+        checkpoint=(
+            (r"layerwise_projectors\.0", "layerwise_projectors.x"),
+            (r"layerwise_projectors\.1", "layerwise_projectors.0"),
+            (r"layerwise_projectors\.x", "layerwise_projectors.1"),
+        ),
+        config={"deepstack_layer_map": [[-3, 1], [-1, 0]], "spatial_vision_layer": -1},
+    ),
 }
 
 

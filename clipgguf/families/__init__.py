@@ -49,8 +49,8 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "lighton_ocr": (
         ("LightOnOCRForConditionalGeneration", "LightOnOcrForConditionalGeneration", "lighton_ocr"),
         ("lightonocr",),
-    ),
     "ling3_vl": (("BailingMoeV3VLForConditionalGeneration", "bailing_moe_v3_vl"), ("ling3vl",)),
+    "granite4_vision": (("granite4_vision",), ("granite4_vision",)),
     "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
     "paddleocr_vl": (("paddleocr_vl", "PaddleOCRVisionModel"), ("paddleocr",)),
     "minimax_m3": (("minimax_m3_vl",), ("minimax_m3",)),

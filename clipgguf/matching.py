@@ -1,5 +1,6 @@
 """Hold a checkpoint's tensors against a family's tables: every name known, every shape right, and what is written."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -229,7 +230,19 @@ class Match:
             except ValueError as e:
                 self.problems.append(f"{tensor.file}: {e}")
                 continue
-            yield Output(ours, made, shape if isinstance(made, Joined) or not rule.becomes else made.shape)
+            yield Output(ours, made, self._written(rule, section.part, made) or shape)
+
+    def _written(self, rule: Rule, part: str, made: Tensor) -> tuple[int, ...] | None:
+        """Return the shape in the file of what a rule has made, where that is another than the checkpoint's.
+
+        What is computed may have other axes than the file has; its elements are in the file's order.
+        """
+        if not rule.becomes or isinstance(made, Joined):
+            return None
+        shape = shape_of(rule.written, self.family.sizes_of(rule.written, part, self.sizes))
+        told = tuple(length for length in shape if length is not None)
+        is_whole = len(told) == len(shape) and math.prod(told) * made.itemsize == made.nbytes
+        return told if is_whole else made.shape
 
     def _misfit(self, rule: Rule, part: str, tensor: View, known: Mapping[str, int]) -> str:
         where = f"{tensor.file}: tensor {tensor.name!r} has shape {shape_text(tensor.shape)}"

@@ -46,20 +46,27 @@ SIGLIP_STATISTICS = ImageStatistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), is_default
 
 
 def read_image_statistics(
-    directories: Sequence[Folder], mean: Sequence[float] | None, std: Sequence[float] | None, default: ImageStatistics
+    directories: Sequence[Folder],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    default: ImageStatistics,
+    names: tuple[str, str] = ("image_mean", "image_std"),
 ) -> ImageStatistics:
     """Return the image statistics: those given, else those of the first directory that has any, else the default.
 
-    Raises ConfigError when they are malformed.
+    ``names`` are what some processors call them; the usual names are preferred. Raises ConfigError when they are
+    malformed.
     """
     if mean is not None and std is not None:
         return ImageStatistics(_rgb("image_mean", mean), _rgb("image_std", std))
-    path, values = image_processor(directories, ("image_mean", "image_std"))
+    path, values = image_processor(directories, ("image_mean", "image_std", *names))
 
-    def one(key: str, given: Sequence[float] | None, fallback: tuple[float, ...]) -> tuple[float, ...]:
-        return _rgb(f"{path}: {key}", values.get(key), fallback) if given is None else _rgb(key, given)
+    def one(key: str, other: str, given: Sequence[float] | None, fallback: tuple[float, ...]) -> tuple[float, ...]:
+        name = key if key in values else other
+        return _rgb(f"{path}: {name}", values.get(name), fallback) if given is None else _rgb(key, given)
 
-    mean, std = one("image_mean", mean, default.mean), one("image_std", std, default.std)
+    mean = one("image_mean", names[0], mean, default.mean)
+    std = one("image_std", names[1], std, default.std)
     return ImageStatistics(mean, std, is_default=not values and default.is_default)
 
 

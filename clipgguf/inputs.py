@@ -131,11 +131,16 @@ class Inputs:
         file, values = image_processor(self.places or (self.directory,), (path.split(".")[0],))
         return _first(values, path, lambda path: ": ".join((str(file), *path.split("."))))
 
-    def image_statistics(self, default: ImageStatistics) -> ImageStatistics:
-        """Return the image statistics: those asked for, else the image processor's, else the default; read once."""
+    def image_statistics(
+        self, default: ImageStatistics, names: tuple[str, str] = ("image_mean", "image_std")
+    ) -> ImageStatistics:
+        """Return the image statistics: those asked for, else the image processor's, else the default; read once.
+
+        ``names`` are what the image processor calls them, where it is not what it usually does.
+        """
         if self.statistics is None:
             options, places = self.options, self.places or (self.directory,)
-            self.statistics = read_image_statistics(places, options.image_mean, options.image_std, default)
+            self.statistics = read_image_statistics(places, options.image_mean, options.image_std, default, names)
             if self.statistics.is_default:
                 note = "no image processor's file gives image_mean and image_std; the family's own are written"
                 self.notes.append(note)

@@ -13,7 +13,7 @@ import pytest
 from clipgguf import CheckpointError, ClipGGUFError, Options, convert, inspect, plan, upgrade, verify
 from clipgguf.families import MODULES
 from clipgguf.options import Outtype
-from tests.family_fixtures import DTYPES, OUTTYPES, Fixture, digest, fixtures
+from tests.family_fixtures import DTYPES, OUTTYPES, Fixture, digest, fixtures, rename
 from tests.gguf_bytes import rewritten
 from tests.gguf_reading import read
 from tests.json_files import write_json

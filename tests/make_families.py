@@ -52,9 +52,11 @@ class Correction:
 
     ``checkpoint`` are changes of the checkpoint's names before it reads them, ``file`` of the file's names after it has
     written them: regular expressions and what takes their place. ``config`` is merged into config.json, and before it
-    the object ``lifted`` in it. ``without`` are patterns of the tensors and keys that it writes and that the fixture
-    shall not have. ``ones`` are so many axes of length 1 that the checkpoint's tensors of a pattern get at their ends
-    before it reads them; ``types`` the types, of all outtypes, of the file's tensors of a pattern.
+    the object ``lifted`` in it; ``processor`` into preprocessor_config.json. ``without`` are patterns of the tensors and
+    keys that it writes and that the fixture shall not have. ``ones`` are so many axes of length 1 that the checkpoint's
+    tensors of a pattern get at their ends before it reads them; ``types`` the types, of all outtypes, of the file's
+    tensors of a pattern. ``constants`` are given to its classes, by "module.Class.NAME". Without ``asserts`` it does
+    not insist on the sizes of one published model.
     """
 
     why: str = ""
@@ -65,6 +67,9 @@ class Correction:
     lifted: str = ""
     ones: tuple[tuple[str, int], ...] = ()
     types: tuple[tuple[str, str], ...] = ()
+    processor: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    asserts: bool = True
 
 
 # What the reference's files have of audio.
@@ -136,6 +141,17 @@ CORRECTIONS: dict[str, Correction] = {
         ),
         config={"deepstack_layer_map": [[-3, 1], [-1, 0]], "spatial_vision_layer": -1},
     ),
+    "nemotron_nano_v2_vl": Correction(
+        why="It takes the sizes of ViT-H for granted, whatever the configuration says, and ImageNet's statistics for "
+        "those that the processor calls norm_mean and norm_std.",
+        processor={"image_mean": [0.25, 0.5, 0.75], "image_std": [0.5, 0.25, 0.125]},
+        constants={
+            "nemotron.NemotronNanoV2VLModel._vit_hidden_size": 64,
+            "nemotron.NemotronNanoV2VLModel._vit_intermediate_size": 160,
+            "nemotron.NemotronNanoV2VLModel._vit_num_layers": 4,
+            "nemotron.NemotronNanoV2VLModel._vit_num_heads": 2,
+        },
+    ),
 }
 
 
@@ -158,11 +174,14 @@ def fetch(cache: Path) -> Path:
     return home
 
 
-def convert_all(home: Path, jobs: Sequence[Sequence[str]]) -> None:
+def convert_all(home: Path, jobs: Sequence[Sequence[str]], correction: Correction) -> None:
     """Run the reference once for each list of arguments. Raises CalledProcessError when it fails."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, str(Path(__file__).with_name("run_reference.py")), str(home)]
-    subprocess.run(command, input=json.dumps(jobs), text=True, check=True, env=offline)
+    # Without vector instructions, of which each processor has its own, so that the last bits are the same everywhere.
+    plain = {"ATEN_CPU_CAPABILITY": "default"}
+    script, constants = str(Path(__file__).with_name("run_reference.py")), json.dumps(correction.constants)
+    command = [sys.executable, *([] if correction.asserts else ["-O"]), script, str(home), constants]
+    subprocess.run(command, input=json.dumps(jobs), text=True, check=True, env=offline | plain)
 
 
 def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
@@ -183,6 +202,7 @@ def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
                 [str(models[dtype]), "--mmproj", "--outtype", outtype, "--outfile", str(path), *native]
                 for (dtype, outtype), path in files.items()
             ],
+            correction,
         )
         for (dtype, outtype), path in files.items():
             read = GGUFReader(path)
@@ -210,12 +230,12 @@ def write_for_reference(fixture: Fixture, directory: Path, dtype: str) -> Path:
     correction = CORRECTIONS.get(fixture.name, Correction())
     model = fixture.write(directory, dtype)
     rename(model, correction.checkpoint, correction.ones)
-    rename(model, correction.checkpoint)
-    config = model / "config.json"
-    if correction.config:
-        values = json.loads(config.read_text())
-        values = {**values, **values.pop(correction.lifted, {})}
-        config.write_text(json.dumps(merged(values, correction.config)))
+    for name, changes in (("config.json", correction.config), ("preprocessor_config.json", correction.processor)):
+        if changes:
+            values = json.loads((model / name).read_text())
+            if name == "config.json":
+                values = {**values, **values.pop(correction.lifted, {})}
+            (model / name).write_text(json.dumps(merged(values, changes)))
     return model
 
 

@@ -56,6 +56,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "paddleocr_vl": (("paddleocr_vl", "PaddleOCRVisionModel"), ("paddleocr",)),
     "phi4_siglip": (("phi4-siglip", "Phi4ForCausalLMV"), ("phi4",)),
     "pixtral": (("llava+pixtral", "mistral3"), ("pixtral",)),
+    "nemotron_nano_v2_vl": (("NemotronH_Nano_VL_V2", "RADIOModel"), ("nemotron_v2_vl",)),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
     "qwen2_vl": (("qwen2_vl", "sarashina2_vision"), ("qwen2vl_merger",)),
     # Of its files, which are for images only, Qwen3-VL's table is the one.

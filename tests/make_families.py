@@ -152,6 +152,7 @@ CORRECTIONS: dict[str, Correction] = {
             "nemotron.NemotronNanoV2VLModel._vit_num_heads": 2,
         },
     ),
+    "step3p7": Correction(why="It insists on the sizes of Step3-VL-10B.", asserts=False),
 }
 
 

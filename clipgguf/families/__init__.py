@@ -62,6 +62,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # Of its files, which are for images only, Qwen3-VL's table is the one.
     "qwen3_omni_moe": (("qwen3_omni_moe",), ()),
     "qwen3_vl": (("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), ("qwen3vl_merger",)),
+    "step3p7": (("step3p7", "StepVLForConditionalGeneration", "Step3p7ForConditionalGeneration"), ("step3vl",)),
 }
 MODEL_TYPES = {model_type: module for module, (model_types, _) in MODULES.items() for model_type in model_types}
 PROJECTORS = {projector: module for module, (_, projectors) in MODULES.items() for projector in projectors}

@@ -52,11 +52,11 @@ class Correction:
 
     ``checkpoint`` are changes of the checkpoint's names before it reads them, ``file`` of the file's names after it has
     written them: regular expressions and what takes their place. ``config`` is merged into config.json, and before it
-    the object ``lifted`` in it; ``processor`` into preprocessor_config.json. ``without`` are patterns of the tensors and
-    keys that it writes and that the fixture shall not have. ``ones`` are so many axes of length 1 that the checkpoint's
-    tensors of a pattern get at their ends before it reads them; ``types`` the types, of all outtypes, of the file's
-    tensors of a pattern. ``constants`` are given to its classes, by "module.Class.NAME". Without ``asserts`` it does
-    not insist on the sizes of one published model.
+    the object ``lifted`` in it; ``processor`` into preprocessor_config.json. ``without`` are patterns of the tensors
+    and keys that it writes and that the fixture shall not have. ``ones`` are so many axes of length 1 that the
+    checkpoint's tensors of a pattern get at their ends before it reads them; ``types`` the types, of all outtypes, of
+    the file's tensors of a pattern. ``constants`` are given to its classes, by "module.Class.NAME"; ``keys`` are added
+    to the file's metadata. Without ``asserts`` it does not insist on the sizes of one published model.
     """
 
     why: str = ""
@@ -69,6 +69,7 @@ class Correction:
     types: tuple[tuple[str, str], ...] = ()
     processor: Mapping[str, Any] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
+    keys: Mapping[str, Any] = field(default_factory=dict)
     asserts: bool = True
 
 
@@ -130,6 +131,10 @@ CORRECTIONS: dict[str, Correction] = {
         ),
         config={"architectures": ["Qwen3VLMoeForConditionalGeneration"], "model_type": "qwen3_vl_moe"},
         lifted="thinker_config",
+    ),
+    "cogvlm": Correction(
+        why="It does not write the activation, for which its reader takes quick GELU; the model has GELU.",
+        keys={"clip.use_gelu": ["BOOL", True]},
     ),
     "granite4_vision--from_the_front": Correction(
         why="It sorts deepstack_layer_map before it counts the projectors, and takes hidden state 4 for block 4's, "
@@ -208,7 +213,7 @@ def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
         for (dtype, outtype), path in files.items():
             read = GGUFReader(path)
             if outtype == "f32":
-                metadata = keys(read)
+                metadata = {**keys(read), **correction.keys}
             for tensor in read.tensors:
                 shape = [int(n) for n in reversed(tensor.shape)]
                 name = changed(tensor.name, correction.file)

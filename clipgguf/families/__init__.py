@@ -26,6 +26,13 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "deepseek_ocr2": (("DeepseekOCR2ForCausalLM", "deepseek_ocr2"), ("deepseekocr2",)),
     "dots_ocr": (("dots_ocr",), ("dots_ocr",)),
     "exaone4_5": (("exaone4_5",), ("exaone4_5",)),
+    "cogvlm": (("CogVLMForCausalLM",), ("cogvlm",)),
+    "deepseek_ocr": (
+        ("DeepseekOCRForCausalLM", "UnlimitedOCRForCausalLM", "unlimited_ocr"),
+        ("deepseekocr",),
+    ),
+    "deepseek_ocr2": (("DeepseekOCR2ForCausalLM", "deepseek_ocr2"), ("deepseekocr2",)),
+    "deepseek_v4_vision": (("DeepseekV4ForCausalLM", "deepseek_v4"), ("deepseek4v",)),
     "gemma3": (("gemma3",), ("gemma3",)),
     "gemma3n": (("gemma3n",), ("gemma3nv",)),
     "gemma4": (("gemma4",), ("gemma4v",)),
@@ -63,6 +70,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "qwen3_omni_moe": (("qwen3_omni_moe",), ()),
     "qwen3_vl": (("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), ("qwen3vl_merger",)),
     "step3p7": (("step3p7", "StepVLForConditionalGeneration", "Step3p7ForConditionalGeneration"), ("step3vl",)),
+    "youtu_vl": (("YoutuVLForConditionalGeneration", "youtu_vl"), ("youtuvl",)),
 }
 MODEL_TYPES = {model_type: module for module, (model_types, _) in MODULES.items() for model_type in model_types}
 PROJECTORS = {projector: module for module, (_, projectors) in MODULES.items() for projector in projectors}

@@ -16,6 +16,7 @@ _STEP = {"width": 64, "layers": 3, "heads": 2, "image_size": 56}
 CONFIGS: dict[str, dict[str, Any]] = {
     "deepseek_ocr--unlimited_ocr": {
         "model_type": "unlimited_ocr",
+        "architectures": "UnlimitedOcrForConditionalGeneration",  # Should be a list.
         "text_config": {"hidden_size": 96},
         "vision_config": {
             "sam_config": _SAM,

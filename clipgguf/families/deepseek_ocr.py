@@ -17,7 +17,8 @@ PROJECTOR = Prefix("view_seperator", "model.")  # "seperator": so it stands in e
 
 def most_tiles(inputs: Inputs) -> int:
     """Return into how many tiles an image is cut at most, which no configuration says."""
-    names = [inputs.config.get("model_type"), *inputs.config.get("architectures", [])]
+    classes = inputs.config.get("architectures")
+    names = [inputs.config.get("model_type"), *(classes if isinstance(classes, list) else ())]
     return 32 if any(str(name).lower().startswith("unlimited") for name in names) else 9
 
 

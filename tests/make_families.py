@@ -137,8 +137,8 @@ CORRECTIONS: dict[str, Correction] = {
         keys={"clip.use_gelu": ["BOOL", True]},
     ),
     "granite4_vision--from_the_front": Correction(
-        why="It sorts deepstack_layer_map before it counts the projectors, and takes hidden state 4 for block 4's, "
-        "which is block 3's, as transformers counts; so it gets a sorted map of layers counted from the back.",
+        why="It sorts deepstack_layer_map before it counts the projectors, and takes hidden state 2 for block 2's, "
+        "which is block 1's, as transformers counts; so it gets a sorted map of layers counted from the back.",
         checkpoint=(
             (r"layerwise_projectors\.0", "layerwise_projectors.x"),
             (r"layerwise_projectors\.1", "layerwise_projectors.0"),

@@ -73,10 +73,10 @@ def test_what_readers_cannot_run_is_refused(what: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"deepstack_layer_map": [[0, 1], [-1, 0]]}, "deepstack_layer_map: layer 0 is none of the tower's 6 blocks"),
-        ({"deepstack_layer_map": [[-7, 1], [-1, 0]]}, "deepstack_layer_map: layer -7 is none of the tower's 6 blocks"),
+        ({"deepstack_layer_map": [[0, 1], [-1, 0]]}, "deepstack_layer_map: layer 0 is none of the tower's 4 blocks"),
+        ({"deepstack_layer_map": [[-5, 1], [-1, 0]]}, "deepstack_layer_map: layer -5 is none of the tower's 4 blocks"),
         ({"deepstack_layer_map": [3]}, "deepstack_layer_map has 3, should have pairs of layers"),
-        ({"spatial_vision_layer": 7}, "spatial_vision_layer: layer 7 is none of the tower's 6 blocks"),
+        ({"spatial_vision_layer": 5}, "spatial_vision_layer: layer 5 is none of the tower's 4 blocks"),
         ({"image_grid_pinpoints": [[64, 65]]}, "image_grid_pinpoints has .*, should have multiples of image_size, 64"),
         ({"image_grid_pinpoints": [64]}, "image_grid_pinpoints has 64, should have pairs of pixels"),
         ({"downsample_rate": "1:2"}, "downsample_rate is '1:2', should be like '4/8'"),

@@ -77,11 +77,19 @@ class Correction:
 AUDIO = (r"clip\.audio\.", r"clip\.has_audio_encoder", r"a\.", r"mm\.a\.")
 
 _ROW_END = Correction(
-    "it drops whatever is called language_model.*, and with it the row of the embeddings that tools/mtmd asks for",
+    why="It drops whatever is called language_model.*, and with it the row of the embeddings that tools/mtmd asks for.",
     checkpoint=((r"^(model\.)?language_model\.(model\.)?embed_tokens\.", "model.embed_tokens."),),
 )
 # By the fixture's name.
 CORRECTIONS: dict[str, Correction] = {
+    "cogvlm": Correction(
+        why="It does not write the activation, for which its reader takes quick GELU; the model has GELU.",
+        keys={"clip.use_gelu": ["BOOL", True]},
+    ),
+    "gemma3--resaved": Correction(
+        why="It does not know the tower as transformers 5 saves it, without 'vision_model.' in its names.",
+        checkpoint=((r"^vision_tower\.", "vision_tower.vision_model."),),
+    ),
     "gemma3n": Correction(
         why="The reference leaves the scales of layers flat, which llama.cpp cannot multiply channels by: it aborts. "
         "ggml takes depthwise kernels in F16 only, others in F16 and F32, and aborts on the reference's bf16 and f32 "
@@ -97,9 +105,15 @@ CORRECTIONS: dict[str, Correction] = {
         why="The image part alone is written yet.",
         without=AUDIO,
     ),
-    "gemma3--resaved": Correction(
-        why="It does not know the tower as transformers 5 saves it, without 'vision_model.' in its names.",
-        checkpoint=((r"^vision_tower\.", "vision_tower.vision_model."),),
+    "granite4_vision--from_the_front": Correction(
+        why="It sorts deepstack_layer_map before it counts the projectors, and takes hidden state 2 for block 2's, "
+        "which is block 1's, as transformers counts; so it gets a sorted map of layers counted from the back.",
+        checkpoint=(
+            (r"layerwise_projectors\.0", "layerwise_projectors.x"),
+            (r"layerwise_projectors\.1", "layerwise_projectors.0"),
+            (r"layerwise_projectors\.x", "layerwise_projectors.1"),
+        ),
+        config={"deepstack_layer_map": [[-3, 1], [-1, 0]], "spatial_vision_layer": -1},
     ),
     "internvl--hf": Correction(
         why="It drops every tensor without 'model.' before it, and writes a file without any.",
@@ -112,6 +126,17 @@ CORRECTIONS: dict[str, Correction] = {
     "llama4": Correction(
         why="Gemma 4's norm after attention has the same name, so that it takes the second norm for one.",
         file=((r"attn_post_norm", "ln2"),),
+    ),
+    "nemotron_nano_v2_vl": Correction(
+        why="It takes the sizes of ViT-H for granted, whatever the configuration says, and ImageNet's statistics for "
+        "those that the processor calls norm_mean and norm_std.",
+        processor={"image_mean": [0.25, 0.5, 0.75], "image_std": [0.5, 0.25, 0.125]},
+        constants={
+            "nemotron.NemotronNanoV2VLModel._vit_hidden_size": 64,
+            "nemotron.NemotronNanoV2VLModel._vit_intermediate_size": 160,
+            "nemotron.NemotronNanoV2VLModel._vit_num_layers": 4,
+            "nemotron.NemotronNanoV2VLModel._vit_num_heads": 2,
+        },
     ),
     "pixtral": _ROW_END,
     "pixtral--mistral3": _ROW_END,
@@ -132,32 +157,6 @@ CORRECTIONS: dict[str, Correction] = {
         config={"architectures": ["Qwen3VLMoeForConditionalGeneration"], "model_type": "qwen3_vl_moe"},
         lifted="thinker_config",
     ),
-    "cogvlm": Correction(
-        why="It does not write the activation, for which its reader takes quick GELU; the model has GELU.",
-        keys={"clip.use_gelu": ["BOOL", True]},
-    ),
-    "granite4_vision--from_the_front": Correction(
-        why="It sorts deepstack_layer_map before it counts the projectors, and takes hidden state 2 for block 2's, "
-        "which is block 1's, as transformers counts; so it gets a sorted map of layers counted from the back.",
-        checkpoint=(
-            (r"layerwise_projectors\.0", "layerwise_projectors.x"),
-            (r"layerwise_projectors\.1", "layerwise_projectors.0"),
-            (r"layerwise_projectors\.x", "layerwise_projectors.1"),
-        ),
-        config={"deepstack_layer_map": [[-3, 1], [-1, 0]], "spatial_vision_layer": -1},
-    ),
-    "nemotron_nano_v2_vl": Correction(
-        why="It takes the sizes of ViT-H for granted, whatever the configuration says, and ImageNet's statistics for "
-        "those that the processor calls norm_mean and norm_std.",
-        processor={"image_mean": [0.25, 0.5, 0.75], "image_std": [0.5, 0.25, 0.125]},
-        constants={
-            "nemotron.NemotronNanoV2VLModel._vit_hidden_size": 64,
-            "nemotron.NemotronNanoV2VLModel._vit_intermediate_size": 160,
-            "nemotron.NemotronNanoV2VLModel._vit_num_layers": 4,
-            "nemotron.NemotronNanoV2VLModel._vit_num_heads": 2,
-        },
-    ),
-    "step3p7": Correction(why="It insists on the sizes of Step3-VL-10B.", asserts=False),
 }
 
 

@@ -22,17 +22,12 @@ from clipgguf.sources.given import hub_advice, place
 # table FAMILY, or where there is more to do than to read tables, a function open_model.
 MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "clip": (("clip", "clip_text_model", "clip_vision_model", "siglip", "siglip_vision_model"), ()),
+    "cogvlm": (("CogVLMForCausalLM",), ("cogvlm",)),
     "deepseek_ocr": (("DeepseekOCRForCausalLM", "UnlimitedOCRForCausalLM", "unlimited_ocr"), ("deepseekocr",)),
     "deepseek_ocr2": (("DeepseekOCR2ForCausalLM", "deepseek_ocr2"), ("deepseekocr2",)),
+    "deepseek_v4_vision": (("DeepseekV4ForCausalLM", "deepseek_v4"), ("deepseek4v",)),
     "dots_ocr": (("dots_ocr",), ("dots_ocr",)),
     "exaone4_5": (("exaone4_5",), ("exaone4_5",)),
-    "cogvlm": (("CogVLMForCausalLM",), ("cogvlm",)),
-    "deepseek_ocr": (
-        ("DeepseekOCRForCausalLM", "UnlimitedOCRForCausalLM", "unlimited_ocr"),
-        ("deepseekocr",),
-    ),
-    "deepseek_ocr2": (("DeepseekOCR2ForCausalLM", "deepseek_ocr2"), ("deepseekocr2",)),
-    "deepseek_v4_vision": (("DeepseekV4ForCausalLM", "deepseek_v4"), ("deepseek4v",)),
     "gemma3": (("gemma3",), ("gemma3",)),
     "gemma3n": (("gemma3n",), ("gemma3nv",)),
     "gemma4": (("gemma4",), ("gemma4v",)),
@@ -60,10 +55,10 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # It is met by its file, params.json; its files are Pixtral's.
     "mistral": ((), ()),
     "muse_glimmer": (("muse_glimmer",), ("muse-glimmer",)),
+    "nemotron_nano_v2_vl": (("NemotronH_Nano_VL_V2", "RADIOModel"), ("nemotron_v2_vl",)),
     "paddleocr_vl": (("paddleocr_vl", "PaddleOCRVisionModel"), ("paddleocr",)),
     "phi4_siglip": (("phi4-siglip", "Phi4ForCausalLMV"), ("phi4",)),
     "pixtral": (("llava+pixtral", "mistral3"), ("pixtral",)),
-    "nemotron_nano_v2_vl": (("NemotronH_Nano_VL_V2", "RADIOModel"), ("nemotron_v2_vl",)),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
     "qwen2_vl": (("qwen2_vl", "sarashina2_vision"), ("qwen2vl_merger",)),
     # Of its files, which are for images only, Qwen3-VL's table is the one.

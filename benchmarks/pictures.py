@@ -26,12 +26,8 @@ SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # Text stays text: a fifth of the size, and it can be searched.
     "svg.hashsalt": "clipgguf",  # The same figures give the same file.
     "axes.grid": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "grid.color": "#dddddd",
+    **{"axes.spines.top": False, "axes.spines.right": False, "grid.color": "#dddddd"},
+    **{"axes.titlelocation": "left", "axes.titlesize": 11, "axes.titleweight": "bold"},
 }
 
 

@@ -16,7 +16,8 @@ A command is a list of words in which these stand for what is not known before; 
 from dataclasses import dataclass, replace
 
 from benchmarks.checkpoints import Checkpoint
-from tests.checkpoints import REAL, Clip, Text, Vision
+from tests.checkpoints import REAL, towers
+from tests.family_models import INTERN_VIT_6B, QWEN2_5_VL_7B
 
 MIB = 1 << 20
 
@@ -87,16 +88,20 @@ def clipgguf(outtype: str) -> Program:
     return Program("clipgguf", ("{python}", "-m", "clipgguf", "{checkpoint}", "-o", "{out}", *options))
 
 
+def llama_cpp(outtype: str) -> Program:
+    """Return llama.cpp's own conversion to an element type."""
+    return Program("llama.cpp", ("{torch}", "-m", "tests.llama_cpp_converter", "{checkpoint}", "{out}", outtype))
+
+
 def shell(label: str, *steps: str) -> Program:
     """Return steps of the shell on $written, $out and the shards, "$@"."""
     script = "written=$1 out=$2; shift 2; " + " && ".join(steps)
     return Program(label, ("sh", "-c", script, "sh", "{written}", "{out}", "{shards}"))
 
 
-# Reading the checkpoint and copying the finished file is the least that any converter must do. It promises less: our
-# file is on disk when the program ends, and cp leaves its pages to the system. So it is also shown with a sync, of the
-# copy alone where sync takes a file. Where the file system shares blocks between copies (btrfs, XFS, APFS), cp may cost
-# nothing.
+# Reading the checkpoint and copying the finished file is the least that any converter must do. Our file is on disk when
+# the program ends, cp's is not: so it is also shown with a sync, of the copy alone where sync takes a file. Where the
+# file system shares blocks between copies (btrfs, XFS, APFS), cp may cost nothing.
 CAT, CP = 'cat "$@" > /dev/null', 'cp "$written" "$out"'
 SYNC = '{{ sync -d "$out"/* 2> /dev/null || sync; }}'
 TORCH = Program("torch reference, f16", ("{torch}", "-m", "benchmarks.reference", "{checkpoint}", "{out}"))
@@ -110,18 +115,13 @@ def cat_cp(at_most: float | None = None) -> tuple[Entry, ...]:
     return Entry(shell("cat + cp", CAT, CP), at_most), Entry(shell("cat + cp + sync", CAT, CP, SYNC))
 
 
-def towers(width: int, text_blocks: int, vision_blocks: int) -> Clip:
-    """Return a CLIP model that is hardly more than its blocks: 16 tensors and 12 * width ** 2 values in each."""
-    text = Text(width, 4 * width, text_blocks, 2, vocab_size=99, max_position_embeddings=16)
-    return Clip(text, Vision(width, 4 * width, vision_blocks, 2, image_size=28, patch_size=14), projection_dim=width)
-
-
 SIZES = ("vit-b-32", "vit-l-14-336", "vit-h-14", "vit-bigg-14")
 VIT_B, VIT_L, VIT_H, BIGG = (Checkpoint(name, REAL[name]) for name in SIZES)
 VIT_L_BF16, BIGG_F16 = replace(VIT_L, dtype="BF16"), replace(BIGG, dtype="F16")
 # No CLIP model has so many tensors, but clipgguf does not know that. Both are 0.38 GB.
 MANY_SMALL = Checkpoint("many-small-tensors", towers(112, 312, 313), small=towers(8, 3, 3))
 FEW_LARGE = Checkpoint("few-large-tensors", towers(1984, 1, 1))
+QWEN, INTERN = Checkpoint("Qwen2.5-VL-7B", QWEN2_5_VL_7B, "BF16"), Checkpoint("InternVL2.5-78B", INTERN_VIT_6B, "BF16")
 
 ROWS = (
     Row("start-up", None, VERSION, (Entry(IMPORT_TYPER, 1.5),), memory=None, runs=20),
@@ -135,4 +135,9 @@ ROWS = (
     Row("ViT-bigG/14 f32 to f16", BIGG, F16, (Entry(TORCH, 0.35), *cat_cp()), runs=3, pictures=("time",)),
     Row("ViT-bigG/14, time per GB", BIGG, F16, (Entry(F16, 1.3, VIT_L),), per_gb=True, runs=3),
     Row("10,000 small tensors", MANY_SMALL, F16, (Entry(F16, 2.0, FEW_LARGE),)),
+    *(
+        Row(f"{model.name} to {to}", model, clipgguf(to), (Entry(llama_cpp(to), 0.2), *cp), runs=runs)
+        for model, runs in ((QWEN, 5), (INTERN, 2))
+        for to, cp in (("bf16", (Entry(shell("cp + sync", CP, SYNC), 1.25),)), ("f16", ()), ("q8_0", ()))
+    ),
 )

@@ -1,12 +1,9 @@
 """Turn the image encoders of checkpoints into GGUF files, without torch and in constant memory.
 
-    from clipgguf import convert
+from clipgguf import convert
 
-    result = convert("clip-vit-base-patch32", "out/")
-    print(result.path)
-
-The names below are the whole public interface. Each is imported when it is first asked for, so that
-``clipgguf --version`` does not wait for what it never uses.
+result = convert("clip-vit-base-patch32", "out/")
+print(result.path)
 """
 
 import importlib
@@ -21,6 +18,7 @@ if TYPE_CHECKING:
     from clipgguf.planning import Plan, PlannedTensor
     from clipgguf.readers import Verdict
     from clipgguf.sources import Source
+    from clipgguf.supported import SupportedFamily, supported_families
     from clipgguf.tensor import Computed, Joined, View
     from clipgguf.upgrading import Upgrade, upgrade
     from clipgguf.verification import Finding, TensorCheck, Verification, verify
@@ -39,6 +37,7 @@ _MODULES = {
     "planning": ("Plan", "PlannedTensor"),
     "readers": ("Verdict",),
     "sources": ("Source",),
+    "supported": ("SupportedFamily", "supported_families"),
     "tensor": ("Computed", "Joined", "View"),
     "upgrading": ("Upgrade", "upgrade"),
     "verification": ("Finding", "TensorCheck", "Verification", "verify"),
@@ -46,47 +45,19 @@ _MODULES = {
     "verification.values": ("Comparison",),
     "writer": ("Progress",),
 }
+# fmt: off
 __all__ = [
-    "CheckpointError",
-    "ClipGGUFError",
-    "Comparison",
-    "Computed",
-    "ConfigError",
-    "Conversion",
-    "Finding",
-    "Inspection",
-    "Joined",
-    "MetadataDifference",
-    "MetadataItem",
-    "Options",
-    "OutputError",
-    "Outtype",
-    "PathLike",
-    "Plan",
-    "PlannedTensor",
-    "Progress",
-    "ProjectorSummary",
-    "ProjectorType",
-    "Source",
-    "TensorCheck",
-    "TowerSummary",
-    "TypeSummary",
-    "Upgrade",
-    "UsageError",
-    "Verdict",
-    "Verification",
-    "View",
-    "__version__",
-    "convert",
-    "inspect",
-    "plan",
-    "upgrade",
-    "verify",
+    "CheckpointError", "ClipGGUFError", "Comparison", "Computed", "ConfigError", "Conversion", "Finding", "Inspection",
+    "Joined", "MetadataDifference", "MetadataItem", "Options", "OutputError", "Outtype", "PathLike", "Plan",
+    "PlannedTensor", "Progress", "ProjectorSummary", "ProjectorType", "Source", "SupportedFamily", "TensorCheck",
+    "TowerSummary", "TypeSummary", "Upgrade", "UsageError", "Verdict", "Verification", "View", "__version__", "convert",
+    "inspect", "plan", "supported_families", "upgrade", "verify",
 ]
+# fmt: on
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name."""
+    """Import a public name when it is first asked for: ``clipgguf --version`` does not wait for what it never uses."""
     for module, names in _MODULES.items():
         if name in names:
             return getattr(importlib.import_module(f"clipgguf.{module}"), name)

@@ -5,9 +5,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from clipgguf.checkpoint.gguf_file import GGUFFile, MetadataItem
+from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.errors import shown
 from clipgguf.families import PROJECTORS
 from clipgguf.families.clip import clip_family
@@ -15,9 +17,10 @@ from clipgguf.families.llava import llava_family
 from clipgguf.families.llava_projectors import KINDS, NEWLINE, PROJECTOR_PREFIX, Kind
 from clipgguf.families.llava_tower import KNOWN_TOWERS
 from clipgguf.families.tower_tables import CLIP_EMBEDDINGS, MODERN_BLOCK, POST_NORM, SCRIPT_BLOCK, SIGLIP_EMBEDDINGS
-from clipgguf.family import Family
-from clipgguf.holding import Held, hold
+from clipgguf.family import BEGUN, Family
 from clipgguf.keys import KEYS
+from clipgguf.options import PathLike
+from clipgguf.sources.local import LocalFile
 from clipgguf.tensor import View
 
 ARCHITECTURE = "general.architecture"
@@ -42,8 +45,9 @@ class ClipFile:
     tensors: Mapping[str, View]
 
     @classmethod
-    def of(cls, file: GGUFFile) -> "ClipFile":
-        """Look at a file."""
+    def read(cls, path: PathLike) -> "ClipFile":
+        """Read a file's header; CheckpointError as ``read_gguf`` raises it."""
+        file = read_gguf(LocalFile(Path(path)))
         return cls(file, {item.key: item for item in file.metadata}, {tensor.name: tensor for tensor in file.tensors})
 
     def value(self, name: str) -> Any:
@@ -65,8 +69,13 @@ class ClipFile:
 
     @cached_property
     def projector_names(self) -> frozenset[str]:
-        """The names of the projector's tensors."""
-        return frozenset(name for name in self.tensors if name.startswith(PROJECTOR_PREFIX))
+        """The names of the projector's tensors; those of Granite 4 Vision are called as if they were the tower's."""
+        return frozenset(name for name in self.tensors if name.startswith((PROJECTOR_PREFIX, "v.proj_blk.")))
+
+    @property
+    def is_mmproj(self) -> bool:
+        """Whether it has a projector; those of MiniCPM-V's are not called as others', and its files name their type."""
+        return bool(self.projector_names) or self.module not in (None, "clip", "llava")
 
     @cached_property
     def projector_types(self) -> Mapping[str, str]:
@@ -93,8 +102,7 @@ class ClipFile:
     @property
     def architecture(self) -> Any:
         """What the metadata says; None without it."""
-        item = self.items.get(ARCHITECTURE)
-        return None if item is None else item.value
+        return self.file.value(ARCHITECTURE)
 
     @property
     def why_not_known(self) -> str | None:
@@ -114,9 +122,7 @@ class ClipFile:
     @cached_property
     def kind(self) -> Kind | None:
         """Which of LLaVA's projectors the tensors are; None without one, or when it is none of them."""
-        if not self.is_llava:
-            return None
-        return next((kind for kind in KINDS if kind.names == self.projector_names), None)
+        return next((kind for kind in KINDS if self.is_llava and kind.names == self.projector_names), None)
 
     @property
     def is_siglip(self) -> bool:
@@ -140,10 +146,6 @@ class ClipFile:
         towers = tuple(part for part in ("text", "vision") if self.tells(part) or self.has(part))
         return clip_family("CLIP", towers, is_siglip=self.has("vision") and self.is_siglip) if towers else None
 
-    def held(self, family: Family, values: Mapping[str, Any]) -> Held:
-        """Hold the file's tensors against a family's tables; ``values`` are those that the file tells."""
-        return hold(family, {name: tensor.shape for name, tensor in self.tensors.items()}, values)
-
     @cached_property
     def feature_layers(self) -> tuple[int, ...]:
         """The layers whose features the projector takes, where the file says it; readers ignore negative ones."""
@@ -162,7 +164,8 @@ class ClipFile:
         if count is None or self.module is None:
             return None
         if not self.is_llava:
-            return count
+            sections = self.family.sections if self.family else ()
+            return None if any(section.times == BEGUN for section in sections) else count
         if self.feature_layers:
             return self.feature_layers[-1]
         depth = self.tower_depth
@@ -171,11 +174,8 @@ class ClipFile:
     @property
     def tower_depth(self) -> int | None:
         """How many blocks the whole vision tower has that LLaVA's is from, by its width; None for an unknown one."""
-        width = self.value("vision.width")
-        if self.is_siglip:
-            return None
-        depths = (tower["num_hidden_layers"] for tower in KNOWN_TOWERS.values() if tower["hidden_size"] == width)
-        return next(depths, None)
+        depths = {tower["hidden_size"]: tower["num_hidden_layers"] for tower in KNOWN_TOWERS.values()}
+        return None if self.is_siglip else depths.get(self.value("vision.width"))
 
     @property
     def unknown_names(self) -> list[str]:

@@ -1,5 +1,6 @@
 """Computed tensors as if their values lay in a file, made where they are read."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,21 +14,18 @@ from clipgguf.tensor import Computed, View
 _SPAN_NBYTES = 1 << 16
 
 
+@dataclass(frozen=True, slots=True)
 class ComputedBytes:
     """The float32 bytes of a computed tensor, row-major; safe to read from several threads."""
 
-    def __init__(self, tensor: Computed) -> None:
-        """Take a tensor."""
-        self._tensor = tensor
+    tensor: Computed
 
     def read(self, offset: int, target: memoryview) -> None:
-        """Fill ``target``, of single bytes, with those from ``offset`` on; CheckpointError when an input is unreadable.
-
-        Whole rows are computed, also where a part of one is asked for.
-        """
-        row = self._tensor.nbytes // self._tensor.shape[0]
+        """Fill ``target``, of single bytes, from ``offset`` on; CheckpointError when an input is unreadable."""
+        # Whole rows are computed, also where a part of one is asked for.
+        row = self.tensor.nbytes // self.tensor.shape[0]
         start, stop = offset // row, -(-(offset + len(target)) // row)
-        values = np.ascontiguousarray(self._tensor.rows(self._values, start, stop), "<f4")
+        values = np.ascontiguousarray(self.tensor.rows(self._values, start, stop), "<f4")
         target[:] = values.reshape(-1).view(np.uint8)[offset - start * row :][: len(target)].data
 
     def _values(self, view: View) -> NDArray[Any]:

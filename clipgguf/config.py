@@ -9,24 +9,9 @@ from clipgguf.errors import ConfigError, shown
 from clipgguf.json_file import read_json_object
 from clipgguf.sources import File, Folder
 
-# CLIPImageProcessor's IMAGE_MEAN and IMAGE_STD, "OPENAI_CLIP_MEAN" and "OPENAI_CLIP_STD" in transformers.
-CLIP_IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-# SiglipImageProcessor's, for both.
-SIGLIP_IMAGE_STATISTICS = (0.5, 0.5, 0.5)
-
 # GGUF metadata holds sizes as 32-bit unsigned integers, and everything else that is a number as float32.
 LARGEST_UINT32 = 2**32 - 1
 LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
-
-
-def model_name(config: Mapping[str, Any], directory: Folder) -> str:
-    """Return what goes into a file as general.name: ``_name_or_path``, else the title of the model's folder.
-
-    What is no valid Unicode in it is replaced.
-    """
-    name = config.get("_name_or_path")
-    return valid_text(name if isinstance(name, str) else directory.title)
 
 
 def valid_text(text: str) -> str:
@@ -48,13 +33,16 @@ def is_positive_float32(value: Any) -> bool:
 class ImageStatistics:
     """The mean and standard deviation, one value for each of R, G and B, that normalize pixels in [0, 1]."""
 
-    mean: tuple[float, ...] = CLIP_IMAGE_MEAN
-    std: tuple[float, ...] = CLIP_IMAGE_STD
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     is_default: bool = False
 
 
-CLIP_STATISTICS = ImageStatistics(is_default=True)
-SIGLIP_STATISTICS = ImageStatistics(SIGLIP_IMAGE_STATISTICS, SIGLIP_IMAGE_STATISTICS, is_default=True)
+# CLIPImageProcessor's ("OPENAI_CLIP_MEAN" and "OPENAI_CLIP_STD" in transformers), and SiglipImageProcessor's.
+CLIP_STATISTICS = ImageStatistics(
+    (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), is_default=True
+)
+SIGLIP_STATISTICS = ImageStatistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), is_default=True)
 
 
 def read_image_statistics(
@@ -62,21 +50,24 @@ def read_image_statistics(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     default: ImageStatistics,
+    names: tuple[str, str] = ("image_mean", "image_std"),
 ) -> ImageStatistics:
     """Return the image statistics: those given, else those of the first directory that has any, else the default.
 
-    A directory has them at the top level of preprocessor_config.json; a processor that transformers 5 saved has them in
-    processor_config.json under ``image_processor`` instead. Raises ConfigError when they are malformed.
+    ``names`` are what some processors call them; the usual names are preferred. Raises ConfigError when they are
+    malformed.
     """
     if mean is not None and std is not None:
         return ImageStatistics(_rgb("image_mean", mean), _rgb("image_std", std))
-    path, values = image_processor(directories, ("image_mean", "image_std"))
-    given = {"image_mean": mean, "image_std": std}
-    found = {
-        key: _rgb(key, given[key]) if given[key] is not None else _rgb(f"{path}: {key}", values.get(key), fallback)
-        for key, fallback in (("image_mean", default.mean), ("image_std", default.std))
-    }
-    return ImageStatistics(found["image_mean"], found["image_std"], is_default=not values and default.is_default)
+    path, values = image_processor(directories, ("image_mean", "image_std", *names))
+
+    def one(key: str, other: str, given: Sequence[float] | None, fallback: tuple[float, ...]) -> tuple[float, ...]:
+        name = key if key in values else other
+        return _rgb(f"{path}: {name}", values.get(name), fallback) if given is None else _rgb(key, given)
+
+    mean = one("image_mean", names[0], mean, default.mean)
+    std = one("image_std", names[1], std, default.std)
+    return ImageStatistics(mean, std, is_default=not values and default.is_default)
 
 
 def rgb_statistics(values: Any, where: str) -> ImageStatistics:
@@ -86,8 +77,8 @@ def rgb_statistics(values: Any, where: str) -> ImageStatistics:
     """
     values = values if isinstance(values, dict) else {}
     return ImageStatistics(
-        _rgb(f"{where}: mean", values.get("mean"), CLIP_IMAGE_MEAN),
-        _rgb(f"{where}: std", values.get("std"), CLIP_IMAGE_STD),
+        _rgb(f"{where}: mean", values.get("mean"), CLIP_STATISTICS.mean),
+        _rgb(f"{where}: std", values.get("std"), CLIP_STATISTICS.std),
         is_default=not ("mean" in values or "std" in values),
     )
 
@@ -103,6 +94,7 @@ _PROCESSORS = (
 def image_processor(directories: Sequence[Folder], keys: Sequence[str]) -> tuple[File | Folder, Mapping[str, Any]]:
     """Return the first file of an image processor that has any of some keys, and the object that has it.
 
+    It is preprocessor_config.json, or ``image_processor`` in the processor_config.json that transformers 5 saves.
     Without any, that is the first directory and an empty object. Raises ConfigError where a file is malformed.
     """
     for directory in directories:
@@ -118,13 +110,13 @@ def image_processor(directories: Sequence[Folder], keys: Sequence[str]) -> tuple
     return directories[0], {}
 
 
-def _rgb(where: str, values: Any, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
-    if values is None and default is not None:
+def _rgb(where: str, values: Any, default: tuple[float, ...] = ()) -> tuple[float, ...]:
+    if values is None:
         return default
     # A mean may be anything; a pixel is divided by the standard deviation.
-    is_std = where.endswith("std")
-    is_sequence = isinstance(values, (list, tuple)) and len(values) == 3
-    if not is_sequence or not all((is_positive_float32 if is_std else is_float32)(value) for value in values):
-        wanted = "3 positive numbers in float32" if is_std else "3 numbers"
+    fits, wanted = is_float32, "3 numbers"
+    if where.endswith("std"):
+        fits, wanted = is_positive_float32, "3 positive numbers in float32"
+    if not isinstance(values, (list, tuple)) or len(values) != 3 or not all(map(fits, values)):
         raise ConfigError(f"{where} is {shown(values)}, should be {wanted}, one for each of R, G and B")
     return tuple(map(float, values))

@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What a conversion did: the file, how much went in and out, how long it took, and what deserves a second look.
+    """What a conversion did: ``bytes_in`` and ``bytes_out`` count tensor data, ``seconds`` is wall time.
 
-    ``bytes_in`` and ``bytes_out`` count tensor data, ``seconds`` is wall time. ``warnings`` and ``notes`` are lines of
-    text; a warning says that the file may not be what was wanted, a note that it is, and how. ``found`` says what the
-    checkpoint was taken for, and ``outtype`` which element type "auto" became.
+    ``warnings`` and ``notes`` are lines of text; a warning says that the file may not be what was wanted, a note that
+    it is, and how. ``found`` says what the checkpoint was taken for, and ``outtype`` which element type "auto" became.
     """
 
     path: Path

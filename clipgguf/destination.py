@@ -3,7 +3,7 @@
 import os
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +11,13 @@ from clipgguf.errors import OutputError, UsageError, os_reason, why_no_file
 from clipgguf.options import PathLike
 from clipgguf.output_file import check_room
 
-# What may stand in braces in an output.
-FIELDS = ("name", "outtype")
 SUFFIX = ".gguf"
-_SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
 # Of a name that becomes part of a file's name, the most bytes: names of files end at 255.
 _LONGEST_NAME = 150
 
 
-def check_output(output: PathLike | None, fields: tuple[str, ...] = FIELDS) -> None:
-    """Raise UsageError for an output that can mean no file, before anything is read."""
+def check_output(output: PathLike | None, fields: Iterable[str] = ("name", "outtype")) -> None:
+    """Raise UsageError for an output that can mean no file, before anything is read; fields may stand in braces."""
     if output is None:
         return
     text = os.fspath(output)
@@ -34,25 +31,22 @@ def check_output(output: PathLike | None, fields: tuple[str, ...] = FIELDS) -> N
         usable = False
     if not usable:
         raise UsageError(f"is {text!r}, which can be no file's name", "output")
-    if fields:
-        _fill(text, dict.fromkeys(fields, ""))
+    _fill(text, dict.fromkeys(fields, ""))
 
 
-def output_path(
-    directory: Path, output: PathLike | None, file_name: str, fields: Mapping[str, str] | None = None
-) -> Path:
+def output_path(directory: Path, output: PathLike | None, file_name: str, fields: Mapping[str, str]) -> Path:
     """Return where a file goes: ``output`` if it ends in ``.gguf``, else ``file_name`` in there, or in ``directory``.
 
     What ends in a separator or is a directory is one, whatever its name. ``fields`` has the text for what stands in
     braces. Raises UsageError for an output that may be meant as a file and is none of ours.
     """
-    check_output(output, tuple(fields or ()))
+    check_output(output, fields)
     if output is None:
         return directory / file_name
     pattern = os.fspath(output)
-    text = _fill(pattern, fields) if fields else pattern
+    text = _fill(pattern, fields)
     path = Path(text)
-    if text.endswith(_SEPARATORS) or path.is_dir():
+    if text.endswith((os.sep, os.altsep or os.sep)) or path.is_dir():
         path /= file_name
     elif not text.lower().endswith(SUFFIX):
         if path.exists():
@@ -60,11 +54,8 @@ def output_path(
             raise UsageError(f"is {text}, {kind}; should be a directory or end in {SUFFIX}", "output")
         # A version, as in llava-v1.5, is no suffix.
         if re.match(r"\.[^\W\d]", Path(pattern).suffix):
-            raise UsageError(
-                f"is {text}, which is no directory and does not end in {SUFFIX}; for a new directory write "
-                f"{text}{os.sep}",
-                "output",
-            )
+            what = f"no directory and does not end in {SUFFIX}; for a new directory write {text}{os.sep}"
+            raise UsageError(f"is {text}, which is {what}", "output")
         path /= file_name
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UsageError(f"is {path}, which {why_no_file(path)}", "output")
@@ -72,7 +63,9 @@ def output_path(
 
 
 def _fill(text: str, fields: Mapping[str, str]) -> str:
-    """Return text with its fields filled in; two braces are one."""
+    """Return text with its fields filled in; two braces are one. Without any fields, braces mean nothing."""
+    if not fields:
+        return text
     known = " and ".join(f"{{{field}}}" for field in fields)
     filled = []
     try:
@@ -96,11 +89,7 @@ def safe_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What writing a file would do, as far as can be told without: the bytes of the file that it would replace, if any.
-
-    ``makes`` is the first directory that would be made, and ``problem`` why the file cannot be written; both may be
-    None.
-    """
+    """What writing a file would do: bytes of a file replaced, the first directory made, and why it cannot be done."""
 
     replaces: int | None
     makes: Path | None

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from clipgguf.options import Outtype
+from clipgguf.tensor import Tensor
 
 F16 = GGMLQuantizationType.F16
 F32 = GGMLQuantizationType.F32
@@ -14,25 +15,15 @@ BF16 = GGMLQuantizationType.BF16
 OUTTYPES: Mapping[Outtype, tuple[GGMLQuantizationType, LlamaFileType]] = {
     "f32": (F32, LlamaFileType.ALL_F32),
     "f16": (F16, LlamaFileType.MOSTLY_F16),
-    "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
+    "bf16": (BF16, LlamaFileType.MOSTLY_BF16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
     "q5_1": (GGMLQuantizationType.Q5_1, LlamaFileType.MOSTLY_Q5_1),
     "q5_0": (GGMLQuantizationType.Q5_0, LlamaFileType.MOSTLY_Q5_0),
     "q4_1": (GGMLQuantizationType.Q4_1, LlamaFileType.MOSTLY_Q4_1),
     "q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
 }
-# The matrices that clip.cpp takes, which alone reads CLIP's towers.
-CLIP_CPP_TYPES = frozenset(
-    {
-        F32,
-        F16,
-        GGMLQuantizationType.Q4_0,
-        GGMLQuantizationType.Q4_1,
-        GGMLQuantizationType.Q5_0,
-        GGMLQuantizationType.Q5_1,
-        GGMLQuantizationType.Q8_0,
-    }
-)
+# The matrices that clip.cpp takes, which alone reads CLIP's towers: all of these but bf16.
+CLIP_CPP_TYPES = frozenset(kind for kind, _ in OUTTYPES.values()) - {BF16}
 # The types whose blocks share a scale.
 QUANTIZED = frozenset(kind for kind, _ in OUTTYPES.values() if GGML_QUANT_SIZES[kind][0] > 1)
 
@@ -40,30 +31,22 @@ QUANTIZED = frozenset(kind for kind, _ in OUTTYPES.values() if GGML_QUANT_SIZES[
 def file_type(outtype: Outtype, *, is_mmproj: bool) -> int:
     """Return what general.file_type says of a file of an outtype.
 
-    clip.cpp takes the number for ggml's of the matrices' type, and refuses any that none of its own types has
-    (``get_ftype`` in clip.cpp); llama.cpp, for which mmproj files are, counts files by numbers of its own, of which the
-    format's specification speaks. The two agree on f32, f16, q4_0 and q4_1.
+    clip.cpp takes the number for ggml's of the matrices' type, and refuses others than its own (``get_ftype``);
+    llama.cpp, for which mmproj files are, has numbers of its own for files, of which the format's specification speaks.
+    The two agree on f32, f16, q4_0 and q4_1.
     """
     matrix_type, number = OUTTYPES[outtype]
     return int(number if is_mmproj or matrix_type not in CLIP_CPP_TYPES else matrix_type)
 
 
-def resolve_outtype(outtype: Outtype, sources: Iterable[tuple[str, int]]) -> Outtype:
-    """Return the outtype itself, or for "auto" the one that keeps most of the checkpoint as it is.
-
-    ``sources`` are the dtypes of the matrices and how many bytes each has. bf16 stays bf16, all else becomes f16.
-    """
+def resolved(outtype: Outtype, matrices: Iterable[Tensor]) -> Outtype:
+    """Return the outtype itself, or for "auto" bf16 where most bytes of the matrices are, else f16."""
     if outtype != "auto":
         return outtype
     nbytes: dict[str, int] = {}
-    for dtype, size in sources:
-        nbytes[dtype] = nbytes.get(dtype, 0) + size
-    return "bf16" if nbytes and max(nbytes, key=lambda dtype: nbytes[dtype]) == "BF16" else "f16"
-
-
-def squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a shape without its axes of length 1, as the file has it."""
-    return tuple(axis for axis in shape if axis != 1)
+    for matrix in matrices:
+        nbytes[matrix.dtype] = nbytes.get(matrix.dtype, 0) + matrix.nbytes
+    return "bf16" if max(nbytes, key=nbytes.__getitem__, default="") == "BF16" else "f16"
 
 
 def ggml_type(name: str, shape: tuple[int, ...]) -> GGMLQuantizationType:

@@ -1,13 +1,15 @@
 """What can go wrong with a user's files, as exceptions whose text is ready to be shown."""
 
+import itertools
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-# How much of a value is shown: long strings and numbers without their middle, of lists the first items.
+# How a value is shown: long strings and numbers without their middle, of lists the first items.
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel = 4
 _SHORT.maxlist = _SHORT.maxdict = 12
@@ -19,12 +21,11 @@ MOST_KINDS = 10
 # Text in quotes; an apostrophe inside a word begins none.
 _QUOTED = re.compile(r"""(?<!\w)'[^']*'|"[^"]*\"""")
 
-
 T = TypeVar("T")
 
 
 class ClipGGUFError(Exception):
-    """A request that cannot be carried out, with one line for every reason.
+    """A request that cannot be carried out, with one line for every reason: its ``problems``.
 
     Each line says which file or tensor is meant, what is wrong with it, and what would be right.
     """
@@ -58,14 +59,10 @@ class OutputError(ClipGGUFError):
 
 
 class UsageError(ValueError):
-    """Arguments that make no sense, contradict each other, or do not apply to the model that was found.
-
-    ``options`` are their names in Python, ``reason`` goes on from them: "is empty". The command line tells them by its
-    own spelling.
-    """
+    """Arguments that make no sense, contradict each other or do not apply to the model; ``options`` has their names."""
 
     def __init__(self, reason: str, *options: str) -> None:
-        """Take the reason and the names of the arguments that are meant."""
+        """Take the reason, which goes on from the arguments ("is empty"), and their names."""
         super().__init__(reason, *options)
         self.reason = reason
         self.options = options
@@ -86,12 +83,10 @@ def collect(problems: list[str]) -> Iterator[None]:
 
 def first_few(items: Iterable[T], line: Callable[[T], str]) -> Iterator[str]:
     """Yield a line for each of the first items that all have the same fault, and how many more there are."""
-    count = 0
-    for count, item in enumerate(items, 1):
-        if count <= MOST_OF_A_KIND:
-            yield line(item)
-    if count > MOST_OF_A_KIND:
-        yield f"and {count - MOST_OF_A_KIND:,} more like these"
+    rest = iter(items)
+    yield from map(line, itertools.islice(rest, MOST_OF_A_KIND))
+    if more := sum(1 for _ in rest):
+        yield f"and {more:,} more like these"
 
 
 def why_no_file(path: Path) -> str:
@@ -112,29 +107,26 @@ def shown(value: object) -> str:
 
 
 def condensed(lines: Iterable[str]) -> list[str]:
-    """Return what is shown of many lines: at most ten of a kind and how many more there are, long lines cut.
+    """Return what is shown of many lines: ten of a kind and how many more there are, long lines cut.
 
     Lines are of one kind when they are the same but for quoted text, names, paths and numbers. What is said ten times
     or less comes first: among hundreds of lines about single tensors, it is the one that tells what is the matter.
     """
-    kinds: dict[str, list[tuple[int, str]]] = {}
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    kept: list[tuple[str, str]] = []
     others = 0
-    for number, line in enumerate(lines):
-        short = cut(line)
-        kind = _kind(short)
-        if kind not in kinds and len(kinds) == MOST_KINDS:
+    for line in map(cut, lines):
+        kind = _kind(line)
+        if kind not in counts and len(counts) == MOST_KINDS:
             others += 1
             continue
-        first = kinds.setdefault(kind, [])
-        counts[kind] = counts.get(kind, 0) + 1
-        if len(first) < MOST_OF_A_KIND:
-            first.append((number, short))
-    few = [numbered for kind, first in kinds.items() if counts[kind] <= MOST_OF_A_KIND for numbered in first]
-    shown_lines = [line for _, line in sorted(few)]
-    for kind, first in kinds.items():
-        if (more := counts[kind] - len(first)) > 0:
-            shown_lines += [line for _, line in first]
+        counts[kind] += 1
+        if counts[kind] <= MOST_OF_A_KIND:
+            kept.append((kind, line))
+    shown_lines = [line for kind, line in kept if counts[kind] <= MOST_OF_A_KIND]
+    for kind, count in counts.items():
+        if (more := count - MOST_OF_A_KIND) > 0:
+            shown_lines += [line for of, line in kept if of == kind]
             shown_lines.append(f"and {more:,} more like {'this' if more == 1 else 'these'}")
     if others:
         shown_lines.append(f"and {others:,} more of other kinds")

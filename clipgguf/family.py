@@ -1,23 +1,22 @@
 """What a family of models is: tables of its metadata, its tensors and their element types.
 
-A table says what the checkpoint has and what the file shall have, so that one table serves both ways: converting a
-checkpoint (``clipgguf.matching``) and judging a file. Names are the field's; shapes are written as in ``shape.py``.
+A table says what the checkpoint has and what the file shall have, so that it serves both ways: to convert a checkpoint
+(``matching.py``), and to judge a file (``holding.py``).
 """
 
 import fnmatch
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from clipgguf.shape import Axis, Pattern, parse
+from clipgguf.shape import Axis, Pattern, parse, size_name
 from clipgguf.tensor import Then
-
-T = TypeVar("T")
 
 # Element types by the names that ggml has for them; OUTTYPE is the one that was asked for.
 F32, F16, OUTTYPE = "F32", "F16", "outtype"
+# Of a Section that stands there for every number that any of its tensors has.
+BEGUN = "begun"
 # What a Value may be of besides the types of JSON.
 INTEGERS = list[int]
 SIDE = tuple[int, int]
@@ -43,8 +42,8 @@ class Value:
     positive; INTEGERS are a list; SIDE is an int, or the two sides of a square in a list. A default may be
     ``PerModel``.
 
-    It is not written when it is None or equal to ``unless``. With ``told_by_tensor`` the tensors are right where they
-    contradict it. ``told`` makes it from all values that a file has, where the file has it under another name.
+    It is not written when it is None or equal to ``unless``. With ``told_by_tensor`` the tensors overrule it. ``told``
+    makes it from all values that a file has, where the file has it under another name.
     """
 
     name: str
@@ -59,7 +58,7 @@ class Value:
     @property
     def part(self) -> str:
         """The tower that it belongs to, empty for the whole file."""
-        return part_of(self.name)
+        return self.name.rpartition(".")[0]
 
     def default_for(self, model_type: Any) -> Any:
         """Return the default of a config.json with this model_type."""
@@ -68,20 +67,15 @@ class Value:
         return self.default
 
 
-def part_of(name: str) -> str:
-    """Return the tower that a value's short name belongs to, empty for the whole file."""
-    return name.rpartition(".")[0]
-
-
 @dataclass(frozen=True, slots=True)
 class Prefix:
     """What stands in front of a part's names: whatever stands in front of one of them, its landmark.
 
-    ``default`` is what messages put there when no tensor is called like the landmark. What comes after, ``tail``, may
-    have several spellings, separated by ``|``.
+    What comes after, ``tail``, may have several spellings, separated by ``|``.
     """
 
     landmark: str
+    # What messages put there when no tensor is called like the landmark.
     default: str = ""
     tail: str = ""
 
@@ -145,8 +139,10 @@ class Section:
     With ``times``, the value of that name says how often the section stands there, with ``{}`` in the prefixes for the
     number; of these, as many are written as the size ``stored`` says, and the others are left out. Where the value is a
     list, these are the numbers in the file, and the checkpoint counts from 0; where it is true or false, the section is
-    there once or not at all, and a file that does not tell has all of its tensors or none. ``order`` are the file's
-    names in order where that is not the rules'.
+    there once or not at all, and a file that does not tell has all of its tensors or none. BEGUN is for every number
+    that any of its tensors has, in the checkpoint and in the file, and no number may be left out. Words in ``own`` are
+    sizes of each block, and of other sections with the same ``ours``. ``order`` are the file's names in order where
+    that is not the rules'.
     """
 
     prefix: Prefix | str
@@ -156,10 +152,15 @@ class Section:
     stored: str = ""
     part: str = "vision"
     order: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
 
-    def ordered(self, pairs: "list[tuple[str, T]]") -> "list[tuple[str, T]]":
-        """Return pairs of a name in the file and anything in the order of the file."""
-        return sorted(pairs, key=lambda pair: self.order.index(pair[0])) if self.order else pairs
+    def rules_of(self, number: int) -> tuple[Rule, ...]:
+        """Return the rules of a block, in whose shapes its own sizes have the block's name besides."""
+        if not self.own:
+            return self.rules
+        block = re.sub(r"\W", "_", self.ours.replace("{}", str(number)))
+        own = re.compile(rf"\b({'|'.join(self.own)})\b")
+        return tuple(replace(rule, shape=own.sub(rf"\1_{block}", rule.shape)) for rule in self.rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,32 +178,32 @@ class Types:
     in_f16: str | None = None
     note: str = ""
 
-    def fits(self, name: str, axes: int) -> bool:
-        """Return whether the row is about a tensor of this name and number of axes."""
-        return self.axes in (None, axes) and fnmatch.fnmatchcase(name, self.pattern)
-
     def for_outtype(self, outtype: str) -> str:
         """Return the type in a file of an outtype ("F32", "F16", ...)."""
-        special = {F32: self.in_f32, F16: self.in_f16}.get(outtype)
-        found = special or self.type
+        found = {F32: self.in_f32, F16: self.in_f16}.get(outtype) or self.type
         return outtype if found == OUTTYPE else found
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What all files of one origin have in common: types, values, and whether axes of length 1 vanish."""
+    """What all files of one origin have in common: types, values, and whether axes of length 1 vanish.
+
+    With ``has_card``, the files have all metadata ``general.*`` that the model card and the names give.
+    """
 
     types: tuple[Types, ...]
     values: tuple[Value, ...]
     squeezes: bool
     always_versioned: bool
+    has_card: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Family:
     """A family of models, whole.
 
-    ``title`` is its name for people, ``projector`` what llama.cpp knows its files by (``clip.projector_type``).
+    ``title`` is its name for people, ``projector`` what llama.cpp knows its files by: ``clip.projector_type``, or the
+    value whose short name is ``projector_key``.
     ``left_out`` are regular expressions for the beginnings of names that are never written, and whose files are not
     even opened; ``ignored`` of those that are opened all the same, ``noted`` with a line for the user where any is
     there. ``shared`` are sizes that all parts have in common. ``layouts`` are other sections that make the same file,
@@ -214,6 +215,7 @@ class Family:
     sections: tuple[Section, ...]
     base: Base
     projector: str = ""
+    projector_key: str = "projector"
     left_out: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     noted: tuple[tuple[str, str], ...] = ()
@@ -234,27 +236,22 @@ class Family:
 
         return replace(self, sections=max((self.sections, *self.layouts), key=landmarks))
 
-    @cached_property
-    def _left_out(self) -> re.Pattern[str]:
-        return re.compile("|".join(self.left_out) or r"(?!)")
-
     def leaves_out(self, name: str) -> bool:
         """Return whether a checkpoint's tensor is of a part that the file does not have, such as a language model."""
-        return self._left_out.match(name) is not None
+        return re.match("|".join(self.left_out) or r"(?!)", name) is not None
 
     def ignores(self, name: str) -> bool:
         """Return whether a checkpoint's tensor is known, and not written."""
-        return any(re.match(pattern, name) for pattern in (*self.ignored, *(pattern for pattern, _ in self.noted)))
+        return any(re.match(pattern, name) for pattern in (*self.ignored, *dict(self.noted)))
 
     @property
     def all_values(self) -> tuple[Value, ...]:
         """The values, with those of the base and those that the family has as fields."""
         own = {value.name for value in self.values}
-        given = (
-            Value("projector", default=self.projector or None),
-            Value("description", default=self.description or None),
-        )
-        return (*(value for value in self.base.values if value.name not in own), *given, *self.values)
+        projector = Value(self.projector_key, default=self.projector or None)
+        description = Value("description", default=self.description or None)
+        base = (value for value in self.base.values if value.name not in own)
+        return (*base, projector, description, *self.values)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -263,11 +260,25 @@ class Family:
 
     def type_of(self, name: str, axes: int) -> Types:
         """Return the row of the types for a tensor of the file."""
-        return next(row for row in (*self.types, *self.base.types) if row.fits(name, axes))
+        rows = (row for row in (*self.types, *self.base.types) if row.axes in (None, axes))
+        return next(row for row in rows if fnmatch.fnmatchcase(name, row.pattern))
 
     def size(self, part: str, word: str) -> str:
         """Return the full name of a size in a part's shapes."""
         return word if word in self.shared else f"{part}.{word}"
+
+    def sizes_of(self, axes: tuple[Axis, ...], part: str, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Return those of the sizes, which are by full name, that are words of a part's axes, by word."""
+        words = (size_name(name) for axis in axes for name in axis)
+        return {word: sizes[size] for word in words if word and (size := self.size(part, word)) in sizes}
+
+
+def begun(starts: Iterable[str], tails: Iterable[str], names: Iterable[str]) -> list[int]:
+    """Return the numbers that stand for ``{}`` between starts and tails in any name, or 0 where there is no ``{}``."""
+    start = "|".join(re.escape(start).replace(r"\{\}", "([0-9]{1,9})") for start in starts)
+    pattern = re.compile(f"(?:{start})(?:{'|'.join(map(re.escape, tails))})")
+    found = [match for name in names if (match := pattern.fullmatch(name))]
+    return sorted({int(next(filter(None, match.groups()), 0)) for match in found})
 
 
 # Whether a layer has a bias; "optional" where some models of the family have one.
@@ -285,22 +296,20 @@ def numbers(section: Section, family: Family, values: Mapping[str, Any]) -> Sequ
     return times if isinstance(times, list | tuple) else range(times or 0)
 
 
-def linear(theirs: str, ours: str, out: str, into: str, *, bias: Bias = True) -> tuple[Rule, ...]:
+def linear(
+    theirs: str, ours: str, out: str, into: str, *, bias: Bias = True, optional: bool = False
+) -> tuple[Rule, ...]:
     """A linear layer or a convolution: the weight's shape is ``out``, then ``into``; the bias's is ``out``."""
-    weight = Rule(with_tail(theirs, "weight"), f"{ours}.weight", f"{out} {into}")
-    return (weight, *_bias(theirs, ours, out, bias))
+    weight = Rule(with_tail(theirs, "weight"), f"{ours}.weight", f"{out} {into}".rstrip(), optional=optional)
+    is_optional = optional or bias == "optional"
+    return (weight, Rule(with_tail(theirs, "bias"), f"{ours}.bias", out, optional=is_optional)) if bias else (weight,)
 
 
 def norm(
     theirs: str, ours: str, width: str = "width", *, bias: Bias = True, optional: bool = False
 ) -> tuple[Rule, ...]:
     """A norm's weight and, but for an RMS norm, bias."""
-    weight = Rule(with_tail(theirs, "weight"), f"{ours}.weight", width, optional=optional)
-    return (weight, *_bias(theirs, ours, width, "optional" if optional and bias else bias))
-
-
-def _bias(theirs: str, ours: str, shape: str, bias: Bias) -> tuple[Rule, ...]:
-    return (Rule(with_tail(theirs, "bias"), f"{ours}.bias", shape, optional=bias == "optional"),) if bias else ()
+    return linear(theirs, ours, width, "", bias=bias, optional=optional)
 
 
 def fused_qkv(theirs: str = "attn.qkv", *, bias: Bias = True) -> tuple[Rule, ...]:

@@ -5,9 +5,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clipgguf.family import Family, Section, numbers
+from clipgguf.family import Family, Section, begun, numbers
 from clipgguf.keys import KEYS
-from clipgguf.shape import Axis, lengths, shape_of, size_name, words
+from clipgguf.shape import lengths, shape_of, size_name, squeeze
 
 # So many missing tensors are looked for: metadata can tell of a million more than are there.
 MOST_MISSING = 1000
@@ -15,26 +15,22 @@ MOST_MISSING = 1000
 
 @dataclass(slots=True)
 class Held:
-    """What a file lacks of a family's tensors, and which have other shapes: name, shape, and the shape that is right.
-
-    ``is_cut`` says that there may be more missing than are named. ``known`` are the names that the tables have.
-    """
+    """What a file lacks of a family's tensors, and which have another shape: name, shape, and the right one."""
 
     missing: list[str] = field(default_factory=list)
     misfits: list[tuple[str, tuple[int, ...], tuple[int | None, ...]]] = field(default_factory=list)
+    # There may be more missing than are named.
     is_cut: bool = False
-    known: set[str] = field(default_factory=set)
 
 
 def values_of(family: Family, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a family's values by short name, as a file tells them, or as readers take them where it does not.
+    """Return a family's values by short name, those that a file's metadata, by key, tells.
 
-    What is not known so is not among them. ``metadata`` is the file's, by key.
+    Where it does not, they are as readers take them; what is not known so is not among them.
     """
     values: dict[str, Any] = {}
     for value in family.all_values:
-        key = KEYS.get(value.name)
-        found = key.read(metadata) if key is not None else None
+        found = KEYS[value.name].read(metadata) if value.name in KEYS else None
         if found is None and value.of is not None:
             try:
                 found = value.of(values)
@@ -52,21 +48,21 @@ def values_of(family: Family, metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hold(family: Family, shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Any]) -> Held:
-    """Hold a file's tensors, by name, against a family's tables; ``values`` are those that the file tells.
+    """Hold a file's tensors, their shapes by name, against a family's tables; ``values`` are what the file tells.
 
-    A part of which the file does not tell how often it stands there is not looked for; one that stands there once or
-    not at all is, where any of it is there. Of an optional tensor that some blocks have, all must.
+    Of a part of which the file does not tell how often it stands there, what is begun must be whole. Of an optional
+    tensor that some blocks have, all must.
     """
     held = Held()
     sizes = {name: value for name, value in values.items() if type(value) is int}
     for section in family.sections:
         whole = replace(section, times=section.stored or section.times)
         there = numbers(whole, family, values)
-        if not there and "{}" not in section.ours and values.get(family.size(section.part, section.times)) is None:
-            there = range(any(section.ours + name in shapes for rule in section.rules for name in rule.names))
+        if not there and values.get(family.size(section.part, section.times)) is None:
+            there = begun([section.ours], [name for rule in section.rules for name in rule.names], shapes)
         needed = _in_some_blocks(section, there, shapes)
         for number in there:
-            _hold_section(family, section, number, shapes, sizes, held, needed)
+            _hold_section(held, family, section, number, shapes, sizes, needed)
             if len(held.missing) > MOST_MISSING:
                 held.is_cut = True
                 return held
@@ -80,40 +76,34 @@ def _in_some_blocks(section: Section, there: Sequence[int], shapes: Mapping[str,
 
 
 def _hold_section(
+    held: Held,
     family: Family,
     section: Section,
     number: int,
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, Any],
     sizes: dict[str, int],
-    held: Held,
     needed: set[str],
 ) -> None:
     """Hold one block; ``needed`` are the optional names that it must have, since others have them."""
-    for rule in section.rules:
-        written = rule.written
-        axes = written[1:] if len(rule.names) > 1 else written
+    for rule in section.rules_of(number):
+        axes = rule.written[len(rule.names) > 1 :]
         for tail in rule.names:
             name = section.ours.replace("{}", str(number)) + tail
-            held.known.add(name)
             shape = shapes.get(name)
             if shape is None:
                 if not rule.optional or tail in needed:
                     held.missing.append(name)
                 continue
-            known = {word: sizes[size] for word in words(axes) if (size := family.size(section.part, word)) in sizes}
-            wanted, have = (_squeezed(axes, known), _without_ones(shape)) if family.base.squeezes else (axes, shape)
-            found = lengths(wanted, have, known)
-            if found is None:
-                held.misfits.append((name, shape, shape_of(axes, known)))
+            known = family.sizes_of(axes, section.part, sizes)
+            right = shape_of(axes, known)
+            if family.base.squeezes:
+                wanted = tuple(axis for axis, length in zip(axes, right, strict=True) if length != 1)
+                found = lengths(wanted, squeeze(shape), known)
             else:
-                for part, length in found.items():
-                    if (word := size_name(part)) is not None:
-                        sizes.setdefault(family.size(section.part, word), length)
-
-
-def _squeezed(axes: tuple[Axis, ...], known: Mapping[str, int]) -> tuple[Axis, ...]:
-    return tuple(axis for axis, length in zip(axes, shape_of(axes, known), strict=True) if length != 1)
-
-
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(length for length in shape if length != 1)
+                found = lengths(axes, shape, known)
+            if found is None:
+                held.misfits.append((name, shape, right))
+                continue
+            for part, length in found.items():
+                if (word := size_name(part)) is not None:
+                    sizes.setdefault(family.size(section.part, word), length)

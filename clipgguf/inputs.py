@@ -1,5 +1,7 @@
 """What a family is made from: a model's configuration by dotted path, where its files are, and what was asked for."""
 
+import itertools
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,31 +12,29 @@ from clipgguf.config import (
     ImageStatistics,
     image_processor,
     is_positive_float32,
-    model_name,
     read_image_statistics,
     valid_text,
 )
 from clipgguf.errors import ConfigError, collect, shown
 from clipgguf.family import INTEGERS, SIDE, Family, Value
+from clipgguf.model_card import ModelCard, read_model_card
 from clipgguf.options import Options
 from clipgguf.sources import File, Folder
+from clipgguf.sources.given import given_file
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A JSON object, and where it is from: a file, or a part of one with another name than ``source`` paths have.
-
-    ``labels`` are what messages call the objects inside, where that is another name.
-    """
+    """A JSON object, and the file that it is from; ``labels`` are what messages call some of its keys."""
 
     path: File
     values: Mapping[str, Any]
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, source: str) -> tuple[str, Any]:
-        """Return the first of the dotted paths (separated by ``|``) that is there and not null, and its value.
+        """Return the label of the first of the dotted paths (separated by ``|``) that is not null, and its value.
 
-        Without any, that is the first path and None. Raises ConfigError where something on a path is no object.
+        Without any, the first path's and None. Raises ConfigError where something on a path is no object.
         """
         return _first(self.values, source, self.label)
 
@@ -46,8 +46,7 @@ class Config:
     def label(self, path: str) -> str:
         """Return what messages call a place: the file, the object, the key."""
         head, *rest = path.split(".")
-        names = [self.labels.get(head, head), *rest]
-        return ": ".join([str(self.path), *filter(None, names)])
+        return ": ".join(filter(None, [str(self.path), self.labels.get(head, head), *rest]))
 
 
 def _first(values: Mapping[str, Any], source: str, label: Callable[[str], str]) -> tuple[str, Any]:
@@ -55,15 +54,16 @@ def _first(values: Mapping[str, Any], source: str, label: Callable[[str], str]) 
     paths = source.split("|")
     for path in paths:
         value: Any = values
-        for depth, key in enumerate(path.split(".")):
+        keys = path.split(".")
+        for depth, key in enumerate(keys):
             if not isinstance(value, dict):
-                raise ConfigError(f"{label('.'.join(path.split('.')[:depth]))} is {shown(value)}, should be an object")
+                raise ConfigError(f"{label('.'.join(keys[:depth]))} is {shown(value)}, should be an object")
             value = value.get(key)
             if value is None:
                 break
-        if value is not None:
-            return path, value
-    return paths[0], None
+        else:
+            return label(path), value
+    return label(paths[0]), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,9 @@ class Inputs:
     """All that a family's values come from.
 
     ``model`` is the model's directory, or a file of weights in it; ``places`` are where an image processor's file may
-    be. ``told`` is what a file tells that is verified, and ``told_notes`` lines about it. ``labels`` are what messages
-    call the values, once they are read. ``warnings`` and ``notes`` are lines for the user, which functions of values
-    add to.
+    be. ``told`` is what a file tells that is verified. ``labels`` are what messages call the values, once they are
+    read. ``warnings``, ``notes`` and ``told_notes`` are lines for the user, which functions of values add to. ``card``
+    is what the metadata ``general.*`` are made from, where the file shall have them all.
     """
 
     model: Folder | File
@@ -94,6 +94,7 @@ class Inputs:
     statistics: ImageStatistics | None = None
     told: Told | None = None
     told_notes: list[str] = field(default_factory=list)
+    card: ModelCard | None = None
 
     @property
     def directory(self) -> Folder:
@@ -105,7 +106,8 @@ class Inputs:
         """The model's name: the one asked for, else the configuration's, else the directory's."""
         if self.options.name is not None:
             return valid_text(self.options.name)
-        return model_name(self.config.values, self.directory)
+        name = self.config.values.get("_name_or_path")
+        return valid_text(name if isinstance(name, str) else self.directory.title)
 
     def open_checkpoint(self, wanted: Wanted = lambda name: True) -> Checkpoint:
         """Open the weights of the model: those of the file that was given, else those that its directory has."""
@@ -114,49 +116,48 @@ class Inputs:
         return Checkpoint.open(self.model, wanted, self.options.variant)
 
     def find(self, source: str) -> tuple[str, Any]:
-        """Return what messages call a value of config.json, and the value; None when it is missing.
+        """Return what messages call a value of config.json or, for ``processor.``, of the image processor, and it.
 
-        A path that begins with ``processor.`` is of the image processor's file, and so are the alternatives to it.
+        Of several paths, separated by ``|``, the first counts that has one. A path that begins with ``processor.`` is
+        of the image processor's file.
         """
-        if source.startswith("processor."):
-            paths = source.replace("processor.", "").split("|")
-            file, values = image_processor(self.places or (self.directory,), [path.split(".")[0] for path in paths])
+        found = [self._find(path) for path in source.split("|")]
+        return next((pair for pair in found if pair[1] is not None), found[0])
 
-            def label(path: str) -> str:
-                return ": ".join((str(file), *path.split(".")))
+    def _find(self, path: str) -> tuple[str, Any]:
+        if not path.startswith("processor."):
+            return self.config.find(path)
+        path = path.removeprefix("processor.")
+        file, values = image_processor(self.places or (self.directory,), (path.split(".")[0],))
+        return _first(values, path, lambda path: ": ".join((str(file), *path.split("."))))
 
-            path, value = _first(values, "|".join(paths), label)
-            return label(path), value
-        path, value = self.config.find(source)
-        return self.config.label(path), value
+    def image_statistics(
+        self, default: ImageStatistics, names: tuple[str, str] = ("image_mean", "image_std")
+    ) -> ImageStatistics:
+        """Return the image statistics: those asked for, else the image processor's, else the default; read once.
 
-    def image_statistics(self, default: ImageStatistics) -> ImageStatistics:
-        """Return the image statistics: those asked for, else the image processor's, else the default; read once."""
+        ``names`` are what the image processor calls them, where it is not what it usually does.
+        """
         if self.statistics is None:
             options, places = self.options, self.places or (self.directory,)
-            self.statistics = read_image_statistics(places, options.image_mean, options.image_std, default)
+            self.statistics = read_image_statistics(places, options.image_mean, options.image_std, default, names)
             if self.statistics.is_default:
-                self.notes.append(
-                    "no image processor's file gives image_mean and image_std; the family's own are written"
-                )
+                note = "no image processor's file gives image_mean and image_std; the family's own are written"
+                self.notes.append(note)
         return self.statistics
 
 
 def refuse_towers(inputs: Inputs, title: str) -> None:
     """Raise ConfigError where one tower is asked for of a checkpoint that gives an mmproj file."""
-    options = inputs.options
-    for asked, option in ((options.text_only, "--text-only"), (options.vision_only, "--vision-only")):
-        if asked:
-            raise ConfigError(
-                f"{inputs.directory}: is a {title} checkpoint, which gives an mmproj file; {option} is for CLIP models"
-            )
+    if inputs.options.text_only or inputs.options.vision_only:
+        option = "--text-only" if inputs.options.text_only else "--vision-only"
+        raise ConfigError(
+            f"{inputs.directory}: is a {title} checkpoint, which gives an mmproj file; {option} is for CLIP models"
+        )
 
 
 def read_values(family: Family, inputs: Inputs) -> dict[str, Any]:
-    """Return a family's values by short name, from config, files and options.
-
-    Raises ConfigError with all that is wrong.
-    """
+    """Return a family's values by short name, from config, files and options; ConfigError with all that is wrong."""
     values: dict[str, Any] = {}
     problems: list[str] = []
     model_type = inputs.config.values.get("model_type")
@@ -164,15 +165,19 @@ def read_values(family: Family, inputs: Inputs) -> dict[str, Any]:
         default = value.default_for(model_type if isinstance(model_type, str) else None)
         with collect(problems):
             if value.of is not None:
-                if not problems:
-                    values[value.name] = _made(value, values, inputs.config.path)
+                values[value.name] = None if problems else _made(value, values, inputs.config.path)
             elif isinstance(value.source, str):
                 inputs.labels[value.name], found = inputs.find(value.source)
                 values[value.name] = _checked(value.kind, default, inputs.labels[value.name], found)
             else:
                 values[value.name] = default if value.source is None else value.source(inputs)
+    options = inputs.options
+    if family.base.has_card or options.model_card or options.metadata is not None:
+        given = None if options.metadata is None else given_file(options.metadata)
+        with collect(problems):
+            inputs.card = read_model_card(inputs.directory, inputs.config.values, options.name, given)
     ConfigError.raise_all(dict.fromkeys(problems))
-    ConfigError.raise_all(_contradictions(values, inputs.labels))
+    ConfigError.raise_all(_contradictions(family, values, inputs.labels))
     return values
 
 
@@ -198,7 +203,16 @@ def _checked(kind: Any, default: Any, where: str, found: Any) -> Any:
 
 def checked(kind: Any, where: str, found: Any) -> Any:
     """Return what a file has where it is of a kind, as ``Value`` has it; ConfigError where it is not."""
-    if not _fits(kind, found):
+    if kind is int:
+        fits = type(found) is int and 0 < found <= LARGEST_UINT32
+    elif kind is INTEGERS:
+        fits = isinstance(found, list) and all(type(n) is int and -(2**31) <= n < 2**31 for n in found)
+    elif kind is SIDE:
+        sides = found if isinstance(found, list) and len(found) == 2 else [found]
+        fits = all(type(side) is int and 0 < side <= LARGEST_UINT32 and side == sides[0] for side in sides)
+    else:
+        fits = is_positive_float32(found) if kind is float else isinstance(found, kind)
+    if not fits:
         raise ConfigError(f"{where} is {shown(found)}, should be {_WANTED[kind]}")
     return found
 
@@ -215,38 +229,18 @@ _WANTED: Mapping[Any, str] = {
 }
 
 
-def _fits(kind: Any, found: Any) -> bool:
-    if kind is int:
-        return type(found) is int and 0 < found <= LARGEST_UINT32
-    if kind is float:
-        return is_positive_float32(found)
-    if kind is INTEGERS:
-        return isinstance(found, list) and all(type(n) is int and -(2**31) <= n < 2**31 for n in found)
-    if kind is SIDE:
-        first, *others = found if isinstance(found, list) and len(found) == 2 else (found,)
-        return _fits(int, first) and all(_fits(int, other) and other == first for other in others)
-    return isinstance(found, kind)
+# Two sizes of a tower, what must not be true of them, and how that is said.
+_CONTRADICTIONS = (
+    ("width", "heads", operator.mod, "is no multiple of"),
+    ("patch", "image", operator.gt, "is larger than"),
+)
 
 
-# Sizes that must divide each other, and sizes that must not be larger, in every tower.
-_MULTIPLES, _AT_MOST = (("width", "heads"),), (("patch", "image"),)
-
-
-def _contradictions(values: Mapping[str, Any], labels: Mapping[str, str]) -> Iterator[str]:
+def _contradictions(family: Family, values: Mapping[str, Any], labels: Mapping[str, str]) -> Iterator[str]:
     """Yield what is wrong with values that are right by themselves."""
-
-    def pairs(names: tuple[tuple[str, str], ...]) -> Iterator[tuple[str, str, str]]:
-        for part in dict.fromkeys(name.rpartition(".")[0] for name in values):
-            for one, other in ((f"{part}.{a}", f"{part}.{b}") for a, b in names):
-                if one in labels and other in labels:
-                    yield labels[one].rpartition(": ")[0], one, other
-
-    def text(name: str) -> str:
-        return f"{labels[name].rpartition(': ')[2]} {values[name]}"
-
-    for where, size, divisor in pairs(_MULTIPLES):
-        if values[size] % values[divisor]:
-            yield f"{where}: {text(size)} is no multiple of {text(divisor)}"
-    for where, size, most in pairs(_AT_MOST):
-        if values[size] > values[most]:
-            yield f"{where}: {text(size)} is larger than {text(most)}"
+    parts = dict.fromkeys(value.part for value in family.all_values)
+    for (one, other, is_wrong, what), part in itertools.product(_CONTRADICTIONS, parts):
+        size, limit = f"{part}.{one}", f"{part}.{other}"
+        if size in labels and limit in labels and is_wrong(values[size], values[limit]):
+            limit_key = labels[limit].rpartition(": ")[2]
+            yield f"{labels[size]} {values[size]} {what} {limit_key} {values[limit]}"

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipgguf.checkpoint.gguf_file import MetadataItem
-from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.clip_file import ClipFile
 from clipgguf.errors import shown
 from clipgguf.options import PathLike
 from clipgguf.readers import Verdict, verdicts
-from clipgguf.sources.local import LocalFile
 from clipgguf.tensor import View
 
 # Of what the metadata calls a projector, which is a word; nothing keeps a file from having megabytes there.
@@ -19,13 +17,12 @@ LONGEST_TYPE = 200
 
 @dataclass(frozen=True, slots=True)
 class TowerSummary:
-    """A tower that a file has tensors of; a number is None where the metadata does not say it.
+    """A tower that a file has tensors of; what the file does not tell is None.
 
-    ``name`` is "text" or "vision", ``family`` "CLIP" or "SigLIP", or None in a file of another family. ``blocks`` is
-    what the metadata says, ``blocks_stored`` of how many there are tensors, ``blocks_run`` how many are meant to run:
-    fewer, where a projector takes the features of an earlier layer, and None where the file does not tell. Image and
-    patch sizes are in pixels, for the vision tower only, and ``context_length`` and ``vocabulary`` in tokens, for the
-    text tower.
+    ``name`` is "text" or "vision", ``family`` "CLIP", "SigLIP" or another family's title. ``blocks`` is what the
+    metadata says, ``blocks_stored`` of how many there are tensors, ``blocks_run`` how many are meant to run: fewer,
+    where a projector takes the features of an earlier layer. Image and patch sizes are in pixels, for the vision tower
+    only, and ``context_length`` and ``vocabulary`` in tokens, for the text tower.
     """
 
     name: str
@@ -98,10 +95,9 @@ def inspect(path: PathLike) -> Inspection:
 
     Raises CheckpointError when it is missing, truncated or no GGUF file, or when its header contradicts itself.
     """
-    path = Path(path)
-    file = ClipFile.of(read_gguf(LocalFile(path)))
+    file = ClipFile.read(path)
     return Inspection(
-        path=path,
+        path=Path(path),
         found=_found(file),
         nbytes=file.file.source.size,
         version=file.file.version,
@@ -156,15 +152,14 @@ def _tower(file: ClipFile, part: str) -> TowerSummary:
 
 def _projector(file: ClipFile) -> ProjectorSummary:
     told = next(iter(file.projector_types.values()), None)
-    # Every kind of LLaVA's ends with a bias, of what it gives to the language model.
-    last = file.tensors[file.kind.rules[-1].names[0]].shape if file.kind else ()
-    is_known = file.family is not None and not file.is_llava
-    return ProjectorSummary(
-        kind=file.kind.name if file.kind else file.family.projector if is_known and file.family else None,
-        projector_type=told[:LONGEST_TYPE] if told else None,
-        tensors=len(file.projector_names),
-        embedding_length=file.value("vision.projection") if is_known else last[-1] if last else None,
-    )
+    kind = embedding = None
+    if file.kind is not None:
+        # Every kind of LLaVA's ends with a bias, of what it gives to the language model.
+        bias = file.tensors[file.kind.rules[-1].names[0]]
+        kind, embedding = file.kind.name, bias.shape[-1] if bias.shape else None
+    elif file.family is not None and not file.is_llava:
+        kind, embedding = file.family.projector, file.value("vision.projection")
+    return ProjectorSummary(kind, told[:LONGEST_TYPE] if told else None, len(file.projector_names), embedding)
 
 
 def _element_types(tensors: tuple[View, ...]) -> tuple[TypeSummary, ...]:
@@ -172,12 +167,7 @@ def _element_types(tensors: tuple[View, ...]) -> tuple[TypeSummary, ...]:
     for tensor in tensors:
         by_type.setdefault(tensor.dtype, []).append(tensor)
     found = [
-        TypeSummary(
-            name=name,
-            tensors=len(of_type),
-            elements=sum(math.prod(tensor.shape) for tensor in of_type),
-            nbytes=sum(tensor.nbytes for tensor in of_type),
-        )
-        for name, of_type in by_type.items()
+        TypeSummary(name, len(some), sum(math.prod(t.shape) for t in some), sum(t.nbytes for t in some))
+        for name, some in by_type.items()
     ]
     return tuple(sorted(found, key=lambda element_type: (-element_type.nbytes, element_type.name)))

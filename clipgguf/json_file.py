@@ -18,21 +18,15 @@ _LARGEST_FOUND = 4096
 
 
 class DuplicateKeyError(ValueError):
-    """A JSON object that has a key twice, so that it depends on the reader what it says."""
-
-    def __init__(self, key: str) -> None:
-        """Take the key."""
-        super().__init__(key)
-        self.key = key
+    """A JSON object that has a key, the argument, twice, so that it depends on the reader what it says."""
 
 
 def read_json_object(path: File, *, emptied: Sequence[str] = ()) -> dict[str, Any]:
     """Return the object that a UTF-8 JSON file holds.
 
-    ``emptied`` are the keys that lead to a large array which nobody needs: an empty list is returned in its place, and
-    its elements never take memory all at once.
-    Raises ConfigError when the file is missing, unreadable, too large, no JSON, or JSON whose top level is no object,
-    and when an object has a key twice with different values: transformers takes the last one, other readers the first.
+    ``emptied`` are the keys that lead to a large array which nobody needs: it is returned empty, and its elements never
+    take memory all at once. Raises ConfigError when the file is missing, unreadable, too large or no JSON object, and
+    when an object has a key twice with different values: transformers takes the last one, other readers the first.
     """
     try:
         # A byte order mark is no JSON, but editors on Windows leave one and transformers' files survive it.
@@ -44,7 +38,7 @@ def read_json_object(path: File, *, emptied: Sequence[str] = ()) -> dict[str, An
     except RecursionError as e:
         raise ConfigError(f"{path}: is JSON nested too deeply to be read") from e
     except DuplicateKeyError as e:
-        raise ConfigError(f"{path}: has the key {shown(e.key)} twice in one object, with different values") from e
+        raise ConfigError(f"{path}: has the key {shown(e.args[0])} twice in one object, with different values") from e
     except ValueError as e:  # JSONDecodeError, or an integer with more digits than Python converts.
         raise ConfigError(f"{path}: is not valid JSON: {e}") from e
     if not isinstance(value, dict):
@@ -100,22 +94,17 @@ _COMMA_OR_NOT = re.compile(r"[ \t\n\r]*(,?)[ \t\n\r]*")
 
 
 def _parse(text: str, emptied: Sequence[str]) -> Any:
-    """Do what ``json.loads`` does, but for the array to which keys lead."""
+    """Do what ``json.loads`` does, but empty the array to which keys lead."""
     if emptied:
-        try:
+        with contextlib.suppress(ValueError):  # What is wrong, and where, is for json to say.
             value, at = _parse_along(text, _match(_BLANKS, text, 0).end(), emptied)
             if _match(_BLANKS, text, at).end() == len(text):
                 return value
-        except ValueError:  # What is wrong, and where, is for json to say.
-            pass
     return _DECODER.decode(text)
 
 
 def _parse_along(text: str, at: int, keys: Sequence[str]) -> tuple[Any, int]:
-    """Parse what begins at a position, and empty the array to which keys lead; return it and the position of its end.
-
-    Raises ValueError for what is no JSON.
-    """
+    """Parse what begins at a position as ``_parse`` does; return it and where it ends. ValueError: it is no JSON."""
     opening, closing = "{}" if keys else "[]"
     if not text.startswith(opening, at):
         return _DECODER.raw_decode(text, at)

@@ -1,7 +1,4 @@
-"""The metadata keys of GGUF files of architecture ``clip``: each one's short name, full name and type, written once.
-
-The full names are those of llama.cpp's ``tools/mtmd/clip-impl.h`` (``KEY_*``) and of clip.cpp's ``clip.cpp``.
-"""
+"""The metadata keys of GGUF files of architecture ``clip``: each one's short name, full name and type, written once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,7 +49,7 @@ def _tower(tower: str) -> dict[str, Key]:
     }
 
 
-# In the order of a file.
+# In the order of a file; named as in llama.cpp's ``tools/mtmd/clip-impl.h`` (``KEY_*``) and clip.cpp's ``clip.cpp``.
 KEYS: Mapping[str, Key] = {
     "type": Key("general.type", _STRING),
     "has_text": Key("clip.has_text_encoder", _BOOL),

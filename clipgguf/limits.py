@@ -1,8 +1,4 @@
-"""How much a GGUF file may hold: one set of limits for what is read, what is planned, and what comes into a plan.
-
-The limits bound memory and time where somebody else has made a file. What is planned is held to them, too, so that
-whatever is written can be inspected and verified.
-"""
+"""How much a GGUF file may hold: it bounds memory and time to read one, and what is planned is held to it, too."""
 
 # Several times the header of the largest language models (a vocabulary of 262,144 tokens with scores, types and merges:
 # 16 MB, 1.3 million values; some 1,000 tensors). At worst, strings of two characters, a value takes 13 bytes in the

@@ -7,7 +7,8 @@ from typing import Any
 from clipgguf.checkpoint import Checkpoint
 from clipgguf.family import Family
 from clipgguf.inputs import Inputs, read_values
-from clipgguf.matching import Match, Output, match, refuse_quantized
+from clipgguf.matching import Match, Output, refuse_quantized
+from clipgguf.model_card import ModelCard
 from clipgguf.tensor import View
 
 # The options that a file with a part has a use for, of those that do not apply to every model.
@@ -19,9 +20,9 @@ class Model:
     """A checkpoint that fits a family.
 
     ``values`` are the metadata by short name, and sizes besides; ``outputs`` the tensors in the order of the file.
-    ``found`` says for people what the checkpoint was taken for. ``warnings`` and ``notes`` are lines for the user.
-    ``uses`` are the options that apply, of those that do not apply to every model, ``told_notes`` lines about what a
-    file tells that is verified.
+    ``found`` says for people what the checkpoint was taken for. ``warnings`` and ``notes`` are lines for the user,
+    ``told_notes`` those about a file that is verified. ``uses`` are the options that not every model has a use for.
+    ``card`` is what the metadata ``general.*`` are made from, where the file shall have them all.
     """
 
     family: Family
@@ -32,13 +33,11 @@ class Model:
     notes: tuple[str, ...] = ()
     uses: frozenset[str] = frozenset()
     told_notes: tuple[str, ...] = ()
+    card: ModelCard | None = None
 
 
 def open_family(family: Family, inputs: Inputs) -> Model:
-    """Read a family's values, open the checkpoint, and find its tensors.
-
-    Raises ConfigError or CheckpointError with all that is wrong.
-    """
+    """Open the checkpoint of a family; ConfigError or CheckpointError with all that is wrong."""
     # All JSON before the headers, whose validation imports numpy: what parsing a vocabulary needs is then free again.
     values = read_values(family, inputs)
     checkpoint = inputs.open_checkpoint(lambda name: not family.leaves_out(name))
@@ -55,33 +54,28 @@ def matched_model(
     spelling: Iterable[str] = (),
 ) -> Model:
     """Hold tensors against a family whose values are read; ``spelling`` are prefixes that were taken off before."""
-    found = match(
-        family,
-        tensors,
-        values,
-        where=inputs.directory,
-        config_name=inputs.config.path.name,
-        ignore_unknown=inputs.options.ignore_unknown,
-    )
-    told, warnings = _told_by_tensors(family, inputs, values, found)
+    found = Match(family.in_layout_of(tensors), tensors, values, inputs.directory, inputs.config.path.name)
+    found.find(inputs.options.ignore_unknown)
+    told, warnings = _told_by_tensors(inputs, values, found)
+    names = " and ".join(f"{prefix}*" for prefix in dict.fromkeys((*found.prefixes.values(), *spelling)))
+    others = " and ".join(Checkpoint.others(checkpoint.container))
+    beside = f" ({others} beside it not read)" if others else ""
     return Model(
         family=family,
-        found=found_text(family.title, checkpoint, (*found.prefixes, *spelling)),
+        found=f"{family.title} in {checkpoint.container.name}{beside}, tensors {names}",
         values={**values, **told},
         outputs=found.outputs,
         warnings=(*inputs.warnings, *found.warnings, *warnings),
         notes=(*inputs.notes, *found.notes),
         told_notes=tuple(inputs.told_notes),
+        card=inputs.card,
         uses=frozenset(option for part in family.parts for option in USES[part]),
     )
 
 
-def _told_by_tensors(
-    family: Family, inputs: Inputs, values: Mapping[str, Any], found: Match
-) -> tuple[dict[str, int], list[str]]:
+def _told_by_tensors(inputs: Inputs, values: Mapping[str, Any], found: Match) -> tuple[dict[str, int], list[str]]:
     """Return the values in which the tensors contradict the configuration, and a warning for each."""
-    told: dict[str, int] = {}
-    warnings = []
+    family, told, warnings = found.family, {}, []
     for value in family.all_values:
         size = family.size(value.part, value.name.rpartition(".")[2])
         length = found.sizes.get(size)
@@ -92,11 +86,3 @@ def _told_by_tensors(
                 f"{inputs.labels[value.name]} is {values[value.name]}, but {origin} has {length}; {length} is written"
             )
     return told, warnings
-
-
-def found_text(title: str, checkpoint: Checkpoint, prefixes: Iterable[str]) -> str:
-    """Return what a checkpoint was taken for: family, container and the spelling of its names."""
-    spelling = " and ".join(f"{prefix}*" for prefix in dict.fromkeys(prefixes))
-    others = Checkpoint.others(checkpoint.container)
-    beside = f" ({' and '.join(others)} beside it not read)" if others else ""
-    return f"{title} in {checkpoint.container.name}{beside}, tensors {spelling}"

@@ -14,10 +14,7 @@ ProjectorType = Literal["mlp", "ldp", "ldpv2"]
 
 
 def _option(text: str, only_for: str = "", *, told: bool = False) -> Mapping[str, Any]:
-    """Return a field's metadata: what the option does; to which models it applies, where not to all; who tells it.
-
-    What is ``told`` by a GGUF file, ``verify`` does not ask.
-    """
+    """Return a field's metadata: what it does, to which models it applies if not to all, and whether files tell it."""
     return {"text": text, "only_for": only_for, "told": told}
 
 
@@ -30,13 +27,18 @@ _LLAVA = "LLaVA's mmproj files (of a LLaVA checkpoint, or of a CLIP model with -
 class Options:
     """What can be asked of a conversion; each field's ``metadata["text"]`` says what it does.
 
-    Raises UsageError, which is a ValueError, when options contradict each other or make no sense. Those that do not
-    apply to the model are refused when it is opened.
+    Raises UsageError, a ValueError, when options contradict each other or make no sense. Those that do not apply to the
+    model are refused when it is opened.
     """
 
     name: str | None = field(default=None, metadata=_option(
         "The model's name: general.name in the file, and {name} in --output. "
         "[default: the config's; in --output the directory's]", told=True))
+    metadata: PathLike | None = field(default=None, metadata=_option(
+        'A JSON file of metadata that override the model card\'s, such as {"general.author": "Me"}.', told=True))
+    model_card: bool = field(default=False, metadata=_option(
+        "Write all general.* metadata that the model card and the directory's name give. CLIP's and LLaVA's files have "
+        "them only so.", told=True))
     text_only: bool = field(default=False, metadata=_option("Convert the text tower alone.", told=True))
     vision_only: bool = field(default=False, metadata=_option("Convert the vision tower alone.", told=True))
     outtype: Outtype = field(default="f16", metadata=_option(
@@ -92,18 +94,12 @@ class Options:
             raise UsageError("is empty, should be the model's name", "name")
 
     def refuse_unused(self, uses: frozenset[str], found: str) -> None:
-        """Raise UsageError for options that are given and not among those that a model has a use for.
-
-        ``found`` is what the model turned out to be.
-        """
-        groups: dict[str, list[str]] = {}
-        for option in fields(self):
-            only_for = option.metadata["only_for"]
-            given = getattr(self, option.name)
-            is_given = given is not None and given is not False
-            if is_given and only_for and option.name not in uses:
-                groups.setdefault(only_for, []).append(option.name)
-        for only_for, names in groups.items():
+        """Raise UsageError for options that are given and not among a model's uses; ``found`` says what it is."""
+        given = [option for option in fields(self) if getattr(self, option.name) is not option.default]
+        unused = [(o.metadata["only_for"], o.name) for o in given if o.metadata["only_for"] and o.name not in uses]
+        if unused:
+            only_for = unused[0][0]
+            names = [name for other, name in unused if other == only_for]
             raise UsageError(f"{'is' if len(names) == 1 else 'are'} for {only_for}; {found}", *names)
 
 

@@ -1,8 +1,4 @@
-"""A file that appears under its name when it is complete: a temporary one beside it, locked while it is written.
-
-What a killed process leaves behind is recognised by its name and the missing lock, and removed by the next that writes
-into the same directory.
-"""
+"""A file that appears under its name when it is complete: a temporary one beside it, locked while it is written."""
 
 import contextlib
 import os
@@ -30,8 +26,8 @@ def replacing(path: Path, nbytes: int) -> Iterator[Path]:
     """Give the path of a new file to write about ``nbytes`` to; it replaces ``path`` when the block ends in success.
 
     Missing directories are made. A file that is replaced gives the new one its mode and, where the system lets us, its
-    owner. Raises OutputError when the file cannot be written or the disk has too little room
-    for it, and whatever an ``OSError`` of the block says; then, as after Ctrl-C, nothing new is left behind.
+    owner. Raises OutputError when the disk has too little room, and for any OSError, also of the block; then, as after
+    Ctrl-C, nothing new is left behind.
     """
     temporary = path.with_name(f".clipgguf-{os.urandom(8).hex()}.tmp")
     made: list[Path] = []
@@ -39,7 +35,10 @@ def replacing(path: Path, nbytes: int) -> Iterator[Path]:
         if path.is_dir():
             raise OutputError(f"{path}: is a directory, should be a file name")
         try:
-            _make_directory(path.parent, made)
+            for missing in reversed([d for d in path.parents if not d.exists()]):
+                with contextlib.suppress(FileExistsError):  # Another process was quicker.
+                    missing.mkdir()
+                    made.append(missing)
             remove_leftovers(path.parent)
             check_room(path, nbytes, path.parent)
             with _locked(temporary):
@@ -71,21 +70,12 @@ def _take_after(path: Path, temporary: Path) -> None:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove temporary files of processes that are gone; what cannot be removed stays."""
+    """Remove temporary files of killed processes, known by the missing lock; what cannot be removed stays."""
     with contextlib.suppress(OSError):  # A directory that may be written to, but not listed.
         for path in directory.iterdir():
             if TEMPORARY_NAME.fullmatch(path.name):
                 with contextlib.suppress(OSError):
                     _remove_unless_in_use(path)
-
-
-def _make_directory(directory: Path, made: list[Path]) -> None:
-    """Make a directory and its parents, and add each that was not there to ``made`` as soon as it is."""
-    for missing in reversed([d for d in (directory, *directory.parents) if not d.exists()]):
-        # Another process may be quicker.
-        with contextlib.suppress(FileExistsError):
-            missing.mkdir()
-            made.append(missing)
 
 
 def check_room(path: Path, nbytes: int, directory: Path) -> None:

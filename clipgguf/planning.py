@@ -1,48 +1,36 @@
-"""What a conversion will write: metadata and tensors in order, worked out before a byte of output exists.
-
-Pure: a model in, a Plan out. It knows names, views and values, and no towers.
-"""
+"""What a conversion will write, before a byte of it exists; it knows names, views and values, and no towers."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType
 
 from clipgguf.checkpoint.gguf_file import MetadataItem, too_much
 from clipgguf.config import LARGEST_UINT32
-from clipgguf.element_types import (
-    CLIP_CPP_TYPES,
-    OUTTYPES,
-    QUANTIZED,
-    file_type,
-    ggml_type,
-    resolve_outtype,
-    squeeze,
-    tensor_nbytes,
-)
+from clipgguf.element_types import CLIP_CPP_TYPES, OUTTYPES, QUANTIZED, file_type, ggml_type, resolved, tensor_nbytes
 from clipgguf.errors import CheckpointError, shown
 from clipgguf.family import F32, Family
+from clipgguf.general import general_metadata
 from clipgguf.keys import KEYS
 from clipgguf.matching import Output
 from clipgguf.model import Model
 from clipgguf.options import Outtype
+from clipgguf.shape import squeeze
 from clipgguf.tensor import Tensor, View
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """One tensor of the file: where it comes from and what becomes of it; ``shape`` is row-major.
-
-    ``f32_type`` is the type that it has in a file of outtype f32, None where tensors are copied.
-    """
+    """One tensor of the file: where it comes from and what becomes of it; ``shape`` is row-major."""
 
     source: Tensor
     name: str
     shape: tuple[int, ...]
     ggml_type: GGMLQuantizationType
     nbytes: int
-    f32_type: GGMLQuantizationType | None = None
+    # It is not f32 here, and would be with that outtype.
+    keeps_more_as_f32: bool = False
 
     @classmethod
     def copy_of(cls, source: View) -> "PlannedTensor":
@@ -53,11 +41,6 @@ class PlannedTensor:
     def elements(self) -> int:
         """How many values the tensor has."""
         return math.prod(self.shape)
-
-    @property
-    def keeps_more_as_f32(self) -> bool:
-        """Whether the tensor is not f32 here, and would be with that outtype."""
-        return self.f32_type == GGMLQuantizationType.F32 != self.ggml_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +65,9 @@ class Plan:
         metadata = [MetadataItem("general.architecture", GGUFValueType.STRING, "clip"), *self.metadata]
         if what := too_much(metadata, [(tensor.name, tensor.shape) for tensor in self.tensors]):
             raise CheckpointError(f"{self.file_name}: would have {what}")
-        for item in metadata:
-            is_number = item.value_type == GGUFValueType.UINT32 and not item.is_array
-            if is_number and not 0 <= item.value <= LARGEST_UINT32:
-                raise CheckpointError(
-                    f"{self.file_name}: {item.key} would be {shown(item.value)}, of more than 32 bits"
-                )
+        for key, value in ((i.key, i.value) for i in metadata if i.type_name == "UINT32"):
+            if not 0 <= value <= LARGEST_UINT32:
+                raise CheckpointError(f"{self.file_name}: {key} would be {shown(value)}, of more than 32 bits")
 
     @property
     def bytes_in(self) -> int:
@@ -101,42 +81,44 @@ class Plan:
 
 
 def make_plan(model: Model, outtype: Outtype) -> Plan:
-    """Plan the GGUF file for a model; ``outtype`` is a key of OUTTYPES, or "auto".
-
-    Raises CheckpointError when the file would be too much for its readers here.
-    """
-    matrices = [
-        (output.source.dtype, output.source.nbytes) for output in model.outputs if len(squeeze(output.shape)) == 2
-    ]
-    outtype = resolve_outtype(outtype, matrices)
+    """Plan the GGUF file for a model; CheckpointError when the file would be too much for its readers here."""
+    outtype = resolved(outtype, [output.source for output in model.outputs if len(squeeze(output.shape)) == 2])
     planned = tuple(_planned(model.family, output, outtype) for output in model.outputs)
+    general, warnings = list[MetadataItem](), list[str]()
+    if model.card is not None:
+        general, warnings = general_metadata(model.card, sum(math.prod(tensor.shape) for tensor in planned))
     dtypes = dict.fromkeys(part.dtype for tensor in planned for part in tensor.source.stored)
     return Plan(
         file_name=f"{model.family.file_prefix}model-{outtype}.gguf",
-        metadata=_metadata(model, outtype),
+        metadata=_metadata(model, outtype, general),
         tensors=planned,
-        warnings=model.warnings,
+        warnings=(*model.warnings, *warnings),
         notes=(*model.notes, *_type_notes(model.family, planned, outtype)),
         found=f"{model.found}, {' and '.join(dtypes)}",
         outtype=outtype,
     )
 
 
-def _metadata(model: Model, outtype: Outtype) -> tuple[MetadataItem, ...]:
-    """Return the metadata in the order of KEYS; general.architecture, which GGUFWriter adds, comes before it."""
+def _metadata(model: Model, outtype: Outtype, general: Sequence[MetadataItem]) -> tuple[MetadataItem, ...]:
+    """Return the metadata in the order of KEYS; general.architecture, which GGUFWriter adds, comes before it.
+
+    What is ``general`` comes first, and counts.
+    """
     family, matrix_type = model.family, OUTTYPES[outtype][0]
     values = {**model.values, "file_type": file_type(outtype, is_mmproj=bool(family.projector))}
     if family.base.always_versioned or matrix_type in QUANTIZED:
         # As llama.cpp's own quantization adds it, right where readers of quantized files look.
         values["quantization_version"] = GGML_QUANT_VERSION
     unwritten = {value.name for value in family.all_values if values.get(value.name) == value.unless}
-    unwritten |= {value.name for value in family.all_values if value.part and value.part not in family.parts}
+    unwritten |= {value.name for value in family.all_values if value.part not in ("", *family.parts)}
+    given = {item.key for item in general}
     # GGUFWriter leaves out an empty string without a word; so does the plan, which must say what the file will have.
-    return tuple(
+    own = (
         key.item(list(values[name]) if isinstance(values[name], tuple) else values[name])
         for name, key in KEYS.items()
-        if name not in unwritten and values.get(name) not in (None, "")
+        if name not in unwritten and key.key not in given and values.get(name) not in (None, "")
     )
+    return (*general, *own)
 
 
 def _planned(family: Family, output: Output, outtype: Outtype) -> PlannedTensor:
@@ -144,15 +126,14 @@ def _planned(family: Family, output: Output, outtype: Outtype) -> PlannedTensor:
     squeezed = squeeze(output.shape)
     shape = squeezed if family.base.squeezes else output.shape
     row = family.type_of(output.name, len(shape))
-    kind, f32 = (ggml_type(row.for_outtype(name), shape) for name in (outtype.upper(), F32))
-    return PlannedTensor(output.source, output.name, shape, kind, tensor_nbytes(math.prod(shape), kind), f32)
+    kind, in_f32 = (ggml_type(row.for_outtype(name), shape) for name in (outtype.upper(), F32))
+    nbytes = tensor_nbytes(math.prod(shape), kind)
+    return PlannedTensor(output.source, output.name, shape, kind, nbytes, kind != in_f32 == GGMLQuantizationType.F32)
 
 
 def _type_notes(family: Family, planned: Iterable[PlannedTensor], outtype: Outtype) -> list[str]:
     """Return notes about tensors that have not the type that was asked for."""
     asked, notes, odd = OUTTYPES[outtype][0], [], 0
-    if asked == GGMLQuantizationType.F16:
-        return []
     block = GGML_QUANT_SIZES[asked][0]
     for tensor in planned:
         row = family.type_of(tensor.name, len(tensor.shape))

@@ -5,38 +5,27 @@ import io
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from clipgguf.errors import ClipGGUFError, os_reason, why_no_file
 
-# What may lie in a file's place, by the first bytes, and what to do then. No file that we read begins so: at least four
+# What may lie in a file's place, by a pattern of the first bytes. No file that we read begins so: at least four
 # characters are asked for, because less may be the length with which a safetensors file begins.
-StandIn = tuple["re.Pattern[bytes]", str]
-STAND_INS: Sequence[StandIn] = (
-    (
-        re.compile(rb"version https://git-lfs"),
-        "is a Git LFS pointer, the file itself was not downloaded; `git lfs pull` in its directory does that, and so "
-        "does `hf download`",
-    ),
-    (
-        re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:[!?]?[A-Za-z]{3}|!--)"),
-        "is a web page or XML, the file itself was not downloaded; `hf download` does that (where the model asks for "
-        "it, after `hf auth login`)",
-    ),
-    (re.compile(rb"Rar!"), "is a RAR archive, should be unpacked first"),
-)
+STAND_INS: Mapping[bytes, str] = {
+    rb"version https://git-lfs": "is a Git LFS pointer, the file itself was not downloaded; `git lfs pull` in its "
+    "directory does that, and so does `hf download`",
+    rb"(?:\xef\xbb\xbf)?\s*<(?:[!?]?[A-Za-z]{3}|!--)": "is a web page or XML, the file itself was not downloaded; "
+    "`hf download` does that (where the model asks for it, after `hf auth login`)",
+    rb"Rar!": "is a RAR archive, should be unpacked first",
+}
 # And what is none of a model's files, but may be one to inspect.
-NO_MODEL_FILES: Sequence[StandIn] = (
-    *STAND_INS,
-    (re.compile(rb"GGUF"), "is a GGUF file already; `clipgguf inspect` looks into it"),
-)
-_HEAD_NBYTES = 64
+NO_MODEL_FILES = {**STAND_INS, rb"GGUF": "is a GGUF file already; `clipgguf inspect` looks into it"}
 # What downloads are called until they are finished.
 UNFINISHED = (".incomplete", ".crdownload", ".part")
 
 
-def open_regular(path: Path, error: type[ClipGGUFError], refused: Sequence[StandIn] = STAND_INS) -> io.FileIO:
+def open_regular(path: Path, error: type[ClipGGUFError], refused: Mapping[bytes, str] = STAND_INS) -> io.FileIO:
     """Open a regular file to read it, unbuffered; symbolic links are followed.
 
     Raises ``error`` when it is missing, a directory, a pipe or a device, cannot be opened, is not yet downloaded, or
@@ -53,23 +42,19 @@ def open_regular(path: Path, error: type[ClipGGUFError], refused: Sequence[Stand
             # It may have become another since.
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise error(f"{path}: is no regular file")
-            if what := _stand_in(file, refused):
-                raise error(f"{path}: {what}")
+            head = b""
+            with contextlib.suppress(OSError):  # Who reads on will meet it, and can say which bytes are meant.
+                head = file.read(64) or b""
+            file.seek(0)
+            for pattern, what in refused.items():
+                if re.match(pattern, head):
+                    raise error(f"{path}: {what}")
         except BaseException:
             file.close()
             raise
         return file
     except OSError as e:
         raise error(f"{path}: cannot be read: {os_reason(e)}") from e
-
-
-def _stand_in(file: io.FileIO, refused: Sequence[StandIn]) -> str | None:
-    """Return what a file is that lies in another's place, and go back to its beginning."""
-    head = b""
-    with contextlib.suppress(OSError):  # Who reads on will meet it, and can say which bytes are meant.
-        head = file.read(_HEAD_NBYTES) or b""
-    file.seek(0)
-    return next((what for pattern, what in refused if pattern.match(head)), None)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -7,13 +7,14 @@
 
 Left of the arrow is the shape in the checkpoint, right of it that in the file; without an arrow they are the same. An
 axis is a word, a number, or several of these in parentheses, the last one running fastest. ``width'`` is another axis
-of the size ``width``, and ``3'`` another one of 3: each name stands once on a side. Axes are only ever reordered, split
-and joined, so that every arrangement is a matter of strides; an axis of length 1 may be left out or added.
+of the size ``width``: each name stands once on a side. The word ``any`` is no size: each tensor has its own length
+there. Axes are only ever reordered, split and joined, so that every arrangement is a matter of strides; an axis of
+length 1 may be left out or added.
 """
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -21,7 +22,7 @@ from functools import cache
 Axis = tuple[str, ...]
 
 _PART = r"(?:[A-Za-z_]\w*|[1-9]\d*)'*"
-_AXIS = re.compile(rf"(?:{_PART}|\({_PART}(?: {_PART})*\))(?:\s+|$)")
+_AXES = re.compile(rf"(?:(?:{_PART}|\({_PART}(?: {_PART})*\))(?:\s+|$))*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,55 +37,41 @@ class Pattern:
 def parse(text: str) -> Pattern:
     """Read a pattern; ValueError when it is none, or when its sides have not the same parts."""
     stored, arrow, written = text.partition("->")
-    pattern = Pattern(_axes(stored), _axes(written if arrow else stored))
-    left, right = (
-        sorted(part for axis in side for part in axis if part != "1") for side in (pattern.stored, pattern.written)
-    )
+    sides = _axes(stored), _axes(written if arrow else stored)
+    left, right = (sorted(part for axis in side for part in axis if part != "1") for side in sides)
     if left != right or len(set(left)) != len(left):
         raise ValueError(f"{text!r} is no pattern of a shape: each axis should stand once on either side")
-    return pattern
+    return Pattern(*sides)
 
 
 def _axes(side: str) -> tuple[Axis, ...]:
-    """Read the axes of one side."""
-    axes: list[Axis] = []
-    position, side = 0, side.strip()
-    while position < len(side):
-        match = _AXIS.match(side, position)
-        if match is None:
-            raise ValueError(f"{side!r} is no shape: it should have words, whole numbers and parentheses")
-        axes.append(tuple(match[0].strip(" ()").split()))
-        position = match.end()
-    return tuple(axes)
+    side = side.strip()
+    if not _AXES.fullmatch(side):
+        raise ValueError(f"{side!r} is no shape: it should have words, whole numbers and parentheses")
+    return tuple(tuple(axis.strip("()").split()) for axis in re.findall(r"\([^)]*\)|\S+", side))
 
 
 def size_name(part: str) -> str | None:
-    """Return the name of the size that a part of an axis has; None for a number."""
+    """Return the name of the size that a part of an axis has; None for a number and for ``any``."""
     name = part.rstrip("'")
-    return None if name.isdecimal() else name
+    return None if name.isdecimal() or name == "any" else name
 
 
 def lengths(axes: tuple[Axis, ...], shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[str, int] | None:
-    """Return the length of every part of the axes of a tensor with this shape; None when the shape does not fit.
-
-    ``sizes`` are those that are known. Of an axis of several parts, one may be unknown.
-    """
+    """Return the length of each part of axes with this shape; None when it does not fit or sizes are lacking."""
     if len(axes) != len(shape):
         return None
-    known: dict[str, int] = dict(sizes)
+    known = dict(sizes)
     found: dict[str, int] = {}
     for axis, length in zip(axes, shape, strict=True):
-        values = [_size(part, known) for part in axis]
-        rest = length
-        for value in values:
-            if value is not None:
-                if value < 1 or rest % value:
-                    return None
-                rest //= value
-        unknown = [part for part, value in zip(axis, values, strict=True) if value is None]
-        if len(unknown) > 1 or rest < 1 or (not unknown and rest != 1):
+        values = {part: _size(part, known) for part in axis}
+        given = [value for value in values.values() if value is not None]
+        if length < 1 or min(given, default=1) < 1 or len(values) - len(given) > 1:
             return None
-        for part, value in zip(axis, values, strict=True):
+        rest, left_over = divmod(length, math.prod(given))
+        if left_over or (rest > 1 and len(given) == len(values)):
+            return None
+        for part, value in values.items():
             found[part] = rest if value is None else value
             if (name := size_name(part)) is not None:
                 known.setdefault(name, found[part])
@@ -93,22 +80,22 @@ def lengths(axes: tuple[Axis, ...], shape: tuple[int, ...], sizes: Mapping[str, 
 
 def shape_of(axes: tuple[Axis, ...], sizes: Mapping[str, int]) -> tuple[int | None, ...]:
     """Return the lengths of axes; None for one with a part whose size is not known."""
-    return tuple(_length(axis, sizes) for axis in axes)
+
+    def length(axis: Axis) -> int | None:
+        values = [value for part in axis if (value := _size(part, sizes)) is not None]
+        return math.prod(values) if len(values) == len(axis) else None
+
+    return tuple(map(length, axes))
 
 
 def _size(part: str, sizes: Mapping[str, int]) -> int | None:
-    name = size_name(part)
-    return int(part.rstrip("'")) if name is None else sizes.get(name)
+    name = part.rstrip("'")
+    return int(name) if name.isdecimal() else sizes.get(name)
 
 
-def _length(axis: Axis, sizes: Mapping[str, int]) -> int | None:
-    values = [_size(part, sizes) for part in axis]
-    return None if None in values else math.prod(value for value in values if value is not None)
-
-
-def words(axes: tuple[Axis, ...]) -> Iterator[str]:
-    """Yield the names of the sizes in axes."""
-    return (name for axis in axes for part in axis if (name := size_name(part)) is not None)
+def squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape without its axes of length 1."""
+    return tuple(axis for axis in shape if axis != 1)
 
 
 def arranged(
@@ -123,7 +110,7 @@ def arranged(
         for part in reversed(axis):
             step_of[part] = step
             step *= parts[part]
-    shape = tuple(math.prod(1 if part == "1" else parts[part] for part in axis) for axis in pattern.written)
+    shape = tuple(math.prod(parts.get(part, 1) for part in axis) for axis in pattern.written)
     return shape, [(parts[part], step_of[part]) for axis in pattern.written for part in axis if part != "1"]
 
 

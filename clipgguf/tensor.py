@@ -1,7 +1,7 @@
 """Where the values of a tensor come from: a view of a checkpoint, several views in turn, or rows that are computed."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -51,13 +51,10 @@ class View:
 
     @property
     def parts(self) -> "tuple[View, ...]":
-        """What to read, one after the other: the view itself."""
+        """What to read one after the other, and what of the checkpoint it is made of: the view itself."""
         return (self,)
 
-    @property
-    def stored(self) -> "tuple[View, ...]":
-        """The views of the checkpoint that it is made of."""
-        return (self,)
+    stored = parts
 
     def rows(self, start: int, stop: int) -> "View":
         """Return the rows from ``start`` up to ``stop`` along the first axis, as a view of the same bytes."""
@@ -66,13 +63,12 @@ class View:
         return replace(self, shape=shape, offset=offset, nbytes=math.prod(shape) * self.itemsize)
 
     def rearranged(
-        self, pattern: Pattern, parts: dict[str, int], count: int = 1
+        self, pattern: Pattern, parts: dict[str, int], count: int
     ) -> "Iterator[tuple[tuple[int, ...], View]]":
-        """Yield a tensor's arrangements by a pattern: the shape in the file, and the view of the same bytes.
+        """Yield a tensor's arrangements by a pattern: the shape in the file, and a view in its order.
 
         ``parts`` are the lengths of all parts of the pattern's axes (``shape.lengths``). With a ``count`` of more than
-        1 the leading axis in the file has that length, and each of its slices is a tensor of its own. A view's own
-        shape may have other axes than the file's; its elements are in the file's order.
+        1 the leading axis in the file has that length, and each of its slices is a tensor of its own.
         """
         shape, pairs = arranged(pattern, parts, self.steps)
         step = 0
@@ -80,7 +76,7 @@ class View:
             assert shape[0] == count
             shape, (_, step), pairs = shape[1:], pairs[0], pairs[1:]
         pairs = merged(pairs)
-        lengths, strides = tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
+        lengths, strides = tuple(length for length, _ in pairs), tuple(stride for _, stride in pairs)
         view = replace(self, shape=lengths, strides=strides, nbytes=math.prod(lengths) * self.itemsize)
         if strides in ((), (1,)):
             view = replace(view, shape=shape, strides=None)
@@ -101,7 +97,7 @@ class Joined:
 
     @property
     def name(self) -> str:
-        """The name of the first one, for messages."""
+        """The first one's name, for messages."""
         return self.parts[0].name
 
     @property
@@ -167,7 +163,7 @@ Then = Callable[[View, tuple[int, ...], Mapping[str, Any]], Tensor]
 
 
 def row(value: str) -> Then:
-    """Return the function that takes one row of a table: the one whose number is the value of that name."""
+    """Return a rule's ``then`` that takes one row of a table: the one whose number is the value of that name."""
 
     def then(view: View, shape: tuple[int, ...], values: Mapping[str, Any]) -> View:
         number = values[value]
@@ -179,10 +175,31 @@ def row(value: str) -> Then:
 
 
 def rows_from(start: int) -> Then:
-    """Return the function that leaves out the first rows of a table."""
+    """Return a rule's ``then`` that leaves out the first rows of a table."""
 
     def then(view: View, shape: tuple[int, ...], values: Mapping[str, Any]) -> View:
         return view.rows(start, shape[0])
+
+    return then
+
+
+def reordered(order: Callable[[Mapping[str, Any]], Sequence[int]]) -> Then:
+    """Return the function that puts the rows of a tensor in another order, so many at a time: those of a head.
+
+    ``order`` gives for each of them the number of the checkpoint's, from the family's values. What a pattern can say is
+    cheaper to read; this is for all else.
+    """
+
+    def then(view: View, shape: tuple[int, ...], values: Mapping[str, Any]) -> Computed:
+        numbers = order(values)
+        count = len(numbers)
+
+        def rows(read: Read, start: int, stop: int) -> "NDArray[Any]":
+            wanted = [n - n % count + numbers[n % count] for n in range(start, stop)]
+            first = min(wanted)
+            return read(view.rows(first, max(wanted) + 1))[[n - first for n in wanted]]
+
+        return Computed(view.name, shape, (view,), rows)
 
     return then
 
@@ -204,7 +221,7 @@ def in_parts(*shapes: str) -> Then:
                 raise ValueError(
                     f"{view.name!r} has parts of shape {part.shape}, which is no {text.partition(' ->')[0]}"
                 )
-            views.extend(found for _, found in part.rearranged(pattern, parts))
+            views.extend(found for _, found in part.rearranged(pattern, parts, 1))
         return Joined(tuple(views))
 
     return then
@@ -226,7 +243,7 @@ def summed(axis: int) -> Then:
 
 
 def plus(constant: int) -> Then:
-    """Return the function that makes a tensor with a constant added to every value, as Gemma's norms want 1."""
+    """Return a rule's ``then`` that adds a constant to every value, as Gemma's norms want 1."""
 
     def then(view: View, shape: tuple[int, ...], values: Mapping[str, Any]) -> Computed:
         def rows(read: Read, start: int, stop: int) -> "NDArray[Any]":

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipgguf.checkpoint.gguf_file import MetadataItem
-from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.clip_file import ARCHITECTURE, ClipFile
 from clipgguf.destination import output_path
 from clipgguf.errors import CheckpointError, OutputError, shown
@@ -13,16 +12,12 @@ from clipgguf.families.llava_projectors import KINDS
 from clipgguf.keys import KEYS
 from clipgguf.options import PathLike
 from clipgguf.planning import Plan, PlannedTensor
-from clipgguf.sources.local import LocalFile
 from clipgguf.writer import Progress, write_plan
 
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """What an upgrade did: the file that is now right, and the metadata that it lacked, as "key = value" lines.
-
-    Nothing was lacking where ``added`` is empty.
-    """
+    """What an upgrade did: the file that is now right, and the metadata that it lacked, as "key = value" lines."""
 
     path: Path
     added: tuple[str, ...]
@@ -48,79 +43,64 @@ def upgrade(
     if feature_layer is not None and feature_layer < 1:
         raise ValueError(f"feature_layer is {feature_layer}, should be the number of blocks to run, at least 1")
     source = Path(old)
-    file = read_gguf(LocalFile(source))
-    added = _missing(ClipFile.of(file), feature_layer)
-    path = source if output is None else output_path(source.parent, output, source.name)
+    file = ClipFile.read(source)
+    added = _missing(file, feature_layer)
+    path = source if output is None else output_path(source.parent, output, source.name, {})
     in_place = output is None or (path.exists() and path.samefile(source))
     if not added and in_place:
         return Upgrade(source, ())
-    if in_place:
-        _check_writable(source)
-    plan = Plan(
-        file_name=path.name,
-        metadata=(*(item for item in file.metadata if item.key != ARCHITECTURE), *added),
-        tensors=tuple(PlannedTensor.copy_of(tensor) for tensor in file.tensors),
-        warnings=(),
-        notes=(),
-    )
+    if in_place and not (source.stat().st_mode & 0o222 and os.access(source, os.W_OK)):
+        # It is meant to stay as it is; the system would have it replaced all the same.
+        raise OutputError(f"{source}: is read-only, so it is not replaced; -o writes the new file elsewhere")
+    metadata = (*(item for item in file.file.metadata if item.key != ARCHITECTURE), *added)
+    tensors = tuple(map(PlannedTensor.copy_of, file.file.tensors))
+    plan = Plan(path.name, metadata, tensors, warnings=(), notes=())
     # Of a symbolic link, as the Hugging Face cache is made of, what it leads to is replaced.
     write_plan(plan, path.resolve() if in_place else path, progress=progress)
     return Upgrade(path, tuple(f"{item.key} = {item.value[0] if item.is_array else item.value}" for item in added))
 
 
-def _check_writable(path: Path) -> None:
-    """Raise OutputError for a file that is meant to stay as it is; the system would have it replaced all the same."""
-    if not path.stat().st_mode & 0o222 or not os.access(path, os.W_OK):
-        raise OutputError(f"{path}: is read-only, so it is not replaced; -o writes the new file elsewhere")
-
-
 def _missing(file: ClipFile, feature_layer: int | None) -> "list[MetadataItem]":
     """Return the metadata that an mmproj file lacks; CheckpointError when it is none, or cannot tell."""
-    _check_kind(file)
-    assert file.kind is not None
-    missing = []
-    if not file.projector_types:
-        missing.append(KEYS["projector"].item(file.kind.projector_type))
-    layer = _layer(file, feature_layer)
-    if layer is not None:
-        missing.append(KEYS["vision.feature_layer"].item([layer]))
-    return missing
-
-
-def _check_kind(file: ClipFile) -> None:
-    """Raise CheckpointError when a file is no mmproj of LLaVA's, or contradicts itself."""
     path = file.file.source
-
-    def refuse(reason: str) -> CheckpointError:
-        return CheckpointError(f"{path}: is no mmproj of a CLIP tower that could be upgraded: {reason}")
-
-    if file.architecture != "clip":
-        raise refuse(f"{ARCHITECTURE} is {shown(file.architecture)}, should be 'clip'")
-    if file.why_not_known is not None:
-        raise refuse(file.why_not_known)
-    if file.module not in ("clip", "llava"):
-        raise refuse(f"it is one for {file.family.title if file.family else file.module}, which lacks nothing")
-    if file.kind is None:
-        raise refuse(f"its tensors are none of the projectors that are known ({', '.join(k.name for k in KINDS)})")
-    told, key = file.projector_types, KEYS["projector"].key
-    if wrong := [f"{key} is {text!r}" for key, text in told.items() if text != file.kind.projector_type]:
-        raise refuse(f"{wrong[0]}, but its tensors are those of {file.kind.projector_type!r}")
-    if not told and key in file.items:
-        raise refuse(f"{key} is {shown(file.items[key].value)}, should be a word")
-    # Without a type the names alone tell the family, and other families' projectors are called what LLaVA's are.
-    if not told and (names := file.unknown_names):
-        raise refuse(f"it has tensors that LLaVA's files do not have, as {names[0]!r}")
-    blocks, stored = file.value("vision.blocks"), file.blocks_stored("vision")
-    if blocks is None or blocks != stored:
-        count = file.file.value(KEYS["vision.blocks"].key)
-        what = f"{shown(count)} and no UINT32" if blocks is None and count is not None else shown(count)
-        raise refuse(f"{KEYS['vision.blocks'].key} is {what}, but tensors of {stored} blocks are stored")
+    if reason := _why_not(file):
+        raise CheckpointError(f"{path}: is no mmproj of a CLIP tower that could be upgraded: {reason}")
     # The writer, gguf-py's, takes no empty array.
     CheckpointError.raise_all(
         f"{path}: metadata key {shown(item.key)} is an empty array, which cannot be written again"
         for item in file.file.metadata
         if item.is_array and not item.value
     )
+    assert file.kind is not None
+    missing = [] if file.projector_types else [KEYS["projector"].item(file.kind.projector_type)]
+    layer = _layer(file, feature_layer)
+    return missing if layer is None else [*missing, KEYS["vision.feature_layer"].item([layer])]
+
+
+def _why_not(file: ClipFile) -> str | None:
+    """Return why a file is no mmproj of LLaVA's, or how it contradicts itself; None where it may be upgraded."""
+    if file.architecture != "clip":
+        return f"{ARCHITECTURE} is {shown(file.architecture)}, should be 'clip'"
+    if file.why_not_known is not None:
+        return file.why_not_known
+    if file.module not in ("clip", "llava"):
+        return f"it is one for {file.family.title if file.family else file.module}, which lacks nothing"
+    if file.kind is None:
+        return f"its tensors are none of the projectors that are known ({', '.join(k.name for k in KINDS)})"
+    told, key = file.projector_types, KEYS["projector"].key
+    if wrong := [f"{key} is {text!r}" for key, text in told.items() if text != file.kind.projector_type]:
+        return f"{wrong[0]}, but its tensors are those of {file.kind.projector_type!r}"
+    if not told and key in file.items:
+        return f"{key} is {shown(file.items[key].value)}, should be a word"
+    # Without a type the names alone tell the family, and other families' projectors are called what LLaVA's are.
+    if not told and (names := file.unknown_names):
+        return f"it has tensors that LLaVA's files do not have, as {names[0]!r}"
+    blocks, stored, key = file.value("vision.blocks"), file.blocks_stored("vision"), KEYS["vision.blocks"].key
+    if blocks != stored:
+        count = file.file.value(key)
+        what = f"{shown(count)} and no UINT32" if blocks is None and count is not None else shown(count)
+        return f"{key} is {what}, but tensors of {stored} blocks are stored"
+    return None
 
 
 def _layer(file: ClipFile, feature_layer: int | None) -> int | None:

@@ -4,16 +4,18 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any, overload
 
+from clipgguf.config import valid_text
 from clipgguf.errors import ConfigError, shown
 from clipgguf.json_file import read_json_object
+from clipgguf.options import PathLike
 from clipgguf.sources import File, Folder
+from clipgguf.sources.given import place
 
 
 class Vocabulary(Sequence[str]):
     """Tokens, the one with id N at index N, in a tenth of the memory of a list of strings.
 
-    CLIP's 49,408 tokens are 0.4 MB of text; as so many Python objects they would be a noticeable part of what a whole
-    conversion takes.
+    CLIP's 49,408 tokens are 0.4 MB of text; as Python objects they would be a noticeable part of a conversion's memory.
     """
 
     def __init__(self, text: bytes, bounds: Sequence[int]) -> None:
@@ -54,7 +56,7 @@ class Vocabulary(Sequence[str]):
         return self._text[self._bounds[chosen] : self._bounds[chosen + 1]].decode()
 
 
-def read_vocabulary(directory: Folder, given: Folder | File | None = None) -> Vocabulary:
+def read_vocabulary(directory: Folder, given: PathLike | None = None) -> Vocabulary:
     """Return the vocabulary of a model directory, or the one of a file or directory that is ``given``.
 
     It comes from vocab.json (an object, token to id), else from tokenizer.json, the only one that transformers 5
@@ -62,31 +64,18 @@ def read_vocabulary(directory: Folder, given: Folder | File | None = None) -> Vo
     encoder: in tokenizer/ for text_encoder/, in tokenizer_2/ for text_encoder_2/.
     Raises ConfigError when there is neither, or when the ids are not exactly 0 to n - 1.
     """
-    if isinstance(given, File):
-        return _read_file(given)
-    places = [given] if given is not None else [directory, *_sibling_tokenizer(directory)]
-    for place in places:
+    first = directory if given is None else place(given)
+    if isinstance(first, File):
+        return _read_file(first)
+    places = [first]
+    if given is None and "text_encoder" in directory.title:
+        places.append(directory.folder("../" + directory.title.replace("text_encoder", "tokenizer")))
+    for folder in places:
         for name in ("vocab.json", "tokenizer.json"):
-            if name in place:
-                return _read_file(place.file(name))
-    raise ConfigError(
-        f"{' and '.join(map(str, places))}: no vocab.json and no tokenizer.json; the text tower needs its vocabulary "
-        "(--vocab takes one, --vision-only converts without)"
-    )
-
-
-def _sibling_tokenizer(directory: Folder) -> list[Folder]:
-    name = directory.title
-    return [directory.folder("../" + name.replace("text_encoder", "tokenizer"))] if "text_encoder" in name else []
-
-
-def _read_file(path: File) -> Vocabulary:
-    """Read a vocab.json or a tokenizer.json, which is told by its ``model``."""
-    # Two thirds of a tokenizer.json are the merges, two strings for each token, and nobody needs them here.
-    values = read_json_object(path, emptied=() if path.name == "vocab.json" else ("model", "merges"))
-    if isinstance(values.get("model"), dict) or path.name == "tokenizer.json":
-        values = _tokenizer_items(values, path)
-    return _by_id(values.items(), path)
+            if name in folder:
+                return _read_file(folder.file(name))
+    needs = "the text tower needs its vocabulary (--vocab takes one, --vision-only converts without)"
+    raise ConfigError(f"{' and '.join(map(str, places))}: no vocab.json and no tokenizer.json; {needs}")
 
 
 def _tokenizer_items(tokenizer: dict[str, Any], path: File) -> dict[str, Any]:
@@ -100,16 +89,20 @@ def _tokenizer_items(tokenizer: dict[str, Any], path: File) -> dict[str, Any]:
     return {**tokens, **{token["content"]: token.get("id") for token in added}}
 
 
-def _by_id(items: Iterable[tuple[str, Any]], path: File) -> Vocabulary:
+def _read_file(path: File) -> Vocabulary:
+    """Read a vocab.json or a tokenizer.json, which is told by its ``model``."""
+    # Two thirds of a tokenizer.json are the merges, two strings for each token, and nobody needs them here.
+    values = read_json_object(path, emptied=() if path.name == "vocab.json" else ("model", "merges"))
+    if isinstance(values.get("model"), dict) or path.name == "tokenizer.json":
+        values = _tokenizer_items(values, path)
     tokens: dict[int, str] = {}
-    for token, token_id in items:
+    for token, token_id in values.items():
         if type(token_id) is not int or token_id < 0:
             raise ConfigError(f"{path}: token {shown(token)} has id {shown(token_id)}, should be an integer from 0")
         if token_id in tokens:
-            raise ConfigError(
-                f"{path}: id {token_id} belongs to two tokens, {shown(tokens[token_id])} and {shown(token)}"
-            )
-        if not _is_encodable(token):
+            both = f"{shown(tokens[token_id])} and {shown(token)}"
+            raise ConfigError(f"{path}: id {token_id} belongs to two tokens, {both}")
+        if valid_text(token) != token:
             raise ConfigError(
                 f"{path}: token {shown(token)} (id {token_id}) is no valid Unicode, GGUF strings are UTF-8"
             )
@@ -119,14 +112,5 @@ def _by_id(items: Iterable[tuple[str, Any]], path: File) -> Vocabulary:
     try:
         return Vocabulary.pack(tokens[i] for i in range(len(tokens)))
     except KeyError as e:
-        raise ConfigError(
-            f"{path}: no token has id {e.args[0]}, but the ids go up to {max(tokens)}; they should have no holes"
-        ) from e
-
-
-def _is_encodable(token: str) -> bool:
-    try:
-        token.encode()
-    except UnicodeEncodeError:  # A lone surrogate, which JSON can spell and UTF-8 cannot.
-        return False
-    return True
+        hole = f"no token has id {e.args[0]}, but the ids go up to {max(tokens)}"
+        raise ConfigError(f"{path}: {hole}; they should have no holes") from e

@@ -15,11 +15,7 @@ MOST_ASKED_FOR = 64
 
 
 def thread_count(threads: int | None) -> int:
-    """Return how many threads to work on.
-
-    That is as many as are asked for, MOST_ASKED_FOR at most; else one a core, MOST_THREADS at most.
-    Raises ValueError when fewer than one are asked for.
-    """
+    """Return how many threads to work on: as many as are asked for, else one a core; ValueError for less than one."""
     if threads is not None:
         if threads < 1:
             raise ValueError(f"threads is {threads}, should be at least 1")
@@ -34,11 +30,8 @@ class Workers(ThreadPoolExecutor):
     A limit on processes (``ulimit -u``, a container's) counts threads. What no thread can do, ``submit`` does itself.
     """
 
-    def __init__(self, threads: int, name: str) -> None:
-        """Take the most threads to start, which happens when there is work for them, and what they are called."""
-        super().__init__(threads, thread_name_prefix=name)
-        self._has_threads = False
-        self._is_refused = False
+    _has_threads = False
+    _is_refused = False
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
         """Have a function called; the future has what it returns or raises."""

@@ -148,3 +148,9 @@ def write_model(
     shapes = {**clip.shapes(), **(extra or {})}
     write_random_weights(directory, {name: shapes[name] for name in order(shapes)}, dtype, shards=shards, seed=seed)
     return directory
+
+
+def towers(width: int, text_blocks: int, vision_blocks: int) -> Clip:
+    """Return a CLIP model that is hardly more than its blocks: 16 tensors and 12 * width ** 2 values in each."""
+    text = Text(width, 4 * width, text_blocks, 2, vocab_size=99, max_position_embeddings=16)
+    return Clip(text, Vision(width, 4 * width, vision_blocks, 2, image_size=28, patch_size=14), projection_dim=width)

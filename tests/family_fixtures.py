@@ -86,12 +86,17 @@ class Fixture:
         return directory
 
 
-def rename(model: Path, changes: Sequence[tuple[str, str]]) -> None:
-    """Give the tensors of a model's only shard other names, and leave their values as they are."""
+def rename(model: Path, changes: Sequence[tuple[str, str]], ones: Sequence[tuple[str, int]] = ()) -> None:
+    """Give the tensors of a model's only shard other names, and leave their values as they are.
+
+    Those of a pattern in ``ones`` get so many axes of length 1 at their ends.
+    """
     (path,) = model.glob("*.safetensors")
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
+    for name, value in header.items():
+        value.get("shape", []).extend(1 for pattern, count in ones if re.search(pattern, name) for _ in range(count))
     renamed = json.dumps({changed(name, changes): value for name, value in header.items()}).encode()
     path.write_bytes(len(renamed).to_bytes(8, "little") + renamed + data[8 + length :])
 

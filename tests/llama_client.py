@@ -245,10 +245,11 @@ def answer_image(
 def ask(mmproj: Path, directory: Path, size: tuple[int, int] = (112, 112)) -> ClientResult:
     """Ask about a noise image of a size beside a language model of a fitting width, which is written to a directory.
 
-    The width is what the file has as projection_dim, or what llama.cpp says that it should be.
+    The width is what the file has as projection_dim, or what llama.cpp says that it should be. MiniCPM-V's files
+    have 0.
     """
     fields = gguf.GGUFReader(mmproj).fields
-    width = next(field.contents() for key, field in fields.items() if key.endswith(".projection_dim"))
+    width = next(field.contents() for key, field in fields.items() if key.endswith(".projection_dim")) or 32
     # HunyuanVL counts its tokens by rows and columns.
     mrope = any(field.contents() == "hunyuanvl" for key, field in fields.items() if key.endswith("projector_type"))
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Write docs/commands.md, the reference of commands and options: what ``--help`` says of each.
+"""Write docs/commands.md, what ``--help`` says of each command, and the README's row of the families.
 
 python -m tests.make_commands
 """
@@ -8,9 +8,12 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
+from clipgguf import supported_families
 from clipgguf.cli import app
 
-COMMANDS = Path(__file__).parents[1] / "docs" / "commands.md"
+ROOT = Path(__file__).parents[1]
+COMMANDS, README = ROOT / "docs" / "commands.md", ROOT / "README.md"
+ROW = "| the image encoders of "
 INTRODUCTION = """\
 # Commands and options
 
@@ -36,5 +39,15 @@ def _section(title: str, *words: str) -> str:
     return f"## {title}\n\n```text\n{result.output.rstrip()}\n```\n"
 
 
+def row() -> str:
+    """Return the row of the README's table that has all families but CLIP's and LLaVA's."""
+    titles = [family.title for family in supported_families() if "clip.cpp" not in family.readers]
+    others = ", ".join(title for title in titles if title != "LLaVA")
+    return f"{ROW}{others} | `clipgguf DIR` | `mmproj-model-f16.gguf` | llama.cpp |"
+
+
 if __name__ == "__main__":
     COMMANDS.write_text(reference(), encoding="utf-8", newline="\n")
+    lines = README.read_text(encoding="utf-8").splitlines()
+    lines = [row() if line.startswith(ROW) else line for line in lines]
+    README.write_text("\n".join([*lines, ""]), encoding="utf-8", newline="\n")

@@ -25,11 +25,13 @@ from gguf import GGUFReader
 
 from clipgguf.checkpoint import Checkpoint
 from clipgguf.sources.local import LocalFolder
+from tests import make_minicpmv
 from tests.family_fixtures import DTYPES, FIXTURES, OUTTYPES, Fixture, changed, digest, rename
 
 RELEASE = "0.3.36"
+CACHE = Path.home() / ".cache" / "clipgguf-reference"
 WANTED = re.compile(
-    r"[^/]+/vendor/llama\.cpp/((?:convert_hf_to_gguf\.py$|conversion/|gguf-py/)[^.].*|convert_hf_to_gguf\.py$)"
+    r"[^/]+/vendor/llama\.cpp/((?:conversion/|gguf-py/|tools/mtmd/legacy-models/)[^.].*|convert_hf_to_gguf\.py$)"
 )
 # What the reference writes besides, from the names of directories and from model cards.
 GUESSED = ("general.name", "general.basename", "general.finetune", "general.version", "general.size_label")
@@ -49,21 +51,113 @@ class Correction:
     """What is done so that the reference, which has a fault, writes what it should.
 
     ``checkpoint`` are changes of the checkpoint's names before it reads them, ``file`` of the file's names after it has
-    written them: regular expressions and what takes their place. ``config`` is merged into config.json.
+    written them: regular expressions and what takes their place. ``config`` is merged into config.json, and before it
+    the object ``lifted`` in it; ``processor`` into preprocessor_config.json. ``without`` are patterns of the tensors
+    and keys that it writes and that the fixture shall not have. ``ones`` are so many axes of length 1 that the
+    checkpoint's tensors of a pattern get at their ends before it reads them; ``types`` the types, of all outtypes, of
+    the file's tensors of a pattern. ``constants`` are given to its classes, by "module.Class.NAME"; ``keys`` are added
+    to the file's metadata. Without ``asserts`` it does not insist on the sizes of one published model.
     """
 
     why: str = ""
     checkpoint: tuple[tuple[str, str], ...] = ()
     file: tuple[tuple[str, str], ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    lifted: str = ""
+    ones: tuple[tuple[str, int], ...] = ()
+    types: tuple[tuple[str, str], ...] = ()
+    processor: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    asserts: bool = True
 
 
-# By the fixture's name.
+# What the reference's files have of audio.
+AUDIO = (r"clip\.audio\.", r"clip\.has_audio_encoder", r"a\.", r"mm\.a\.")
+
 _ROW_END = Correction(
-    "it drops whatever is called language_model.*, and with it the row of the embeddings that tools/mtmd asks for",
+    why="It drops whatever is called language_model.*, and with it the row of the embeddings that tools/mtmd asks for.",
     checkpoint=((r"^(model\.)?language_model\.(model\.)?embed_tokens\.", "model.embed_tokens."),),
 )
-CORRECTIONS: dict[str, Correction] = {"pixtral": _ROW_END, "pixtral--mistral3": _ROW_END}
+# By the fixture's name.
+CORRECTIONS: dict[str, Correction] = {
+    "cogvlm": Correction(
+        why="It does not write the activation, for which its reader takes quick GELU; the model has GELU.",
+        keys={"clip.use_gelu": ["BOOL", True]},
+    ),
+    "gemma3--resaved": Correction(
+        why="It does not know the tower as transformers 5 saves it, without 'vision_model.' in its names.",
+        checkpoint=((r"^vision_tower\.", "vision_tower.vision_model."),),
+    ),
+    "gemma3n": Correction(
+        why="The reference leaves the scales of layers flat, which llama.cpp cannot multiply channels by: it aborts. "
+        "ggml takes depthwise kernels in F16 only, others in F16 and F32, and aborts on the reference's bf16 and f32 "
+        "files. The image part alone is written yet; llama.cpp runs no audio of Gemma 3n.",
+        ones=((r"layer_scale\.gamma$", 2),),
+        types=(
+            (r"v\..*(dw_\w+\.conv|down_conv)\.weight", "F16 F16 F16 F16"),
+            (r"v\.(blk|msfa)\..*(conv\w*|proj)\.weight", "F32 F16 F16 F16"),
+        ),
+        without=AUDIO,
+    ),
+    "gemma4_unified": Correction(
+        why="The image part alone is written yet.",
+        without=AUDIO,
+    ),
+    "granite4_vision--from_the_front": Correction(
+        why="It sorts deepstack_layer_map before it counts the projectors, and takes hidden state 2 for block 2's, "
+        "which is block 1's, as transformers counts; so it gets a sorted map of layers counted from the back.",
+        checkpoint=(
+            (r"layerwise_projectors\.0", "layerwise_projectors.x"),
+            (r"layerwise_projectors\.1", "layerwise_projectors.0"),
+            (r"layerwise_projectors\.x", "layerwise_projectors.1"),
+        ),
+        config={"deepstack_layer_map": [[-3, 1], [-1, 0]], "spatial_vision_layer": -1},
+    ),
+    "internvl--hf": Correction(
+        why="It drops every tensor without 'model.' before it, and writes a file without any.",
+        checkpoint=((r"^(vision_tower|multi_modal_projector)\.", r"model.\1."),),
+    ),
+    "lfm2_vl--resaved": Correction(
+        why="It does not know the tower as transformers 5 saves it, without 'vision_model.' in its names.",
+        checkpoint=((r"^model\.vision_tower\.", "model.vision_tower.vision_model."),),
+    ),
+    "llama4": Correction(
+        why="Gemma 4's norm after attention has the same name, so that it takes the second norm for one.",
+        file=((r"attn_post_norm", "ln2"),),
+    ),
+    "nemotron_nano_v2_vl": Correction(
+        why="It takes the sizes of ViT-H for granted, whatever the configuration says, and ImageNet's statistics for "
+        "those that the processor calls norm_mean and norm_std.",
+        processor={"image_mean": [0.25, 0.5, 0.75], "image_std": [0.5, 0.25, 0.125]},
+        constants={
+            "nemotron.NemotronNanoV2VLModel._vit_hidden_size": 64,
+            "nemotron.NemotronNanoV2VLModel._vit_intermediate_size": 160,
+            "nemotron.NemotronNanoV2VLModel._vit_num_layers": 4,
+            "nemotron.NemotronNanoV2VLModel._vit_num_heads": 2,
+        },
+    ),
+    "pixtral": _ROW_END,
+    "pixtral--mistral3": _ROW_END,
+    "qwen2_5_vl--in_memory": Correction(
+        why="It drops whatever is not called visual.*, and writes a file without tensors.",
+        checkpoint=((r"^model\.visual\.", "visual."),),
+    ),
+    "qwen3_omni_moe": Correction(
+        why="It looks for thinker.visual.* under a name that it has taken away before, and wants both towers; it is "
+        "given the image tower as Qwen3-VL's, which it is.",
+        checkpoint=(
+            (r"^thinker\.visual\.", "model.visual."),
+            (r"\.merger_list\.", ".deepstack_merger_list."),
+            (r"(merger\.|merger_list\.\d+\.)ln_q\.", r"\1norm."),
+            (r"(merger\.|merger_list\.\d+\.)mlp\.0\.", r"\1linear_fc1."),
+            (r"(merger\.|merger_list\.\d+\.)mlp\.2\.", r"\1linear_fc2."),
+        ),
+        config={"architectures": ["Qwen3VLMoeForConditionalGeneration"], "model_type": "qwen3_vl_moe"},
+        lifted="thinker_config",
+    ),
+}
 
 
 def fetch(cache: Path) -> Path:
@@ -85,15 +179,21 @@ def fetch(cache: Path) -> Path:
     return home
 
 
-def convert_all(home: Path, jobs: Sequence[Sequence[str]]) -> None:
+def convert_all(home: Path, jobs: Sequence[Sequence[str]], correction: Correction) -> None:
     """Run the reference once for each list of arguments. Raises CalledProcessError when it fails."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
-    command = [sys.executable, str(Path(__file__).with_name("run_reference.py")), str(home)]
-    subprocess.run(command, input=json.dumps(jobs), text=True, check=True, env=offline)
+    # Without vector instructions, of which each processor has its own, so that the last bits are the same everywhere.
+    plain = {"ATEN_CPU_CAPABILITY": "default"}
+    script, constants = str(Path(__file__).with_name("run_reference.py")), json.dumps(correction.constants)
+    command = [sys.executable, *([] if correction.asserts else ["-O"]), script, str(home), constants]
+    subprocess.run(command, input=json.dumps(jobs), text=True, check=True, env=offline | plain)
 
 
 def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
     """Return the reference's part of a fixture."""
+    if fixture.module == "minicpmv":
+        read, records = make_minicpmv.reference(fixture, home)
+        return {"metadata": keys(read), "tensors": records}
     correction = CORRECTIONS.get(fixture.name, Correction())
     metadata: dict[str, Any] = {}
     tensors: dict[str, dict[str, Any]] = {}
@@ -107,11 +207,12 @@ def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
                 [str(models[dtype]), "--mmproj", "--outtype", outtype, "--outfile", str(path), *native]
                 for (dtype, outtype), path in files.items()
             ],
+            correction,
         )
         for (dtype, outtype), path in files.items():
             read = GGUFReader(path)
             if outtype == "f32":
-                metadata = keys(read)
+                metadata = {**keys(read), **correction.keys}
             for tensor in read.tensors:
                 shape = [int(n) for n in reversed(tensor.shape)]
                 name = changed(tensor.name, correction.file)
@@ -119,19 +220,27 @@ def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
                 kind = tensor.tensor_type.name
                 record["types"][outtype] = kind
                 record["hashes"][f"{dtype} {kind}"] = digest(tensor.data.tobytes())
-    for record in tensors.values():
-        record["types"] = " ".join(record["types"][outtype] for outtype in OUTTYPES)
-    return {"metadata": metadata, "tensors": dict(sorted(tensors.items()))}
+    for name, record in tensors.items():
+        own = next((types for pattern, types in correction.types if re.fullmatch(pattern, name)), None)
+        record["types"] = own or " ".join(record["types"][outtype] for outtype in OUTTYPES)
+    without = re.compile("|".join(correction.without) or r"(?!)")
+    return {
+        "metadata": {key: value for key, value in metadata.items() if not without.match(key)},
+        "tensors": {name: record for name, record in sorted(tensors.items()) if not without.match(name)},
+    }
 
 
 def write_for_reference(fixture: Fixture, directory: Path, dtype: str) -> Path:
     """Write a checkpoint in one shard, with what the reference needs to do what it should."""
     correction = CORRECTIONS.get(fixture.name, Correction())
     model = fixture.write(directory, dtype)
-    rename(model, correction.checkpoint)
-    config = model / "config.json"
-    if correction.config:
-        config.write_text(json.dumps(merged(json.loads(config.read_text()), correction.config)))
+    rename(model, correction.checkpoint, correction.ones)
+    for name, changes in (("config.json", correction.config), ("preprocessor_config.json", correction.processor)):
+        if changes:
+            values = json.loads((model / name).read_text())
+            if name == "config.json":
+                values = {**values, **values.pop(correction.lifted, {})}
+            (model / name).write_text(json.dumps(merged(values, changes)))
     return model
 
 
@@ -155,7 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--from", dest="model", type=Path)
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "clipgguf-reference")
+    parser.add_argument("--cache", type=Path, default=CACHE)
     arguments = parser.parse_args()
     home = fetch(arguments.cache)
     for name in arguments.names or [path.stem for path in sorted(FIXTURES.glob("*.json"))]:

@@ -5,7 +5,7 @@ as much as tells what it is.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,11 @@ GEMMA4 = Other(
         "mm.a.input_projection.weight": (TEXT_WIDTH, 48),
     },
 )
-OTHERS = {"Qwen2-VL": QWEN2_VL, "Gemma 4": GEMMA4}
+# Of families that nobody has heard of yet.
+OTHERS = {
+    "new": replace(QWEN2_VL, types={"clip.projector_type": "new_merger"}),
+    "new, two": replace(GEMMA4, types={"clip.vision.projector_type": "newv", "clip.audio.projector_type": "newa"}),
+}
 
 
 def write_other(path: Path, other: Other, *, types: Mapping[str, str] | None = None) -> Path:

@@ -1,9 +1,10 @@
 """Run llama.cpp's own converter on several models, importing torch and transformers once.
 
-    python run_reference.py HOME < JOBS
+    python run_reference.py HOME CONSTANTS < JOBS
 
-HOME is the folder with convert_hf_to_gguf.py; JOBS is JSON, a list of lists of arguments. Ends with 1 at the first that
-fails, with its output.
+HOME is the folder with convert_hf_to_gguf.py; JOBS is JSON, a list of lists of arguments. CONSTANTS is JSON, too:
+attributes of its classes by "module.Class.NAME", and their values. Ends with 1 at the first job that fails, with its
+output.
 """
 
 import json
@@ -24,6 +25,9 @@ def main() -> None:
 
     torch.set_num_threads(1)
     conversion.load_all_models()
+    for place, value in json.loads(sys.argv[2]).items():
+        module, name, attribute = place.split(".")
+        setattr(getattr(sys.modules[f"conversion.{module}"], name), attribute, value)
     for job in json.load(sys.stdin):
         with tempfile.TemporaryFile() as log:
             child = os.fork()

@@ -87,8 +87,11 @@ FAULTS: dict[str, tuple[Break, list[list[str]]]] = {
         lambda m: (m / "config.json").write_text('{"a": ' + "9" * 10_000 + "}"),
         [["config.json", "not valid JSON", "digits"]],
     ),
-    "another model": (config(lambda c: c.update(model_type="t5")), [["config.json", "'t5'", "'clip'"]]),
-    "a config of nothing": (lambda m: write_json(m / "config.json", {}), [["config.json", "no model_type", "'clip'"]]),
+    "another model": (config(lambda c: c.update(model_type="t5")), [["config.json", "'t5'", "`clipgguf families`"]]),
+    "a config of nothing": (
+        lambda m: write_json(m / "config.json", {}),
+        [["config.json", "no model_type", "`clipgguf families`"]],
+    ),
     "sub-config is no object": (config(lambda c: c.update(text_config=3)), [["text_config is 3", "object"]]),
     "fields of wrong types": (
         fields(

@@ -124,7 +124,7 @@ def test_help_lists_the_commands_and_says_what_happens_without_one(run: Run) -> 
     assert (result.returncode, result.stderr) == (0, "")
     assert run("-h").stdout == result.stdout
     lines = result.stdout[result.stdout.index("\nCommands:") :].splitlines()
-    assert [line.split()[0] for line in lines[2:]] == ["convert", "inspect", "verify", "upgrade"]
+    assert [line.split()[0] for line in lines[2:]] == ["convert", "inspect", "verify", "families", "upgrade"]
     assert all(len(line.split()) > 4 and len(line) < 80 for line in lines[2:])
     text = " ".join(result.stdout.split())
     assert (
@@ -189,7 +189,7 @@ def test_json(model: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "number", "found"),
     [
-        ("clipgguf ", 1, {"convert", "inspect", "verify", "upgrade"}),
+        ("clipgguf ", 1, {"convert", "inspect", "verify", "families", "upgrade"}),
         ("clipgguf --outp", 1, {"--output", "--output-dir"}),
         ("clipgguf model --outtype q8", 3, {"q8_0"}),
         ("clipgguf verify --proj", 2, {"--projector-type"}),
@@ -257,3 +257,18 @@ def test_the_public_names_are_all_there_before_they_are_imported() -> None:
         "assert not hasattr(clipgguf, 'nothing')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_families_are_listed(run: Run) -> None:
+    result = run("families")
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = {line.split("  ")[0] for line in result.stdout.splitlines()}
+    found = json.loads(run("families", "--json").stdout)
+    assert {family["title"] for family in found} == rows - {"family"}
+    (gemma,) = (family for family in found if family["title"] == "Gemma 3")
+    assert gemma == {
+        "title": "Gemma 3",
+        "met_by": ["gemma3"],
+        "projector_types": ["gemma3"],
+        "readers": ["llama.cpp"],
+    }

@@ -13,7 +13,7 @@ import pytest
 from clipgguf import CheckpointError, ClipGGUFError, Options, convert, inspect, plan, upgrade, verify
 from clipgguf.families import MODULES
 from clipgguf.options import Outtype
-from tests.family_fixtures import DTYPES, OUTTYPES, Fixture, digest, fixtures
+from tests.family_fixtures import DTYPES, OUTTYPES, Fixture, digest, fixtures, rename
 from tests.gguf_bytes import rewritten
 from tests.gguf_reading import read
 from tests.json_files import write_json
@@ -75,6 +75,92 @@ def test_double_precision_is_rounded_by_way_of_single(family: Fixture, tmp_path:
     assert single.read_bytes() == double.read_bytes()
 
 
+# Other spellings of a fixture's names, as regular expressions and what takes their place: those of other versions of
+# transformers, of what it saves and of what is on the hub.
+SPELLINGS = {
+    "exaone4_5": [[(r"^model\.visual\.", "visual.")]],
+    "glm4v": [[(r"^model\.visual\.", "visual."), (r"^model\.language_model\.", "model.")]],
+    "hunyuan_vl": [
+        [
+            (r"^model\.", "model.language_model."),
+            (r"^vit\.", "model.vision_tower."),
+            (r"\.perceive\.", ".patch_merger."),
+            (r"\.proj\.0\.", ".proj_conv."),
+            (r"\.proj\.2\.", ".proj_out."),
+            (r"tower(\.layers\.\d+)\.input_layernorm\.", r"tower\1.layer_norm1."),
+            (r"tower(\.layers\.\d+)\.post_attention_layernorm\.", r"tower\1.layer_norm2."),
+            (r"\.dense_h_to_4h\.", ".fc1."),
+            (r"\.dense_4h_to_h\.", ".fc2."),
+        ],
+    ],
+    "minimax_m3": [
+        [
+            (r"^language_model\.model\.", "model.language_model."),
+            (r"^language_model\.lm_head", "lm_head"),
+            (r"^vision_tower\.vision_model\.embeddings\.patch_embedding\.", "model.vision_tower.embeddings.proj."),
+            (r"^vision_tower\.vision_model\.(encoder\.)?", "model.vision_tower."),
+            (r"^multi_modal_projector\.", "model.multi_modal_projector."),
+            (r"^patch_merge_mlp\.", "model.multi_modal_projector.merge_"),
+        ],
+    ],
+    "qwen2_vl": [[(r"^visual\.", "model.visual."), (r"^model\.(?!visual\.)", "model.language_model.")]],
+    "kimi_k25": [
+        [
+            (r"^vision_tower\.patch_embed\.proj", "vision_tower.encoder.patch_embed.proj"),
+            (r"^mm_projector\.pre_norm", "model.mm_projector.pre_norm"),
+        ],
+        [(r"^language_model.model", "model.language_model"), (r"^(mm_proj|vision_)", r"model.\1")],
+        [(r"^mm_projector\.proj\.0", "mm_projector.in_proj"), (r"^mm_projector\.proj\.2", "mm_projector.out_proj")],
+    ],
+    "kimi_vl": [[(r"^(multi_|vision_)", r"model.\1")]],
+    "lighton_ocr": [
+        [("^model.vision_encoder", "vision_tower"), ("^model.vision_projection", "multi_modal_projector")],
+        [("^model.language_model", "language_model.model")],
+    ],
+    "ling3_vl": [[(r"^model\.visual", "visual")]],
+    "muse_glimmer": [[(r"^model\.", "")]],
+    "pixtral": [
+        [
+            (r"^language_model\.model\.", "model.language_model."),
+            (r"^language_model\.lm_head", "lm_head"),
+            (r"^(vision_tower|multi_modal_projector)", r"model.\1"),
+        ],
+        [(r"^language_model\.model\.", "model.")],
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [(name, changes) for name, spellings in SPELLINGS.items() for changes in spellings]
+)
+def test_other_spellings_of_the_names(name: str, changes: list[tuple[str, str]], tmp_path: Path) -> None:
+    (family,) = (family for family in FAMILIES if family.name == name)
+    expected = convert(family.write(tmp_path / "a" / "m"), tmp_path / "a.gguf").path.read_bytes()
+    rename(family.write(tmp_path / "b" / "m"), changes)
+    assert convert(tmp_path / "b" / "m", tmp_path / "b.gguf").path.read_bytes() == expected
+
+
+@pytest.mark.parametrize("name", ["dots_ocr", "exaone4_5", "hunyuan_vl"])
+def test_pixels_as_transformers_5_saves_them(name: str, tmp_path: Path) -> None:
+    (family,) = (family for family in FAMILIES if family.name == name)
+    expected = converted(family, tmp_path).read_bytes()
+    processor = dict(family.files["preprocessor_config.json"])
+    size = {"shortest_edge": processor.pop("min_pixels"), "longest_edge": processor.pop("max_pixels")}
+    files = {**family.files, "processor_config.json": {"image_processor": {**processor, "size": size}}}
+    del files["preprocessor_config.json"]
+    model = replace(family, files=files).write(tmp_path / "b" / "m")
+    assert convert(model, tmp_path / "b.gguf").path.read_bytes() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "note"), [("qwen2_vl--sarashina2_vision", "norm after the projector"), ("qwen3_omni_moe", "audio encoder")]
+)
+def test_what_readers_lack_is_left_out_with_a_note(name: str, note: str, tmp_path: Path) -> None:
+    (family,) = (family for family in FAMILIES if family.name == name)
+    (line,) = plan(family.write(tmp_path / "m")).notes
+    assert f"{note} is left out" in line
+
+
 def one_of_each_kind(family: Fixture, directory: Path) -> list[str]:
     """Return the checkpoint's tensors that are written, without those that differ from others in their block only."""
     tensors = plan(family.write(directory / "whole" / "m")).tensors
@@ -101,7 +187,9 @@ def test_a_missing_tensor_is_named(family: Fixture, tmp_path: Path) -> None:
 def test_a_bent_tensor_is_named(family: Fixture, tmp_path: Path) -> None:
     for number, name in enumerate(one_of_each_kind(family, tmp_path)):
         shape = family.shapes[name]
-        model = with_shapes(family, {**family.shapes, name: (*shape[:-1], shape[-1] + 1)}, tmp_path / f"{number}")
+        model = with_shapes(
+            family, {**family.shapes, name: (*shape[:-1], (shape or (1,))[-1] + 1)}, tmp_path / f"{number}"
+        )
         with pytest.raises(CheckpointError) as error:
             plan(model)
         assert any(repr(name) in problem and "asks for" in problem for problem in error.value.problems)
@@ -152,9 +240,9 @@ def test_hostile_numbers_in_the_configuration(family: Fixture, value: Any, tmp_p
         except ClipGGUFError as error:
             refused += 1
             assert any(path[-1] in problem or "asks for" in problem for problem in error.problems), error
-        else:  # It is none that matters here.
-            assert result == expected, path
-    assert refused >= 5
+        else:  # It is none that matters here, or the number of a block, counted from 0.
+            assert result == expected or (path[-1], value) == ("insert_layer_id", 0), path
+    assert refused >= 3
 
 
 def converted(family: Fixture, directory: Path) -> Path:
@@ -167,14 +255,20 @@ def test_inspect_knows_the_family(family: Fixture, tmp_path: Path) -> None:
     inspection = inspect(path)
     (tower,) = inspection.towers
     assert inspection.found == f"mmproj for {tower.family}"
-    assert tower.blocks == tower.blocks_stored == tower.blocks_run
+    # Gemma 3n's block_count is a number that no reader uses.
+    assert tower.blocks == tower.blocks_stored == tower.blocks_run or (tower.blocks, tower.blocks_run) == (128, None)
     assert [verdict.reads for verdict in inspection.verdicts] == [False, False, True]
     with pytest.raises(CheckpointError, match="lacks nothing"):
         upgrade(path)
 
 
-# Keys that no reader asks for.
-OPTIONAL = {"clip.rope.freq_base", "clip.vision.projector.scale_factor"}
+# What llama.cpp has a default for, which some files mean, and what it does not ask for.
+DISPENSABLE = {
+    "clip.rope.freq_base",
+    "clip.vision.projector.scale_factor",
+    "clip.vision.preproc_min_tiles",
+    "clip.vision.preproc_max_tiles",
+}
 # Keys without which a reader takes something else, so that a tensor is what does not fit.
 CONTRADICTED = {"clip.vision.spatial_merge_size": "mm.patch_merger.weight"}
 
@@ -184,14 +278,14 @@ def test_llama_cpp_is_said_to_refuse_what_lacks_anything(family: Fixture, tmp_pa
     path = converted(family, tmp_path)
     ours = [item.key for item in inspect(path).metadata if item.key.startswith("clip.")]
     for name in (*family.tensors, *ours):
-        if name in OPTIONAL or re.search(r"\.[1-9]\.", name.replace("weight.1", "")):
+        if name in DISPENSABLE or re.search(r"\.[1-9]\.", name.replace("weight.1", "")):
             continue
         changed = rewritten(path, tmp_path / "y.gguf", without=[name])
         verdict = inspect(changed).verdicts[-1]
         assert verdict.reads is not True, name
         # Without a name for the projector, it is taken for LLaVA's.
         either = (name, CONTRADICTED.get(name, name))
-        assert name == "clip.projector_type" or any(n in reason for n in either for reason in verdict.reasons), name
+        assert name.endswith("projector_type") or any(n in reason for n in either for reason in verdict.reasons), name
 
 
 @pytest.mark.slow
@@ -214,7 +308,7 @@ def test_verify_finds_any_flipped_bit(family: Fixture, tmp_path: Path) -> None:
 def test_what_does_not_apply_is_refused(family: Fixture, tmp_path: Path) -> None:
     model = family.write(tmp_path / "m")
     for options in (Options(feature_layer=-2), Options(vocab=tmp_path), Options(keep_last_layer=True)):
-        with pytest.raises(ValueError, match=r"(is|are) for .*; .* gives an image encoder of"):
+        with pytest.raises(ValueError, match=r"(is|are) for .*; .* gives an image encoder (of|for)"):
             plan(model, options)
 
 

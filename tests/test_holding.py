@@ -40,6 +40,12 @@ def test_one_of_what_is_there_whole_is_missing(name: str) -> None:
     assert hold(FAMILY, shapes, {"vision.blocks": 2}).missing == [name]
 
 
+def test_blocks_that_are_begun_are_whole_where_a_file_does_not_tell_how_many() -> None:
+    shapes = {name: shape for name, shape in {**BLOCKS, **BIASES}.items() if name != "v.blk.1.fc.weight"}
+    assert hold(FAMILY, shapes, {}).missing == ["v.blk.1.fc.weight"]
+    assert hold(FAMILY, {}, {}).missing == []
+
+
 def test_what_the_values_leave_out_is_not_looked_for() -> None:
     assert hold(FAMILY, {**BLOCKS, "v.norm.bias": (4,)}, {"vision.blocks": 2, "vision.is_wide": False}).missing == []
 

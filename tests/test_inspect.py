@@ -103,7 +103,7 @@ def test_a_type_decides_before_names(tmp_path: Path) -> None:
         assert inspect(path).found == "mmproj for LLaVA: mlp projector, a SigLIP vision tower"
     # The one for the whole file counts, also beside others.
     types = {"clip.vision.projector_type": "mlp", "clip.projector_type": "qwen2vl_merger"}
-    assert "not known here" in inspect(write_other(tmp_path / "x.gguf", QWEN2_VL, types=types)).found
+    assert inspect(write_other(tmp_path / "x.gguf", QWEN2_VL, types=types)).found == "mmproj for Qwen2-VL"
     # A projector for audio is none of LLaVA's, whatever its type.
     types = {"clip.vision.projector_type": "mlp", "clip.audio.projector_type": "mlp"}
     assert "not known here" in inspect(write_other(tmp_path / "x.gguf", QWEN2_VL, types=types)).found

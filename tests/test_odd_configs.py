@@ -17,7 +17,7 @@ from tests.llava_checkpoints import Llava, write_hf
 from tests.open_clip_checkpoints import write_open_clip
 from tests.weights import safetensors_header
 
-FAMILIES = {family.name: family for family in fixtures()}
+FAMILIES = {family.name: family for family in fixtures() if family.name in ("gemma3", "qwen2_5_vl")}
 
 
 def changed(model: Path, edit: Callable[[Any], object], name: str = "config.json") -> Path:
@@ -54,7 +54,8 @@ def test_a_null_model_type_is_none(tmp_path: Path) -> None:
 def test_a_number_that_follows_from_others_and_has_no_32_bits(tmp_path: Path) -> None:
     model = FAMILIES["qwen2_5_vl"].write(tmp_path / "m")
     changed(model, lambda c: c["vision_config"].update(fullatt_block_indexes=[2**32 - 1]))
-    with pytest.raises(CheckpointError, match=r"clip\.vision\.n_wa_pattern would be 4294967296, of more than 32 bits"):
+    words = r"config\.json: the sizes make vision\.window_pattern 4,294,967,296, should be at most 4,294,967,295"
+    with pytest.raises(ConfigError, match=words):
         plan(model)
 
 

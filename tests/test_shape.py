@@ -33,6 +33,7 @@ ARRANGEMENTS: dict[str, tuple[dict[str, int], tuple[int, ...], Callable[[Floats]
     "into out -> out into": ({}, (6, 3), lambda a: [a.T]),
     "rows 2 width -> 2 rows width": ({}, (6, 2, 3), lambda a: [a[:, 0], a[:, 1]]),
     "hidden 1 3 3'": ({}, (4, 1, 3, 3), lambda a: [a]),
+    "any (any' width)": ({"width": 4}, (5, 8), lambda a: [a]),
     "1 one width -> one width": ({}, (1, 1, 3), lambda a: [a[0]]),
 }  # fmt: skip
 

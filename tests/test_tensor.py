@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from clipgguf.planning import PlannedTensor
 from clipgguf.sources.local import LocalFile
 from clipgguf.stream import SOURCE_NBYTES, ChunkStream
-from clipgguf.tensor import Computed, Joined, Read, Tensor, View, in_parts, plus, summed
+from clipgguf.tensor import Computed, Joined, Read, Tensor, View, in_parts, plus, reordered, summed
 
 TYPES = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16, GGMLQuantizationType.Q8_0)
 # Several chunks in each part, and a last one that is not full.
@@ -51,6 +51,16 @@ def test_plus(dtype: str, ggml_type: GGMLQuantizationType, tmp_path: Path) -> No
     # In half precision where the source is, as torch computes it.
     expected = (values + values.dtype.type(1)).astype(np.float32)
     source = plus(1)(view, values.shape, {})
+    assert streamed(source, values.shape, ggml_type) == quants.quantize(expected, ggml_type).tobytes()
+
+
+@pytest.mark.parametrize("ggml_type", TYPES, ids=lambda kind: kind.name)
+def test_reordered(ggml_type: GGMLQuantizationType, tmp_path: Path) -> None:
+    view, values = stored(tmp_path / "x", "<f2")
+    count = next(n for n in range(5, ROWS) if ROWS % n == 0)
+    order = np.random.default_rng(1).permutation(count)
+    expected = values.reshape(-1, count, WIDTH)[:, order].reshape(values.shape).astype(np.float32)
+    source = reordered(lambda values: order.tolist())(view, values.shape, {})
     assert streamed(source, values.shape, ggml_type) == quants.quantize(expected, ggml_type).tobytes()
 
 

@@ -2,16 +2,13 @@
 
 from dataclasses import dataclass
 
-from clipgguf.checkpoint.not_weights import given_files, other_folder, other_weights
+from clipgguf.checkpoint.not_weights import instead_of_weights
 from clipgguf.checkpoint.shards import Wanted, read_file, read_shards
 from clipgguf.errors import CheckpointError
 from clipgguf.sources import File, Folder
 from clipgguf.tensor import View
 
-__all__ = [
-    "Checkpoint",
-    "Wanted",
-]
+__all__ = ["Checkpoint", "Wanted"]
 
 # Where a directory's weights are, the first that exists: an index of shards, or a single file.
 CONTAINERS = (
@@ -31,11 +28,10 @@ class Checkpoint:
     """The tensors of a folder (or of a file) by name, whatever files they are spread over.
 
     A prefix that modules around the model put in front of all names ("module.") is not a part of them.
-    ``container`` is the file by which they were found: an index of shards, or the one file with all of them.
     """
 
     folder: Folder
-    container: File
+    container: File  # An index of shards, or the one file with all tensors.
     tensors: dict[str, View]
 
     @property
@@ -51,15 +47,13 @@ class Checkpoint:
         Raises CheckpointError when there is none.
         """
         names = CONTAINERS if variant is None else [n for c in CONTAINERS for n in _variant_names(c, variant)]
-        path = next((directory.file(name) for name in names if name in directory), None)
-        if path is not None:
-            return path
+        for name in names:
+            if name in directory:
+                return directory.file(name)
         missing = f"has no weights, should have one of {', '.join(names)}"
-        plain = [name for name in CONTAINERS if name in directory]
-        if plain:
-            raise CheckpointError(f"{directory}: {missing}; without --variant {plain[0]} is taken")
-        what = other_folder(directory) or other_weights(directory) or missing + given_files(directory)
-        raise CheckpointError(f"{directory}: {what}")
+        if plain := next((name for name in CONTAINERS if name in directory), None):
+            raise CheckpointError(f"{directory}: {missing}; without --variant {plain} is taken")
+        raise CheckpointError(f"{directory}: {instead_of_weights(directory, missing)}")
 
     @classmethod
     def others(cls, container: File) -> list[str]:
@@ -68,19 +62,15 @@ class Checkpoint:
 
     @classmethod
     def open(cls, directory: Folder, wanted: Wanted = lambda name: True, variant: str | None = None) -> "Checkpoint":
-        """Read the headers of a directory's weights: one file, or the shards that an index names.
-
-        Only the tensors whose names are ``wanted`` are returned, and a shard without any is not even opened.
-        Raises CheckpointError when there are no weights, or when a file is missing or damaged; ConfigError when the
-        index is no JSON.
-        """
+        """Read the headers of a directory's weights, as ``open_file`` does; CheckpointError when there are none."""
         return cls.open_file(cls.find(directory, variant), wanted)
 
     @classmethod
     def open_file(cls, path: File, wanted: Wanted = lambda name: True) -> "Checkpoint":
         """Read the header of a single file of weights, or those of the shards that an index names.
 
-        Raises CheckpointError when one is missing or damaged, ConfigError when the index is no JSON.
+        Only the tensors whose names are ``wanted`` are returned, and a shard without any is not even opened.
+        Raises CheckpointError when a file is missing or damaged, ConfigError when the index is no JSON.
         """
         tensors = read_shards(path, wanted) if path.name.endswith(".json") else read_file(path, wanted)
         return cls(path.folder, path, tensors)
@@ -89,7 +79,5 @@ class Checkpoint:
 def _variant_names(name: str, variant: str) -> list[str]:
     """Return where a variant may stand in a container's name; programs differ on that of an index."""
     stem, _, rest = name.partition(".")
-    names = [f"{stem}.{variant}.{rest}"]
-    if name.endswith(".index.json"):
-        names.insert(0, name.removesuffix("json") + f"{variant}.json")
-    return names
+    ours = f"{stem}.{variant}.{rest}"
+    return [f"{name.removesuffix('json')}{variant}.json", ours] if name.endswith(".index.json") else [ours]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from clipgguf.errors import CheckpointError, os_reason
+from clipgguf.errors import CheckpointError
 from clipgguf.sources import Source, SourceIO
 from clipgguf.sources.local import OpenedSource, temporary_file
 
@@ -15,7 +15,7 @@ INFLATE_CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Deflated:
-    """A storage that a zip archive holds compressed: the byte range in the file, and what must come out of it."""
+    """Where a zip archive holds a storage compressed, and what must come out of it."""
 
     offset: int
     compressed_size: int
@@ -29,8 +29,7 @@ class InflatedStorage(OpenedSource):
     def __init__(self, archive: Source, deflated: Deflated) -> None:
         """Take where the storage is."""
         super().__init__(archive.name, deflated.inflated_size)
-        self._archive = archive
-        self.deflated = deflated
+        self._archive, self.deflated = archive, deflated
 
     @property
     def origin(self) -> Source:
@@ -38,31 +37,21 @@ class InflatedStorage(OpenedSource):
         return self._archive
 
     def _open(self) -> IO[bytes]:
-        """Inflate the storage; takes its time, and its inflated size on disk until ``close``.
-
-        Raises CheckpointError when what comes out is not what the archive's directory says, or does not fit the disk.
-        """
-        try:
-            return temporary_file(inflate(self._archive, self.deflated))
-        except OSError as e:
-            raise CheckpointError(
-                f"{self.name}: is compressed, and a storage of {self.size:,} bytes cannot be inflated into a temporary "
-                f"file: {os_reason(e)}"
-            ) from e
+        """Inflate the storage; takes its time, and its inflated size on disk until ``close``."""
+        what = f"{self.name}: is compressed, and a storage of {self.size:,} bytes cannot be inflated into"
+        return temporary_file(inflate(self._archive, self.deflated), what)
 
 
 def inflate(archive: Source, deflated: Deflated) -> Iterator[bytes]:
-    """Yield a deflated storage's bytes in chunks of at most INFLATE_CHUNK, never more than ``inflated_size`` in all.
+    """Yield a storage's bytes, deflated by zip's method 8 (raw deflate, RFC 1951), in chunks of at most INFLATE_CHUNK.
 
-    The compression is zip's method 8, which is raw deflate (RFC 1951). Raises CheckpointError when the size or the
-    CRC-32 turns out to be another than the archive's directory says.
+    Raises CheckpointError when the size or the CRC-32 turns out to be another than the archive's directory says.
     """
     where = f"{archive.name}: the entry compressed at byte {deflated.offset:,}"
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
-    left, size, crc32 = deflated.compressed_size, 0, 0
-    pending = b""
-    file = SourceIO(archive)
-    file.seek(deflated.offset)
+    left, right = deflated.compressed_size, deflated.inflated_size
+    size, crc32, pending = 0, 0, b""
+    file = SourceIO(archive, deflated.offset)
     try:
         with archive.in_use():
             while not decompressor.eof:
@@ -75,14 +64,12 @@ def inflate(archive: Source, deflated: Deflated) -> Iterator[bytes]:
                 pending = decompressor.unconsumed_tail
                 size += len(chunk)
                 crc32 = zlib.crc32(chunk, crc32)
-                if size > deflated.inflated_size:
-                    raise CheckpointError(
-                        f"{where} inflates to more than the {deflated.inflated_size:,} bytes it should"
-                    )
+                if size > right:
+                    raise CheckpointError(f"{where} inflates to more than the {right:,} bytes it should")
                 yield chunk
     except zlib.error as e:
         raise CheckpointError(f"{where} is damaged: {e}") from e
-    if size != deflated.inflated_size:
-        raise CheckpointError(f"{where} inflates to {size:,} bytes, it should to {deflated.inflated_size:,}")
+    if size != right:
+        raise CheckpointError(f"{where} inflates to {size:,} bytes, it should to {right:,}")
     if crc32 != deflated.crc32:
         raise CheckpointError(f"{where} is damaged: its CRC-32 is {crc32:08x}, it should be {deflated.crc32:08x}")

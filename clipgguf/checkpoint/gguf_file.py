@@ -66,17 +66,14 @@ class MetadataItem:
 
 @dataclass(frozen=True, slots=True)
 class GGUFFile:
-    """What a GGUF file says that it holds; a tensor's dtype is the name of its GGML type.
-
-    ``data_start`` is where the tensors' bytes begin in it, aligned.
-    """
+    """What a GGUF file says that it holds; a tensor's dtype is the name of its GGML type."""
 
     source: Source
     metadata: tuple[MetadataItem, ...]
     tensors: tuple[View, ...]
     version: int
     alignment: int
-    data_start: int
+    data_start: int  # Where the tensors' bytes begin, aligned.
 
     def value(self, key: str) -> Any:
         """Return the value of a metadata key, or None without it."""
@@ -100,12 +97,9 @@ def too_much(metadata: Sequence[MetadataItem], tensors: Sequence[tuple[str, tupl
 
 def _item_nbytes(item: MetadataItem) -> int:
     """Return the bytes that a metadata key and its value take."""
-    head = 8 + len(item.key.encode()) + 4
     values = item.value if item.is_array else (item.value,)
-    if item.is_array:
-        head += 4 + 8
-    code = FORMATS.get(item.value_type)
-    if code is not None:
+    head = 8 + len(item.key.encode()) + 4 + (4 + 8 if item.is_array else 0)
+    if code := FORMATS.get(item.value_type):
         return head + len(values) * struct.calcsize(f"<{code}")
     nbytes = values.nbytes if isinstance(values, Vocabulary) else sum(len(text.encode()) for text in values)
     return head + 8 * len(values) + nbytes

@@ -12,6 +12,7 @@ import io
 import math
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import IO, Any
 
@@ -54,10 +55,9 @@ class _Header:
 
     def __init__(self, file: IO[bytes], source: Source) -> None:
         self._file = file
-        self._source = source
-        self._size = source.size
-        self._position = 0
-        self._values = 0
+        self._source, self._size = source, source.size
+        # How far it was taken, and how many values there were in arrays.
+        self._position = self._values = 0
 
     def read(self) -> GGUFFile:
         """Take the whole header."""
@@ -79,20 +79,16 @@ class _Header:
                 raise self._error(f"has the metadata key {item.key!r} twice")
             metadata[item.key] = item
         alignment = self._alignment(metadata.get(ALIGNMENT_KEY))
-        infos: dict[str, tuple[GGMLQuantizationType, tuple[int, ...], int]] = {}
+        infos: dict[str, View] = {}
         for number in range(tensor_count):
             name = self._string(f"the name of tensor {number}", LONGEST_NAME)
             if name in infos:
                 raise self._error(f"has the tensor {name!r} twice")
             infos[name] = self._tensor_info(name)
         start = -(-self._position // alignment) * alignment
-        tensors = tuple(
-            View(name, ggml_type.name, shape, self._source, start + offset, _nbytes(shape, ggml_type))
-            for name, (ggml_type, shape, offset) in infos.items()
-        )
-        CheckpointError.raise_all(
-            f"{self._source}: {problem}" for problem in self._misplaced(tensors, start, alignment)
-        )
+        tensors = tuple(replace(info, offset=start + info.offset) for info in infos.values())
+        problems = self._misplaced(tensors, start, alignment)
+        CheckpointError.raise_all(f"{self._source}: {problem}" for problem in problems)
         return GGUFFile(self._source, tuple(metadata.values()), tensors, version, alignment, start)
 
     def _error(self, what: str) -> CheckpointError:
@@ -186,9 +182,8 @@ class _Header:
     def _strings(self, count: int, what: str) -> tuple[str, ...]:
         # What _string does, without its calls: a vocabulary is most of a header, and takes a third of the time so.
         read, unpack = self._file.read, struct.Struct("<Q").unpack
-        position, last = self._position, min(self._size, LARGEST_HEADER)
+        position, last, data = self._position, min(self._size, LARGEST_HEADER), b""
         values: list[str] = []
-        data = b""
         try:
             for _ in range(count):
                 (length,) = unpack(read(8))
@@ -209,17 +204,16 @@ class _Header:
         if item is None:
             return DEFAULT_ALIGNMENT
         if item.value_type != GGUFValueType.UINT32 or item.is_array:
-            raise self._error(f"{ALIGNMENT_KEY} is {_type_text(item)}, should be a UINT32")
+            kind = "an array of" if item.is_array else "a"
+            raise self._error(f"{ALIGNMENT_KEY} is {kind} {item.value_type.name}, should be a UINT32")
         alignment: int = item.value
         if alignment & (alignment - 1) or not SMALLEST_ALIGNMENT <= alignment <= LARGEST_ALIGNMENT:
-            raise self._error(
-                f"{ALIGNMENT_KEY} is {alignment:,}, should be a power of two from {SMALLEST_ALIGNMENT} to "
-                f"{LARGEST_ALIGNMENT:,}"
-            )
+            right = f"a power of two from {SMALLEST_ALIGNMENT} to {LARGEST_ALIGNMENT:,}"
+            raise self._error(f"{ALIGNMENT_KEY} is {alignment:,}, should be {right}")
         return alignment
 
-    def _tensor_info(self, name: str) -> tuple[GGMLQuantizationType, tuple[int, ...], int]:
-        """Take what follows a tensor's name; return its type, its row-major shape and its offset."""
+    def _tensor_info(self, name: str) -> View:
+        """Take what follows a tensor's name; its offset counts from the beginning of all tensors' bytes."""
         what = f"tensor {name!r}"
         axes = self._number("I", f"the number of axes of {what}")
         if axes > MOST_AXES:
@@ -233,10 +227,11 @@ class _Header:
             raise self._error(f"{what} is of the GGML type {number}, which is not known") from e
         if math.prod(shape) > 2**63 - 1:
             raise self._error(f"{what} has shape {shape}, which is more values than a file can hold")
-        block, _ = GGML_QUANT_SIZES[ggml_type]
+        block, block_nbytes = GGML_QUANT_SIZES[ggml_type]
         if (row := shape[-1] if shape else 1) % block:
             raise self._error(f"{what} has rows of {row:,} values, should be a multiple of {ggml_type.name}'s {block}")
-        return ggml_type, shape, self._number("Q", f"the offset of {what}")
+        offset = self._number("Q", f"the offset of {what}")
+        return View(name, ggml_type.name, shape, self._source, offset, math.prod(shape) // block * block_nbytes)
 
     def _misplaced(self, tensors: tuple[View, ...], start: int, alignment: int) -> Iterator[str]:
         """Yield what is wrong with where tensors are; ``start`` is where their bytes begin."""
@@ -253,12 +248,3 @@ class _Header:
         for tensor, following in pairwise(ordered):
             if tensor.offset + tensor.nbytes > following.offset:
                 yield f"tensors {tensor.name!r} and {following.name!r} overlap at offset {following.offset - start:,}"
-
-
-def _nbytes(shape: tuple[int, ...], ggml_type: GGMLQuantizationType) -> int:
-    block, block_nbytes = GGML_QUANT_SIZES[ggml_type]
-    return math.prod(shape) // block * block_nbytes
-
-
-def _type_text(item: MetadataItem) -> str:
-    return f"an array of {item.value_type.name}" if item.is_array else f"a {item.value_type.name}"

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipgguf.sources import Folder
@@ -10,11 +10,12 @@ from clipgguf.sources.local import LocalFolder
 
 # Weights of other programs, which transformers saves beside ours or instead of them.
 _TRANSFORMERS_4 = "transformers 4 turns them into ours: load the model with {}=True and save it with save_pretrained"
+_EXPORTED = "they should be converted from the checkpoint that they were exported from"
 OTHER_FORMATS: Sequence[tuple[str, str, str]] = (
     ("flax_model*.msgpack", "Flax", _TRANSFORMERS_4.format("from_flax")),
     ("tf_model*.h5", "TensorFlow", _TRANSFORMERS_4.format("from_tf")),
-    ("*.onnx", "ONNX", "they should be converted from the checkpoint that they were exported from"),
-    ("onnx/*.onnx", "ONNX", "they should be converted from the checkpoint that they were exported from"),
+    ("*.onnx", "ONNX", _EXPORTED),
+    ("onnx/*.onnx", "ONNX", _EXPORTED),
     ("*.gguf", "GGUF already", "`clipgguf inspect` looks into them"),
 )
 # How a file of weights is called, and what else of a training run looks like one.
@@ -31,15 +32,11 @@ SUB_MODELS = ("text_encoder", "text_encoder_2", "image_encoder")
 MOST_NAMED = 5
 
 
-def _directory(folder: Folder) -> Path | None:
-    """Return the directory that a folder is; None where it is none of this machine, of which nothing is said here."""
-    return folder.path if isinstance(folder, LocalFolder) else None
-
-
 def other_folder(folder: Folder) -> str | None:
     """Return what a directory is that holds a model in another place, or none yet; None when it is not recognised."""
-    if (directory := _directory(folder)) is None:
+    if not isinstance(folder, LocalFolder):  # Of what is not on this machine, nothing is said here.
         return None
+    directory = folder.path
     if snapshot := _snapshot(directory):
         return f"is a model's folder in the cache of the Hugging Face hub, the model itself is in {snapshot}"
     if (directory / "model_index.json").is_file():
@@ -51,27 +48,24 @@ def other_folder(folder: Folder) -> str | None:
     return None
 
 
-def other_weights(folder: Folder) -> str | None:
-    """Return which weights a directory has instead of ours, and what to do; None when there are none."""
-    if (directory := _directory(folder)) is None:
-        return None
-    if variants := sorted(set(_variants(directory))):
-        takes = " or ".join(f"`--variant {variant}`" for variant in variants)
-        return f"has no model.safetensors, but weights of a variant; {takes} takes them"
+def instead_of_weights(folder: Folder, missing: str) -> str:
+    """Return what a directory without weights of ours is or has, and what to do; ``missing`` says what it lacks."""
+    if other := other_folder(folder):
+        return other
+    if not isinstance(folder, LocalFolder):
+        return missing
+    directory = folder.path
+    matches = map(VARIANT.fullmatch, _names(directory, "*"))
+    if variants := sorted({match[1] or match[2] for match in matches if match}):
+        option = " or ".join(f"`--variant {variant}`" for variant in variants)
+        return f"has no model.safetensors, but weights of a variant; {option} takes them"
     for pattern, program, advice in OTHER_FORMATS:
         if names := _names(directory, pattern):
             return f"has weights only for {program} ({_listed(names)}); {advice}"
-    return None
-
-
-def given_files(folder: Folder) -> str:
-    """Return, to end a sentence, which files of weights a directory has that would have to be given; or nothing."""
-    if (directory := _directory(folder)) is None:
-        return ""
     names = [name for pattern in WEIGHTS for name in _names(directory, pattern) if not NO_WEIGHTS.match(name)]
     if shards := [name for name in names if SHARD.search(name)]:
-        return f"; it has shards ({_listed(shards)}), but not the index that names them"
-    return f"; it has {_listed(names)}, which can be given as the model" if names else ""
+        return f"{missing}; it has shards ({_listed(shards)}), but not the index that names them"
+    return f"{missing}; it has {_listed(names)}, which can be given as the model" if names else missing
 
 
 def _snapshot(directory: Path) -> Path | None:
@@ -91,16 +85,7 @@ def _unfinished(directory: Path) -> str | None:
     places = [directory, directory / ".cache" / "huggingface" / "download"]
     if directory.absolute().parent.name == "snapshots":
         places.append(directory.absolute().parent.parent / "blobs")
-    for place in places:
-        if names := _names(place, "*.incomplete"):
-            return names[0]
-    return None
-
-
-def _variants(directory: Path) -> Iterator[str]:
-    for name in _names(directory, "*"):
-        if match := VARIANT.fullmatch(name):
-            yield match[1] or match[2]
+    return next((name for place in places for name in _names(place, "*.incomplete")), None)
 
 
 def _names(directory: Path, pattern: str) -> list[str]:

@@ -40,10 +40,7 @@ _BITS = {
 
 
 def read_safetensors_header(source: Source) -> list[View]:
-    """Return what a safetensors file says that it holds, in the order of its header; reads no tensor's bytes.
-
-    Raises CheckpointError when the file is truncated or no safetensors file.
-    """
+    """Return what a safetensors file says that it holds, in its order; CheckpointError when it is truncated or none."""
     file, name, size = SourceIO(source), source.name, source.size
     head = file.read(8)
     length = int.from_bytes(head, "little")
@@ -56,16 +53,15 @@ def read_safetensors_header(source: Source) -> list[View]:
         )
     try:
         is_judged = isinstance(source, LocalFile) and _is_judged_by_the_package(source)
-        header = json.loads(
-            file.read(length), object_pairs_hook=unique_object, parse_constant=None if is_judged else _no_constant
-        )
+        check = None if is_judged else _no_constant
+        header = json.loads(file.read(length), object_pairs_hook=unique_object, parse_constant=check)
         if not is_judged:
             check_header(header, size - 8 - length)
         header.pop("__metadata__", None)
         return [_record(source, 8 + length, name, info) for name, info in header.items()]
     except DuplicateKeyError as e:
         # The format forbids it, and the package takes the last one in silence.
-        raise CheckpointError(f"{name}: has the key {shown(e.key)} twice in its header") from e
+        raise CheckpointError(f"{name}: has the key {shown(e.args[0])} twice in its header") from e
     except (SafetensorError, ValueError, RecursionError) as e:  # No JSON any more: the file has changed in between.
         raise CheckpointError(f"{name}: is truncated or no safetensors file: {e} (the file has {size:,} bytes)") from e
     except OSError as e:
@@ -98,21 +94,11 @@ def _record(source: Source, start: int, name: str, info: Any) -> View:
     if not isinstance(info, dict) or not isinstance(info["dtype"], str):
         raise _wrong_entry(name, info)
     begin, end = info["data_offsets"]
-    return View(
-        name=name,
-        dtype=info["dtype"],
-        shape=tuple(info["shape"]),
-        file=source,
-        offset=start + begin,
-        nbytes=end - begin,
-    )
+    return View(name, info["dtype"], tuple(info["shape"]), source, start + begin, end - begin)
 
 
 def check_header(header: Any, nbytes: int) -> None:
-    """Hold a header, as JSON has it, to what the package asks for; so many bytes of tensors follow it in the file.
-
-    Raises ValueError, which says what is wrong.
-    """
+    """Raise ValueError where a header is not what the package asks for; so many bytes of tensors follow it."""
     if not isinstance(header, dict):
         raise ValueError("the header is no JSON object")
     json.dumps(header, ensure_ascii=False).encode()  # Fails for a lone surrogate.

@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Callable, Collection, Mapping
+from itertools import chain
 from pathlib import PurePath, PurePosixPath, PureWindowsPath
 
 from clipgguf.checkpoint.not_weights import other_folder
@@ -10,7 +11,7 @@ from clipgguf.checkpoint.safetensors import read_safetensors_header
 from clipgguf.errors import CheckpointError, collect, first_few, shown
 from clipgguf.json_file import read_json_object
 from clipgguf.limits import MOST_ENTRIES
-from clipgguf.sources import File
+from clipgguf.sources import File, SourceIO
 from clipgguf.tensor import View
 
 Wanted = Callable[[str], bool]
@@ -20,14 +21,11 @@ WRAPPING = ("module.", "_orig_mod.")
 # A file name in which nothing has a meaning for a system.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 # How much of two tensors is compared at a time.
-COMPARED_NBYTES = 1 << 20
+COMPARED_NBYTES = 1 << 19
 
 
 def read_file(path: File, wanted: Wanted, wrapping: str | None = None) -> dict[str, View]:
-    """Return the tensors of a file that are wanted, by name without ``wrapping``, or without what wraps all of them.
-
-    Raises CheckpointError when the file is missing or damaged.
-    """
+    """Return the tensors of a file that are wanted, by name without ``wrapping``, or without what wraps all of them."""
     with contextlib.closing(path.open()) as file:
         if path.name.endswith(".safetensors"):
             found = read_safetensors_header(file)
@@ -49,8 +47,7 @@ def read_shards(index: File, wanted: Wanted) -> dict[str, View]:
     """
     weight_map = _weight_map(index)
     wrapping = _wrapping(weight_map)
-    unwrapped = ((name.removeprefix(wrapping), file) for name, file in weight_map.items())
-    files = {name: file for name, file in unwrapped if wanted(name)}
+    files = {name: file for wrapped, file in weight_map.items() if wanted(name := wrapped.removeprefix(wrapping))}
     _check_presence(index, files)
     # As paths, among which "x" and "./x" are one.
     paths = {name: index.folder.file(PurePath(file).as_posix()) for name, file in files.items()}
@@ -62,11 +59,9 @@ def read_shards(index: File, wanted: Wanted) -> dict[str, View]:
         if sum(map(len, shards.values())) > MOST_ENTRIES:
             raise CheckpointError(f"{index}: its shards have more than {MOST_ENTRIES:,} tensors, no model has as many")
     CheckpointError.raise_all(problems)
+    lacking = [name for name, path in paths.items() if name not in shards[path]]
     CheckpointError.raise_all(
-        first_few(
-            (name for name, path in paths.items() if name not in shards[path]),
-            lambda name: f"{paths[name]}: lacks tensor {name!r}, which {index.name} puts there",
-        )
+        first_few(lacking, lambda name: f"{paths[name]}: lacks tensor {name!r}, which {index.name} puts there")
     )
     # transformers takes what a shard has, whether or not the index names it.
     return {**_merged(shards.values()), **{name: shards[path][name] for name, path in paths.items()}}
@@ -85,14 +80,10 @@ def _weight_map(index: File) -> dict[str, str]:
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: weight_map is missing, empty or no object (tensor name to file name)")
+    outside = [name for name, file in weight_map.items() if not _stays_inside(file)]
+    what = "which is no file name inside the directory"
     CheckpointError.raise_all(
-        first_few(
-            (name for name, file in weight_map.items() if not _stays_inside(file)),
-            lambda name: (
-                f"{index}: puts tensor {name!r} into {shown(weight_map[name])}, which is no file name inside the "
-                "directory"
-            ),
-        )
+        first_few(outside, lambda name: f"{index}: puts tensor {name!r} into {shown(weight_map[name])}, {what}")
     )
     return weight_map
 
@@ -110,49 +101,35 @@ def _stays_inside(file: object) -> bool:
 def _check_presence(index: File, files: Mapping[str, str]) -> None:
     """Raise CheckpointError for shards that are not there, before any is opened."""
     missing = [file for file in dict.fromkeys(files.values()) if file not in index.folder]
-    what = other_folder(index.folder) if missing else None
-    CheckpointError.raise_all(
-        (
-            *([f"{index.folder}: {what}"] if what else []),
-            *first_few(missing, lambda file: f"{index.folder.name_of(file)}: is missing, {index.name} names it"),
-        )
-    )
+    problems = [*first_few(missing, lambda file: f"{index.folder.name_of(file)}: is missing, {index.name} names it")]
+    if missing and (what := other_folder(index.folder)):
+        problems.insert(0, f"{index.folder}: {what}")
+    CheckpointError.raise_all(problems)
 
 
 def _merged(shards: Collection[Mapping[str, View]]) -> dict[str, View]:
     """Return the tensors of all shards; CheckpointError when two have one of a name and it is not the same."""
     tensors: dict[str, View] = {}
-    twice = [
-        (other, tensor)
-        for shard in shards
-        for name, tensor in shard.items()
-        if (other := tensors.setdefault(name, tensor)) is not tensor
-    ]
-    # Which of them is meant, nothing says; with tied weights it does not matter.
-    CheckpointError.raise_all(
-        first_few(
-            (pair for pair in twice if not _is_same(*pair)),
-            lambda pair: (
-                f"{pair[0].file}: tensor {pair[0].name!r} stands in {pair[1].file}, too, with other values; it should "
-                "stand in one shard, or be the same in both"
-            ),
-        )
-    )
+    problems: list[str] = []
+    for name, tensor in chain.from_iterable(shard.items() for shard in shards):
+        other = tensors.setdefault(name, tensor)
+        # Which of them is meant, nothing says; with tied weights it does not matter.
+        if other is not tensor and not _is_same(other, tensor):
+            where = f"{other.file}: tensor {other.name!r} stands in {tensor.file}, too, with other values"
+            problems.append(f"{where}; it should stand in one shard, or be the same in both")
+    CheckpointError.raise_all(first_few(problems, str))
     return tensors
 
 
 def _is_same(one: View, other: View) -> bool:
     """Return whether two tensors have the same dtype, shape and bytes, of which few are in memory at a time."""
     # With strides, what lies between the elements is compared, too.
-    for attribute in ("dtype", "shape", "strides"):
-        if getattr(one, attribute) != getattr(other, attribute):
-            return False
-    nbytes = one.extent
+    if (one.dtype, one.shape, one.strides) != (other.dtype, other.shape, other.strides):
+        return False
     with contextlib.closing(one.file), contextlib.closing(other.file):
-        for start in range(0, nbytes, COMPARED_NBYTES):
-            buffers = [memoryview(bytearray(min(COMPARED_NBYTES, nbytes - start))) for _ in range(2)]
-            one.file.read(one.offset + start, buffers[0])
-            other.file.read(other.offset + start, buffers[1])
-            if buffers[0] != buffers[1]:
+        for start in range(0, one.extent, COMPARED_NBYTES):
+            size = min(COMPARED_NBYTES, one.extent - start)
+            parts = [SourceIO(tensor.file, tensor.offset + start).read(size) for tensor in (one, other)]
+            if parts[0] != parts[1]:
                 return False
     return True

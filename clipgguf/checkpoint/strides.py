@@ -20,20 +20,24 @@ def blocks(shape: Axes, elements: int) -> Iterator[tuple[Axes, Axes]]:
 
     A block has the innermost axes whole, the next one in part, and of those outside it one index each.
     """
-    axis, inner = len(shape), 1
-    while axis and inner * shape[axis - 1] <= elements:
-        axis -= 1
-        inner *= shape[axis]
-    if not axis:
+    axis = _cut_axis(shape, elements)
+    if axis < 0:
         yield (0,) * len(shape), shape
         return
-    axis -= 1
-    rows = elements // inner
     whole = shape[axis + 1 :]
+    rows = elements // math.prod(whole)
     for outside in itertools.product(*map(range, shape[:axis])):
         for start in range(0, shape[axis], rows):
             count = min(rows, shape[axis] - start)
             yield (*outside, start, *(0 for _ in whole)), (*(1 for _ in outside), count, *whole)
+
+
+def _cut_axis(shape: Axes, elements: int) -> int:
+    """Return the axis that blocks of so many elements have in part, or -1 when one has everything."""
+    axis = len(shape) - 1
+    while axis >= 0 and math.prod(shape[axis:]) <= elements:
+        axis -= 1
+    return axis
 
 
 def extent(shape: Axes, strides: Axes, itemsize: int) -> int:
@@ -61,32 +65,27 @@ def _cost_of_block(shape: Axes, strides: Axes, itemsize: int, room: int) -> int:
     parts = split(shape, strides, itemsize, room)
     if parts is None:
         return extent(shape, strides, itemsize) + SMALL_READ
-    axis, length = parts
+    return _cost_of_parts(shape, strides, itemsize, room, *parts)
+
+
+def _cost_of_parts(shape: Axes, strides: Axes, itemsize: int, room: int, axis: int, length: int) -> int:
+    """Return the cost of a block that is cut along an axis into parts of a length."""
     count, rest = divmod(shape[axis], length)
-
-    def part(length: int) -> int:
-        return _cost_of_block((*shape[:axis], length, *shape[axis + 1 :]), strides, itemsize, room)
-
-    return count * part(length) + (part(rest) if rest else 0)
+    return sum(
+        times * _cost_of_block((*shape[:axis], part, *shape[axis + 1 :]), strides, itemsize, room)
+        for times, part in ((count, length), (1, rest))
+        if part
+    )
 
 
 def cost(shape: Axes, strides: Axes, itemsize: int, elements: int, room: int) -> int:
-    """Return what it takes to read a view in blocks of so many elements, each as ``split`` has it.
-
-    That is in bytes: those that are read, and SMALL_READ for each time.
-    """
-    inside = itertools.accumulate(reversed(shape), lambda a, b: a * b)
-    whole = sum(1 for product in inside if product <= elements)
-    axis = len(shape) - whole - 1
+    """Return the bytes that blocks of so many elements read, each as ``split`` has it, and SMALL_READ for each time."""
+    axis = _cut_axis(shape, elements)
     if axis < 0:
         return _cost_of_block(shape, strides, itemsize, room)
     rows = elements // math.prod(shape[axis + 1 :])
-    count, rest = divmod(shape[axis], rows)
-
-    def block(rows: int) -> int:
-        return _cost_of_block((*(1,) * axis, rows, *shape[axis + 1 :]), strides, itemsize, room)
-
-    return math.prod(shape[:axis]) * (count * block(rows) + (block(rest) if rest else 0))
+    inside = (*(1,) * axis, *shape[axis:])
+    return math.prod(shape[:axis]) * _cost_of_parts(inside, strides, itemsize, room, axis, rows)
 
 
 def stored_order(shape: Axes, strides: Axes) -> Axes:

@@ -7,16 +7,14 @@ this module, so that nothing is imported. The functions and their arguments are 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias, TypeGuard
+from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 # GGUF has 4 axes at most, a convolution over video 5. The limit keeps it cheap to look at a shape, however often a
 # hostile pickle refers to the same one.
 MOST_TORCH_AXES = 8
 LARGEST_INT64 = 2**63 - 1
 LONGEST_TORCH_NAME = 256
-
-Arguments: TypeAlias = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,7 @@ class Function:
     """A function that a pickle may call: one of this module's, under the name that it has in the pickle."""
 
     name: str
-    function: Callable[[Arguments], object]
+    function: Callable[..., object]
     arguments: range
 
 
@@ -75,45 +73,21 @@ class RefusedError(Exception):
     """What the pickle does that cannot be, as the end of a sentence that begins with its name."""
 
 
-def _ordered_dict(_: Arguments) -> OrderedDict:
-    return OrderedDict()
-
-
-def _size(arguments: Arguments) -> tuple[object, ...]:
-    (axes,) = arguments
+def _size(axes: object) -> tuple[object, ...]:
     if not isinstance(axes, tuple):
         raise RefusedError("makes a torch.Size of something that is no tuple")
     return axes
 
 
-def _tensor(arguments: Arguments) -> StorageView:
-    # _rebuild_tensor(storage, storage_offset, size, stride)
-    return _view(arguments, None, None)
-
-
-def _tensor_v2(arguments: Arguments) -> StorageView:
-    # _rebuild_tensor_v2(storage, storage_offset, size, stride, requires_grad, backward_hooks, metadata=None)
-    return _view(arguments[:4], None, arguments[6:])
-
-
-def _tensor_v3(arguments: Arguments) -> StorageView:
-    # _rebuild_tensor_v3(storage, storage_offset, size, stride, requires_grad, backward_hooks, dtype, metadata=None)
-    element = arguments[6]
-    if not isinstance(element, ElementType):
-        raise RefusedError("describes a tensor whose dtype is none")
-    return _view(arguments[:4], element, arguments[7:])
-
-
-def _parameter(arguments: Arguments) -> StorageView:
-    # _rebuild_parameter(data, requires_grad, backward_hooks)
-    tensor = arguments[0]
-    if not isinstance(tensor, StorageView):
-        raise RefusedError("makes a parameter of something that is no tensor")
-    return tensor
-
-
-def _view(arguments: Arguments, element: ElementType | None, metadata: Arguments | None) -> StorageView:
-    storage, offset, shape, strides = arguments
+def _tensor(
+    storage: object,
+    offset: object,
+    shape: object,
+    strides: object,
+    _requires_grad: object = None,
+    _backward_hooks: object = None,
+    metadata: object = None,
+) -> StorageView:
     if not isinstance(storage, Storage):
         raise RefusedError("describes a tensor whose storage is none")
     if not _is_int64(offset) or not _is_axes(shape) or not _is_axes(strides) or len(shape) != len(strides):
@@ -122,12 +96,26 @@ def _view(arguments: Arguments, element: ElementType | None, metadata: Arguments
             f"should be an integer and two tuples of as many integers, at most {MOST_TORCH_AXES}"
         )
     # torch keeps negation and conjugation as a mark on the tensor (get_tensor_metadata), not in the bytes.
-    if metadata and isinstance(metadata[0], dict) and any(metadata[0].values()):
+    if isinstance(metadata, dict) and any(metadata.values()):
         raise RefusedError(
             f"marks a tensor in storage {name_text(storage.key)} as negated or conjugated; it should be saved after "
             "resolve_neg() and resolve_conj()"
         )
-    return StorageView(storage, element or storage.element, offset, shape, strides)
+    return StorageView(storage, storage.element, offset, shape, strides)
+
+
+def _tensor_v3(*arguments: object) -> StorageView:
+    # As _tensor, with the dtype before the metadata.
+    *first, element = arguments[:7]
+    if not isinstance(element, ElementType):
+        raise RefusedError("describes a tensor whose dtype is none")
+    return replace(_tensor(*first, *arguments[7:]), element=element)
+
+
+def _parameter(tensor: object, _requires_grad: object, _backward_hooks: object) -> StorageView:
+    if not isinstance(tensor, StorageView):
+        raise RefusedError("makes a parameter of something that is no tensor")
+    return tensor
 
 
 def _is_int64(value: object) -> TypeGuard[int]:
@@ -145,46 +133,39 @@ def _is_axes(value: object) -> TypeGuard[tuple[int, ...]]:
     return not value or (min(value) >= -LARGEST_INT64 and max(value) <= LARGEST_INT64)
 
 
+# What is in the module torch: element types by the names of their storages' classes and of their dtypes.
+_ELEMENT_TYPES = (
+    (ElementType("F32", 4), "FloatStorage", "float32"),
+    (ElementType("F16", 2), "HalfStorage", "float16"),
+    (ElementType("BF16", 2), "BFloat16Storage", "bfloat16"),
+    (ElementType("F64", 8), "DoubleStorage", "float64"),
+    (ElementType("I64", 8), "LongStorage", "int64"),
+    (ElementType("I32", 4), "IntStorage", "int32"),
+    (ElementType("I16", 2), "ShortStorage", "int16"),
+    (ElementType("I8", 1), "CharStorage", "int8"),
+    (ElementType("U64", 8), "uint64"),
+    (ElementType("U32", 4), "uint32"),
+    (ElementType("U16", 2), "uint16"),
+    (ElementType("U8", 1), "ByteStorage", "uint8"),
+    (ElementType("BOOL", 1), "BoolStorage", "bool"),
+    (ElementType("C64", 8), "ComplexFloatStorage", "complex64"),
+    (ElementType("F8_E4M3", 1), "float8_e4m3fn"),
+    (ElementType("F8_E5M2", 1), "float8_e5m2"),
+    (ElementType("F8_E4M3FNUZ", 1), "float8_e4m3fnuz"),
+    (ElementType("F8_E5M2FNUZ", 1), "float8_e5m2fnuz"),
+    (ElementType("F8_E8M0", 1), "float8_e8m0fnu"),
+)
 # Every global that a pickle may ask for, by module and name, and what it gets.
 GLOBALS: Mapping[tuple[str, str], ElementType | Function] = {
-    ("collections", "OrderedDict"): Function("collections.OrderedDict", _ordered_dict, range(1)),
+    ("collections", "OrderedDict"): Function("collections.OrderedDict", OrderedDict, range(1)),
     ("torch", "Size"): Function("torch.Size", _size, range(1, 2)),
     ("torch._utils", "_rebuild_tensor"): Function("_rebuild_tensor", _tensor, range(4, 5)),
-    ("torch._utils", "_rebuild_tensor_v2"): Function("_rebuild_tensor_v2", _tensor_v2, range(6, 8)),
+    ("torch._utils", "_rebuild_tensor_v2"): Function("_rebuild_tensor_v2", _tensor, range(6, 8)),
     ("torch._utils", "_rebuild_tensor_v3"): Function("_rebuild_tensor_v3", _tensor_v3, range(7, 9)),
     ("torch._utils", "_rebuild_parameter"): Function("_rebuild_parameter", _parameter, range(3, 4)),
     # An untyped storage counts bytes; its tensors come by _rebuild_tensor_v3 and bring a dtype.
     ("torch.storage", "UntypedStorage"): ElementType("U8", 1),
-    ("torch", "FloatStorage"): ElementType("F32", 4),
-    ("torch", "HalfStorage"): ElementType("F16", 2),
-    ("torch", "BFloat16Storage"): ElementType("BF16", 2),
-    ("torch", "DoubleStorage"): ElementType("F64", 8),
-    ("torch", "LongStorage"): ElementType("I64", 8),
-    ("torch", "IntStorage"): ElementType("I32", 4),
-    ("torch", "ShortStorage"): ElementType("I16", 2),
-    ("torch", "CharStorage"): ElementType("I8", 1),
-    ("torch", "ByteStorage"): ElementType("U8", 1),
-    ("torch", "BoolStorage"): ElementType("BOOL", 1),
-    ("torch", "ComplexFloatStorage"): ElementType("C64", 8),
-    ("torch", "float32"): ElementType("F32", 4),
-    ("torch", "float16"): ElementType("F16", 2),
-    ("torch", "bfloat16"): ElementType("BF16", 2),
-    ("torch", "float64"): ElementType("F64", 8),
-    ("torch", "int64"): ElementType("I64", 8),
-    ("torch", "int32"): ElementType("I32", 4),
-    ("torch", "int16"): ElementType("I16", 2),
-    ("torch", "int8"): ElementType("I8", 1),
-    ("torch", "uint64"): ElementType("U64", 8),
-    ("torch", "uint32"): ElementType("U32", 4),
-    ("torch", "uint16"): ElementType("U16", 2),
-    ("torch", "uint8"): ElementType("U8", 1),
-    ("torch", "bool"): ElementType("BOOL", 1),
-    ("torch", "complex64"): ElementType("C64", 8),
-    ("torch", "float8_e4m3fn"): ElementType("F8_E4M3", 1),
-    ("torch", "float8_e5m2"): ElementType("F8_E5M2", 1),
-    ("torch", "float8_e4m3fnuz"): ElementType("F8_E4M3FNUZ", 1),
-    ("torch", "float8_e5m2fnuz"): ElementType("F8_E5M2FNUZ", 1),
-    ("torch", "float8_e8m0fnu"): ElementType("F8_E8M0", 1),
+    **{("torch", name): element for element, *names in _ELEMENT_TYPES for name in names},
 }
 
 

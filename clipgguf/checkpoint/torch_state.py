@@ -1,10 +1,11 @@
 """A state dict as the pickle describes it, made into records: names flattened, tensors checked against their bytes."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from clipgguf.checkpoint.strides import SMALL_READ, extent, stored_cost
+from clipgguf.checkpoint.strides import SMALL_READ, stored_cost
 from clipgguf.checkpoint.torch_globals import LONGEST_TORCH_NAME, Storage, StorageView, kind_of, name_text
 from clipgguf.errors import CheckpointError
 from clipgguf.limits import MOST_ENTRIES
@@ -34,16 +35,15 @@ class StorageBytes:
 
 
 def source_tensors(state: object, locate: Callable[[Storage], StorageBytes], source: Source) -> list[View]:
-    """Return the tensors of a state dict, those of nested dicts under names joined with dots.
+    """Return the tensors of a state dict, those of nested dicts under names joined with dots, and nothing else of it.
 
-    What is neither a tensor nor a dict is left out: numbers, strings, lists. ``locate`` finds a storage's bytes.
-    Raises CheckpointError when the state is no dict, a name is no string or comes twice, or a tensor does not lie
-    inside its storage.
+    ``locate`` finds a storage's bytes. Raises CheckpointError when the state is no dict, a name is no string or comes
+    twice, or a tensor does not lie inside its storage.
     """
     if not isinstance(state, dict):
         raise CheckpointError(f"{source}: holds {kind_of(state)}, should hold a state dict: tensors by their names")
     tensors: dict[str, View] = {}
-    for name, view in _named_views(_unwrap(state), source):
+    for name, view in _named_views(_unwrap(state), source, itertools.count()):
         if name in tensors:
             raise CheckpointError(f"{source}: has two tensors of the name {name!r}, with and without nested dicts")
         if len(tensors) == MOST_ENTRIES:
@@ -61,100 +61,67 @@ def _unwrap(state: dict[object, object]) -> dict[object, object]:
     return state
 
 
-def _named_views(state: dict[object, object], source: Source) -> Iterator[tuple[str, StorageView]]:
-    entries = 0
-    under_way: list[tuple[tuple[object, ...], Iterator[tuple[object, object]]]] = [((), iter(state.items()))]
-    while under_way:
-        keys, items = under_way[-1]
-        for key, value in items:
-            entries += 1
-            if entries > MOST_ITEMS:
-                raise CheckpointError(f"{source}: has more than {MOST_ITEMS:,} entries in nested dicts; refused")
-            if isinstance(value, StorageView):
-                yield _name((*keys, key), source), value
-            elif isinstance(value, dict):
-                if len(under_way) == DEEPEST_NESTING:
-                    raise CheckpointError(f"{source}: has dicts nested more than {DEEPEST_NESTING} deep; refused")
-                under_way.append(((*keys, key), iter(value.items())))
-                break
-        else:
-            under_way.pop()
+def _named_views(
+    state: dict[object, object], source: Source, entries: Iterator[int], keys: tuple[object, ...] = ()
+) -> Iterator[tuple[str, StorageView]]:
+    """Yield the tensors of a dict that lies under some keys, and those of the dicts inside; counts its entries."""
+    for key, value in state.items():
+        if next(entries) == MOST_ITEMS:
+            raise CheckpointError(f"{source}: has more than {MOST_ITEMS:,} entries in nested dicts; refused")
+        if isinstance(value, StorageView):
+            yield _name((*keys, key), source), value
+        elif isinstance(value, dict):
+            if len(keys) + 1 == DEEPEST_NESTING:
+                raise CheckpointError(f"{source}: has dicts nested more than {DEEPEST_NESTING} deep; refused")
+            yield from _named_views(value, source, entries, (*keys, key))
 
 
 def _name(keys: tuple[object, ...], source: Source) -> str:
-    parts: list[str] = []
     for key in keys:
         if not isinstance(key, str):
             raise CheckpointError(f"{source}: has a tensor under the key {key}, should be a string, its name")
-        parts.append(key)
-    length = sum(map(len, parts)) + len(parts) - 1
+    names = [str(key) for key in keys]
+    length = sum(map(len, names)) + len(names) - 1
     if length > LONGEST_TORCH_NAME:
-        raise CheckpointError(
-            f"{source}: has a tensor whose name has {length:,} characters, should have {LONGEST_TORCH_NAME} at most"
-        )
-    return ".".join(parts)
+        what = f"a tensor whose name has {length:,} characters, should have {LONGEST_TORCH_NAME} at most"
+        raise CheckpointError(f"{source}: has {what}")
+    return ".".join(names)
 
 
 def _source_tensor(name: str, view: StorageView, stored: StorageBytes, source: Source) -> View:
-    where = f"{source}: tensor {name!r}"
+    where, layout = f"{source}: tensor {name!r}", f"shape {view.shape} and strides {view.strides}"
     storage, itemsize = view.storage, view.element.itemsize
     if storage.nbytes > stored.nbytes:
         raise CheckpointError(
             f"{where} needs a storage of {storage.nbytes:,} bytes, {name_text(stored.entry)} has {stored.nbytes:,}"
         )
     if min((view.offset, *view.shape, *view.strides)) < 0:
-        raise CheckpointError(
-            f"{where} has offset {view.offset}, shape {view.shape} and strides {view.strides}, "
-            "none of them should be negative"
-        )
+        raise CheckpointError(f"{where} has offset {view.offset}, {layout}, none of them should be negative")
     begin, length = storage.view or (0, storage.elements)
-    offset = stored.offset + begin * storage.element.itemsize
-    room = length * storage.element.itemsize
+    start, room = stored.offset + begin * storage.element.itemsize, length * storage.element.itemsize
     nbytes = math.prod(view.shape) * itemsize
-    if nbytes:
-        last = view.offset + sum((axis - 1) * stride for axis, stride in zip(view.shape, view.strides, strict=True))
-        if (last + 1) * itemsize > room:
-            raise CheckpointError(
-                f"{where} with offset {view.offset}, shape {view.shape} and strides {view.strides} in "
-                f"{view.element.code} ends at byte {(last + 1) * itemsize:,} of its storage, which has {room:,}"
-            )
-        # Elements that share memory make a tensor larger than its storage, which expand() does for small ones.
-        if nbytes > max(source.size, room):
-            raise CheckpointError(
-                f"{where} is larger than its storage: shape {view.shape} in {view.element.code} makes {nbytes:,} "
-                f"bytes, the whole file has {source.size:,}"
-            )
-        offset += view.offset * itemsize
-        _check_cost(where, view)
-    return View(
-        name=name,
-        dtype=view.element.code,
-        shape=view.shape,
-        file=stored.file,
-        offset=offset,
-        nbytes=nbytes,
-        strides=None if _is_contiguous(view) else view.strides,
-    )
-
-
-def _check_cost(where: str, view: StorageView) -> None:
-    """Refuse a view that takes a read for nearly each of its elements, which no view without overlaps does."""
-    itemsize = view.element.itemsize
-    strides = tuple(stride * itemsize for stride in view.strides)
-    nbytes = math.prod(view.shape) * itemsize + extent(view.shape, strides, itemsize)
-    if not _is_contiguous(view) and stored_cost(view.shape, strides, itemsize) > HIGHEST_COST * (nbytes + SMALL_READ):
+    tensor = View(name, view.element.code, view.shape, stored.file, start, nbytes)
+    if not nbytes:
+        return tensor
+    # The stride along an axis of length 1 does not matter.
+    axes = zip(view.shape, view.strides, tensor.steps, strict=True)
+    if any(length > 1 and stride != step for length, stride, step in axes):
+        tensor = replace(tensor, strides=view.strides)
+    if (end := view.offset * itemsize + tensor.extent) > room:
         raise CheckpointError(
-            f"{where} has shape {view.shape} and strides {view.strides}, by which elements overlap in too many ways to "
-            "be read; should be saved as contiguous"
+            f"{where} with offset {view.offset}, {layout} in {view.element.code} ends at byte {end:,} of its storage, "
+            f"which has {room:,}"
         )
-
-
-def _is_contiguous(view: StorageView) -> bool:
-    """Return whether the elements follow each other row by row."""
-    # The stride along an axis of length 1 does not matter, nor does any of an empty tensor.
-    expected = 1
-    for axis, stride in zip(reversed(view.shape), reversed(view.strides), strict=True):
-        if axis != 1 and stride != expected:
-            return 0 in view.shape
-        expected *= axis
-    return True
+    # Elements that share memory make a tensor larger than its storage, which expand() does for small ones.
+    if nbytes > max(source.size, room):
+        raise CheckpointError(
+            f"{where} is larger than its storage: shape {view.shape} in {view.element.code} makes {nbytes:,} bytes, "
+            f"the whole file has {source.size:,}"
+        )
+    if tensor.strides:
+        # No view without overlaps takes a read for nearly each of its elements.
+        cost = stored_cost(view.shape, tuple(stride * itemsize for stride in tensor.strides), itemsize)
+        if cost > HIGHEST_COST * (nbytes + tensor.extent + SMALL_READ):
+            what = "by which elements overlap in too many ways to be read; should be saved as contiguous"
+            raise CheckpointError(f"{where} has {layout}, {what}")
+    return replace(tensor, offset=start + view.offset * itemsize)

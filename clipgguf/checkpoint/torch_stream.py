@@ -20,10 +20,7 @@ FEW_OPCODES = 1000
 
 
 def read_stream(source: Source) -> tuple[object, Callable[[Storage], StorageBytes]]:
-    """Return the object that a file describes, and what finds its storages' bytes.
-
-    Raises CheckpointError when the file is truncated, damaged or no torch.save's.
-    """
+    """Return the object that a file describes, and what finds its storages' bytes. Raises CheckpointError."""
     where = f"{source}: its pickle"
     # Where the pickles end is known only after they are read, so some of the storages may come along.
     head = SourceIO(source).read(LARGEST_PICKLE)
@@ -53,15 +50,12 @@ def read_stream(source: Source) -> tuple[object, Callable[[Storage], StorageByte
 def _find_storages(
     keys: list[object], storages: dict[str, Storage], position: int, source: Source
 ) -> dict[str, StorageBytes]:
-    file = SourceIO(source)
     stored: dict[str, StorageBytes] = {}
     for key in keys:
         if not isinstance(key, str) or key not in storages or key in stored:
             raise CheckpointError(f"{source}: lists a storage twice, or one that its state dict does not refer to")
-        where = f"{source}: storage {name_text(key)}"
-        expected = storages[key]
-        file.seek(position)
-        count = file.read(8)
+        where, expected = f"{source}: storage {name_text(key)}", storages[key]
+        count = SourceIO(source, position).read(8)
         if len(count) < 8:
             raise CheckpointError(f"{where} should begin at byte {position:,}, the file has {source.size:,} bytes")
         elements = int.from_bytes(count, "little", signed=True)

@@ -28,11 +28,8 @@ BOMB_RATIO = 100
 BOMB_SIZE = 1 << 20
 
 ZIP_MAGIC = b"PK\x03\x04"
-TAR_MAGIC = b"ustar"
-TAR_MAGIC_OFFSET = 257
-
-# What the user may have instead of a checkpoint, by the first bytes; regular_file knows more.
-FOREIGN_FILES = ((b"\x1f\x8b", "is compressed with gzip, should be unpacked first"),)
+GZIP_MAGIC = b"\x1f\x8b"
+TAR_MAGIC, TAR_MAGIC_OFFSET = b"ustar", 257
 
 # The general purpose bits (PKWARE's APPNOTE.TXT, 4.4.4) that make an entry unreadable: encrypted, a patch, strongly
 # encrypted, masked.
@@ -59,16 +56,10 @@ class _Entry:
         """The name as it stands in the archive."""
         return self.info.orig_filename.encode("utf-8" if self.info.flag_bits & 1 << 11 else "cp437")
 
-    @property
-    def least_end(self) -> int:
-        """Where the entry's bytes end if there is no extra field."""
-        return self.info.header_offset + LOCAL_HEADER.size + len(self.raw_name) + self.info.compress_size
-
 
 def read_torch_file(source: Source) -> list[View]:
     """Return the tensors of a state dict that torch.save wrote, in the dict's order; reads no tensor's bytes.
 
-    The dict may be nested, its tensors' names are then joined with dots, or be wrapped as in torch_state.WRAPPERS.
     Raises CheckpointError when the file is truncated or damaged, is no torch.save's, or asks for anything else than
     tensors. Nothing in it is executed.
     """
@@ -83,20 +74,18 @@ def read_torch_file(source: Source) -> list[View]:
 
 
 def _describe_foreign(head: bytes) -> str:
+    """Return what the user may have instead of a checkpoint, by the first bytes; regular_file knows more."""
     if not head:
         return "is empty"
-    if head[TAR_MAGIC_OFFSET:].startswith(TAR_MAGIC):
-        return (
-            "is a tar archive; if an early torch.save wrote it, it should be loaded and saved again with a newer torch"
-        )
-    for magic, what in FOREIGN_FILES:
-        if head.lstrip().startswith(magic):
-            return what
+    if head.startswith(TAR_MAGIC, TAR_MAGIC_OFFSET):
+        advice = "if an early torch.save wrote it, it should be loaded and saved again with a newer torch"
+        return f"is a tar archive; {advice}"
+    if head.lstrip().startswith(GZIP_MAGIC):
+        return "is compressed with gzip, should be unpacked first"
     if head[8:9] == b"{":
         return "is a safetensors file, and should have a name that ends in .safetensors"
-    return (
-        f"is no file of torch.save: begins with {head[:4].hex(' ')}, should with {ZIP_MAGIC.hex(' ')} (a zip archive)"
-    )
+    begins, right = head[:4].hex(" "), ZIP_MAGIC.hex(" ")
+    return f"is no file of torch.save: begins with {begins}, should with {right} (a zip archive)"
 
 
 class _DirectoryFile(SourceIO):
@@ -113,7 +102,9 @@ def _read_zip(source: Source) -> tuple[object, Callable[[Storage], StorageBytes]
     """Return the object that an archive describes, and what finds its storages' bytes."""
     entries = _read_directory(source)
     root = _find_root(source, entries)
-    _check_byte_order(source, entries.get(f"{root}/byteorder"))
+    # torch writes the entry since 2.1; files of before come from little-endian machines, as torch assumes too.
+    if (entry := entries.get(f"{root}/byteorder")) and (order := _read_entry(source, entry, 16)) != b"little":
+        raise CheckpointError(f"{source}: has the byte order {name_text(order.decode('latin-1'))}, should be little")
     pickled = _read_entry(source, entries[f"{root}/data.pkl"], LARGEST_PICKLE)
     state = unpickle(pickled, f"{source}: data.pkl").value
     found: dict[str, StorageBytes] = {}
@@ -123,9 +114,8 @@ def _read_zip(source: Source) -> tuple[object, Callable[[Storage], StorageBytes]
         if storage.key not in found:
             entry = entries.get(f"{root}/data/{storage.key}")
             if entry is None:
-                raise CheckpointError(
-                    f"{source}: lacks the entry data/{name_text(storage.key)}, a storage that data.pkl refers to"
-                )
+                what = f"lacks the entry data/{name_text(storage.key)}, a storage that data.pkl refers to"
+                raise CheckpointError(f"{source}: {what}")
             found[storage.key] = _locate(source, entry)
             if isinstance(found[storage.key].file, InflatedStorage):
                 compressed[0] += entry.info.compress_size
@@ -144,24 +134,21 @@ def _read_directory(source: Source) -> dict[str, _Entry]:
     except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, struct.error) as e:
         # zipfile's own error, and what it lets through: a seek to nowhere, a version or feature that it does not know,
         # a name that is no UTF-8, an extra field that is too short.
-        raise CheckpointError(
-            f"{source}: is a truncated or damaged zip archive: {e} (the file has {source.size:,} bytes)"
-        ) from e
+        what = f"is a truncated or damaged zip archive: {e} (the file has {source.size:,} bytes)"
+        raise CheckpointError(f"{source}: {what}") from e
     infos.sort(key=lambda info: info.header_offset)
     ends = [*(info.header_offset for info in infos[1:]), directory_offset]
     entries: dict[str, _Entry] = {}
     for info, end in zip(infos, ends, strict=True):
         # Not info.filename: zipfile cuts that off at a NUL, and changes it on Windows.
         name, entry = info.orig_filename, _Entry(info, end)
+        where = f"{source}: entry {name_text(name)}"
         if problem := _entry_problem(info, name):
-            raise CheckpointError(f"{source}: entry {name_text(name)} {problem}")
+            raise CheckpointError(f"{where} {problem}")
         if name in entries:
             raise CheckpointError(f"{source}: has two entries of the name {name_text(name)}")
-        if entry.least_end > end:
-            raise CheckpointError(
-                f"{source}: entry {name_text(name)} ends at byte {entry.least_end:,}, should where the next one or the "
-                f"directory begins, at byte {end:,}"
-            )
+        # Without an extra field, which only the local header tells of.
+        _check_end(where, info.header_offset + LOCAL_HEADER.size + len(entry.raw_name) + info.compress_size, end)
         entries[name] = entry
     return entries
 
@@ -185,42 +172,27 @@ def _find_root(source: Source, entries: dict[str, _Entry]) -> str:
     """Return the name of the folder that everything is in."""
     inside = [entry.split("/") for entry in entries]
     if any(parts[1:] == ["constants.pkl"] or parts[1:2] == ["code"] for parts in inside):
-        raise CheckpointError(
-            f"{source}: is a TorchScript archive, which holds a program; "
-            "should be a state dict: torch.save(torch.jit.load(...).state_dict(), ...)"
-        )
+        right = "a state dict: torch.save(torch.jit.load(...).state_dict(), ...)"
+        raise CheckpointError(f"{source}: is a TorchScript archive, which holds a program; should be {right}")
     roots = [parts[0] for parts in inside if parts[1:] == ["data.pkl"]]
     if len(roots) != 1:
-        raise CheckpointError(
-            f"{source}: is a zip archive with {len(roots)} entries <folder>/data.pkl, one of torch.save has exactly one"
-        )
+        what = f"is a zip archive with {len(roots)} entries <folder>/data.pkl"
+        raise CheckpointError(f"{source}: {what}, one of torch.save has exactly one")
     return roots[0]
-
-
-def _check_byte_order(source: Source, entry: _Entry | None) -> None:
-    # torch writes the entry since 2.1; files of before come from little-endian machines, as torch assumes too.
-    order = _read_entry(source, entry, 16) if entry else b"little"
-    if order != b"little":
-        raise CheckpointError(f"{source}: has the byte order {name_text(order.decode('latin-1'))}, should be little")
 
 
 def _locate(source: Source, entry: _Entry) -> StorageBytes:
     """Return where an entry's bytes lie, which only its local header says."""
-    info = entry.info
-    name = info.orig_filename
-    where = f"{source}: entry {name_text(name)}"
-    header = b""
-    file = SourceIO(source)
+    info, name = entry.info, entry.info.orig_filename
+    where, header = f"{source}: entry {name_text(name)}", b""
     if info.header_offset >= 0:
-        file.seek(info.header_offset)
-        header = file.read(LOCAL_HEADER.size + len(entry.raw_name))
+        header = SourceIO(source, info.header_offset).read(LOCAL_HEADER.size + len(entry.raw_name))
     if len(header) < LOCAL_HEADER.size or not header.startswith(ZIP_MAGIC):
         raise CheckpointError(f"{where} has no local header at byte {info.header_offset:,}, where it should be")
     _, flags, method, crc32, compressed_size, file_size, name_length, extra_length = LOCAL_HEADER.unpack_from(header)
     if method != info.compress_type:
-        raise CheckpointError(
-            f"{where} is compressed by method {method} in its header, by {info.compress_type} in the directory"
-        )
+        what = f"by method {method} in its header, by {info.compress_type} in the directory"
+        raise CheckpointError(f"{where} is compressed {what}")
     if name_length != len(entry.raw_name) or header[LOCAL_HEADER.size :] != entry.raw_name:
         raise CheckpointError(f"{where} has another name in its header than in the directory")
     if flags & UNREADABLE_FLAGS:
@@ -234,11 +206,7 @@ def _locate(source: Source, entry: _Entry) -> StorageBytes:
         if found not in right:
             raise CheckpointError(f"{where} has the {what} {found:,} in its header, {right[0]:,} in the directory")
     offset = info.header_offset + LOCAL_HEADER.size + name_length + extra_length
-    if offset + info.compress_size > entry.end:
-        raise CheckpointError(
-            f"{where} ends at byte {offset + info.compress_size:,}, should where the next one or the directory begins, "
-            f"at byte {entry.end:,}"
-        )
+    _check_end(where, offset + info.compress_size, entry.end)
     if method == zipfile.ZIP_STORED or not info.file_size:
         return StorageBytes(name, source, offset, info.file_size)
     _check_ratio(where, info.compress_size, info.file_size)
@@ -246,29 +214,26 @@ def _locate(source: Source, entry: _Entry) -> StorageBytes:
     return StorageBytes(name, InflatedStorage(source, deflated), 0, info.file_size)
 
 
+def _check_end(where: str, end: int, most: int) -> None:
+    if end > most:
+        right = f"where the next one or the directory begins, at byte {most:,}"
+        raise CheckpointError(f"{where} ends at byte {end:,}, should {right}")
+
+
 def _check_ratio(where: str, compressed: int, inflated: int) -> None:
     if inflated > BOMB_SIZE and inflated > compressed * BOMB_RATIO:
-        raise CheckpointError(
-            f"{where} would inflate from {compressed:,} to {inflated:,} bytes: "
-            "looks like a zip bomb, weights do not compress like that"
-        )
+        what = "looks like a zip bomb, weights do not compress like that"
+        raise CheckpointError(f"{where} would inflate from {compressed:,} to {inflated:,} bytes: {what}")
 
 
 def _read_entry(source: Source, entry: _Entry, most: int) -> bytes:
-    """Return the bytes of a small entry.
-
-    Those of a stored one are not held against its CRC-32: torch writes none that is right after
-    ``torch.serialization.set_crc32_options(False)``.
-    """
+    """Return the bytes of a small entry."""
     info = entry.info
     if info.file_size > most:
-        raise CheckpointError(
-            f"{source}: entry {name_text(info.orig_filename)} has {info.file_size:,} bytes, should have {most:,} at "
-            "most"
-        )
+        what = f"has {info.file_size:,} bytes, should have {most:,} at most"
+        raise CheckpointError(f"{source}: entry {name_text(info.orig_filename)} {what}")
     stored = _locate(source, entry)
     if isinstance(stored.file, InflatedStorage):
         return b"".join(inflate(source, stored.file.deflated))
-    file = SourceIO(source)
-    file.seek(stored.offset)
-    return file.read(stored.nbytes)
+    # Not held against its CRC-32, which is wrong after ``torch.serialization.set_crc32_options(False)``.
+    return SourceIO(source, stored.offset).read(stored.nbytes)

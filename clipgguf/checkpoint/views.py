@@ -20,7 +20,6 @@ from clipgguf.checkpoint.strides import (
     stored_cost,
     stored_order,
 )
-from clipgguf.errors import CheckpointError, os_reason
 from clipgguf.sources import Source
 from clipgguf.sources.local import OpenedSource, temporary_file
 
@@ -47,10 +46,7 @@ class StridedBlocks:
         return self.offset + sum(i * stride for i, stride in zip(index, self.strides, strict=True))
 
     def is_far_from_order(self, elements: int, room: int) -> bool:
-        """Return whether reading it in blocks of so many elements reads everything over and over again.
-
-        ``room`` is how many bytes can be read at once.
-        """
+        """Return whether blocks of so many elements, ``room`` bytes read at once, read all over and over again."""
         direct = cost(self.shape, self.strides, self.dtype.itemsize, elements, room)
         return direct > SPARSE * stored_cost(self.shape, self.strides, self.dtype.itemsize)
 
@@ -59,8 +55,7 @@ def gather(file: Source, offset: int, target: NDArray[Any], strides: Axes, span:
     """Fill an array from a strided view of a file, reading ranges of it into ``span``."""
     parts = split(target.shape, strides, target.itemsize, len(span))
     if parts is None:
-        nbytes = extent(target.shape, strides, target.itemsize)
-        file.read(offset, span[:nbytes].data)
+        file.read(offset, span[: extent(target.shape, strides, target.itemsize)].data)
         target[...] = np.ndarray(target.shape, target.dtype, span.data, strides=strides)
         return
     axis, length = parts
@@ -94,11 +89,9 @@ class OrderedBlocks(OpenedSource):
         self._bands = tuple(self._make_bands())
 
     def _make_bands(self) -> Iterator[_Band]:
-        offset = 0
-        rank, itemsize = len(self._view.shape), self._view.dtype.itemsize
-        for stored_start, stored_shape in blocks(
-            tuple(self._view.shape[axis] for axis in self._order), BAND_NBYTES // itemsize
-        ):
+        offset, rank, itemsize = 0, len(self._view.shape), self._view.dtype.itemsize
+        lengths = tuple(self._view.shape[axis] for axis in self._order)
+        for stored_start, stored_shape in blocks(lengths, BAND_NBYTES // itemsize):
             start, shape = [0] * rank, [1] * rank
             for axis, first, length in zip(self._order, stored_start, stored_shape, strict=True):
                 start[axis], shape[axis] = first, length
@@ -106,16 +99,10 @@ class OrderedBlocks(OpenedSource):
             offset += math.prod(shape) * itemsize
 
     def _open(self) -> IO[bytes]:
-        """Read the view; raises CheckpointError when it cannot be read, or does not fit the disk."""
+        what = f"{self.name}: a tensor of shape {self._view.shape} is not contiguous, and cannot be put into order in"
         # One at a time: its memory comes on top of the threads' buffers.
-        try:
-            with _MAKING_BANDS, self._view.file.in_use():
-                return temporary_file(self._read_bands())
-        except OSError as e:
-            raise CheckpointError(
-                f"{self.name}: a tensor of shape {self._view.shape} is not contiguous, and cannot be put into order "
-                f"in a temporary file: {os_reason(e)}"
-            ) from e
+        with _MAKING_BANDS, self._view.file.in_use():
+            return temporary_file(self._read_bands(), what)
 
     def _read_bands(self) -> Iterator[memoryview]:
         view, order = self._view, self._order
@@ -128,8 +115,9 @@ class OrderedBlocks(OpenedSource):
             shape = tuple(band.shape[axis] for axis in order)
             part = stored[: math.prod(shape)].reshape(shape)
             gather(view.file, view.offset_of(band.start), part, strides, span)
+            part = part.transpose(places)
             elements = ordered[: part.size]
-            np.copyto(elements.reshape(part.transpose(places).shape), part.transpose(places))
+            np.copyto(elements.reshape(part.shape), part)
             yield elements.view(np.uint8).data
 
     def read_block(self, start: Axes, target: NDArray[Any], span: NDArray[np.uint8]) -> None:

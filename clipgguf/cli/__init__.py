@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from clipgguf import __version__
 from clipgguf.cli.convert import convert_command
+from clipgguf.cli.families import families_command
 from clipgguf.cli.inspect import inspect_command
 from clipgguf.cli.output import as_line, messages
 from clipgguf.cli.upgrade import upgrade_command
@@ -63,9 +64,8 @@ class ConvertByDefault(TyperGroup):
         import difflib
 
         for command in difflib.get_close_matches(word.lower(), self.commands, 1, 0.7):
-            raise WrongUsage(
-                f"{word!r} is neither a command nor a model's directory; did you mean {command!r}?", ctx=ctx
-            )
+            what = f"{word!r} is neither a command nor a model's directory; did you mean {command!r}?"
+            raise WrongUsage(what, ctx=ctx)
 
     def format_usage(self, ctx: Any, formatter: Any) -> None:
         """Write both forms."""
@@ -112,7 +112,7 @@ def _clipgguf(
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Turn checkpoints of CLIP, OpenCLIP, SigLIP, LLaVA, Gemma 3 and Qwen2.5-VL into GGUF files.
+    """Turn what sees in checkpoints into GGUF files: CLIP, LLaVA, and the image encoders that llama.cpp runs.
 
     Without a command, clipgguf converts: "clipgguf MODEL_DIR" is short for "clipgguf convert MODEL_DIR", with the
     options that "clipgguf convert --help" lists. A directory that is called like a command is reached as ./NAME.
@@ -123,9 +123,11 @@ for _name, _function, _short_help in (
     (DEFAULT_COMMAND, convert_command, "Convert a checkpoint to a GGUF file (the default)."),
     ("inspect", inspect_command, "Show what GGUF files hold, and which programs read them."),
     ("verify", verify_command, "Compare a GGUF file with its checkpoint, value by value."),
+    ("families", families_command, "List the families of models that can be converted."),
     ("upgrade", upgrade_command, "Add what today's llama.cpp needs to an mmproj file."),
 ):
-    app.command(_name, cls=Command, no_args_is_help=True, short_help=_short_help)(_function)
+    needs_arguments = _function is not families_command
+    app.command(_name, cls=Command, no_args_is_help=needs_arguments, short_help=_short_help)(_function)
 
 
 def main() -> None:

@@ -7,23 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipgguf.cli.options import MODEL_DIR, AsJson, Threads, takes_options
-from clipgguf.cli.output import (
-    FOLD,
-    RIGHT,
-    WHOLE,
-    WIDE,
-    axes_text,
-    message,
-    metadata_object,
-    metadata_table,
-    progress_bar,
-    show,
-    show_json,
-    show_messages,
-    show_path,
-    size,
-    table,
-)
+from clipgguf.cli.output import message, progress_bar, show_json, show_messages, show_path, size
+from clipgguf.cli.tables import FOLD, RIGHT, WHOLE, WIDE, axes_text, metadata_object, metadata_table, show, table
 from clipgguf.errors import OutputError, UsageError
 from clipgguf.options import Options
 
@@ -36,8 +21,7 @@ if TYPE_CHECKING:
 def convert_command(
     model_dir: Annotated[str | None, MODEL_DIR] = None,
     model_dir_option: Annotated[
-        str | None,
-        typer.Option("--model-dir", "-m", metavar="MODEL_DIR", help="Another way to give MODEL_DIR."),
+        str | None, typer.Option("--model-dir", "-m", metavar="MODEL_DIR", help="Another way to give MODEL_DIR.")
     ] = None,
     output: Annotated[
         str | None,
@@ -69,7 +53,11 @@ def convert_command(
     if use_f32 and options.get("outtype", "f32") != "f32":
         raise UsageError("exclude each other", "use_f32", "outtype")
     asked = Options(**(options | {"outtype": "f32"} if use_f32 else options))
-    model = _one_of(model_dir, model_dir_option)
+    given = [directory for directory in (model_dir, model_dir_option) if directory is not None]
+    if len(given) != 1:
+        what = "is given twice, as an argument and as --model-dir" if given else "is missing"
+        raise typer.BadParameter(what, param_hint="'MODEL_DIR'")
+    (model,) = given
     if dry_run:
         _dry_run(model, asked, output, as_json=as_json, quiet=quiet)
         return
@@ -85,14 +73,6 @@ def convert_command(
             f"{result.seconds:.1f} s"
         )
     show_path(result.path)
-
-
-def _one_of(argument: str | None, option: str | None) -> str:
-    directories = [directory for directory in (argument, option) if directory is not None]
-    if len(directories) != 1:
-        what = "is given twice, as an argument and as --model-dir" if directories else "is missing"
-        raise typer.BadParameter(what, param_hint="'MODEL_DIR'")
-    return directories[0]
 
 
 def _dry_run(model: str, options: Options, output: str | None, *, as_json: bool, quiet: bool) -> None:
@@ -147,25 +127,16 @@ def _json_object(plan: "Plan", path: Path, expected: "Outlook") -> dict[str, Any
 
 def _show_plan(plan: "Plan", path: Path, expected: "Outlook") -> None:
     """Print a plan on standard output: metadata, tensors, totals, and where the file would go."""
-    tensors = table(
-        {
-            "tensor": FOLD,
-            "source": WIDE,
-            "shape": FOLD,
-            "from": WHOLE,
-            "to": WHOLE,
-            "bytes in": RIGHT,
-            "bytes out": RIGHT,
-        },
-        [
-            (t.name, t.source.name, axes_text(t.shape), t.source.dtype, t.ggml_type.name, t.source.nbytes, t.nbytes)
-            for t in plan.tensors
-        ],
+    sizes = {"bytes in": RIGHT, "bytes out": RIGHT}
+    columns = {"tensor": FOLD, "source": WIDE, "shape": FOLD, "from": WHOLE, "to": WHOLE, **sizes}
+    rows = (
+        (t.name, t.source.name, axes_text(t.shape), t.source.dtype, t.ggml_type.name, t.source.nbytes, t.nbytes)
+        for t in plan.tensors
     )
     show(
         plan.found,
         metadata_table(plan.metadata),
-        tensors,
+        table(columns, rows),
         f"{len(plan.tensors):,} tensors, {plan.bytes_in:,} bytes in, {plan.bytes_out:,} bytes out",
         f"{path}: {_outlook_text(expected)}",
     )

@@ -1,6 +1,6 @@
 """``clipgguf inspect``."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,25 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipgguf.cli.options import AsJson
-from clipgguf.cli.output import (
-    FOLD,
-    RIGHT,
-    WHOLE,
-    axes_text,
-    metadata_object,
-    metadata_table,
-    show,
-    show_json,
-    size,
-    table,
-)
+from clipgguf.cli.output import show_json, size
+from clipgguf.cli.tables import FOLD, RIGHT, WHOLE, axes_text, metadata_object, metadata_table, show, table
 from clipgguf.errors import CheckpointError, collect
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from clipgguf.inspection import Inspection, ProjectorSummary, TowerSummary
 
 
-# What is said of a reader that is required, by whether it reads the file.
+# What is said of a reader that is required, where it does not read the file.
 _REFUSALS = {False: "{} cannot read it", None: "whether {} can read it is not known here"}
 
 
@@ -69,23 +61,15 @@ def inspect_command(
             if as_json:
                 objects.append(_json_object(inspection, with_tensors=tensors is not False))
             else:
-                _show_tables(
-                    inspection, with_tensors=len(paths) == 1 if tensors is None else tensors, is_next=number > 0
-                )
-            problems += _unmet(inspection, require or ())
+                with_tensors = len(paths) == 1 if tensors is None else tensors
+                _show_tables(inspection, with_tensors=with_tensors, is_next=number > 0)
+            for verdict in inspection.verdicts:
+                if verdict.reader in (require or ()):
+                    said = f"{inspection.path}: {_REFUSALS.get(verdict.reads, '').format(verdict.reader)}"
+                    problems += [f"{said}: {reason}" for reason in verdict.reasons]
     if as_json and (objects or len(paths) > 1):
         show_json(objects if len(paths) > 1 else objects[0])
     CheckpointError.raise_all(problems)
-
-
-def _unmet(inspection: "Inspection", required: Sequence[ReaderName]) -> Iterable[str]:
-    """Yield why readers that must read a file cannot, or why that is not known."""
-    return (
-        f"{inspection.path}: {_REFUSALS[verdict.reads].format(verdict.reader)}: {reason}"
-        for verdict in inspection.verdicts
-        if verdict.reader in required
-        for reason in verdict.reasons
-    )
 
 
 def _show_tables(inspection: "Inspection", *, with_tensors: bool, is_next: bool) -> None:
@@ -93,35 +77,29 @@ def _show_tables(inspection: "Inspection", *, with_tensors: bool, is_next: bool)
     parts = [(f"{tower.name} tower", _tower_text(tower)) for tower in inspection.towers]
     if inspection.projector is not None:
         parts.append(("projector", _projector_text(inspection.projector)))
-    tables = [
-        table({"part": WHOLE, "what it is": FOLD}, parts) if parts else None,
-        metadata_table(inspection.metadata),
-        table(
-            {"tensor": FOLD, "shape": FOLD, "type": WHOLE, "offset": RIGHT, "bytes": RIGHT},
-            ((t.name, axes_text(t.shape), t.dtype, t.offset, t.nbytes) for t in inspection.tensors),
-        )
-        if with_tensors
-        else None,
-        table(
-            {"type": WHOLE, "tensors": RIGHT, "values": RIGHT, "bytes": RIGHT},
-            [(t.name, t.tensors, t.elements, t.nbytes) for t in inspection.element_types],
-        ),
-        table({"reader": WHOLE, "reads it": FOLD}, _verdict_rows(inspection)),
-    ]
-    show(
-        *([""] if is_next else []),
+    shown: list[str | Table] = [""] if is_next else []
+    shown.append(
         f"{inspection.path}: {inspection.found}; {len(inspection.tensors):,} tensors, {size(inspection.nbytes)}, "
-        f"GGUF version {inspection.version}",
-        *(made for made in tables if made is not None),
+        f"GGUF version {inspection.version}"
     )
+    if parts:
+        shown.append(table({"part": WHOLE, "what it is": FOLD}, parts))
+    shown.append(metadata_table(inspection.metadata))
+    if with_tensors:
+        columns = {"tensor": FOLD, "shape": FOLD, "type": WHOLE, "offset": RIGHT, "bytes": RIGHT}
+        rows = ((t.name, axes_text(t.shape), t.dtype, t.offset, t.nbytes) for t in inspection.tensors)
+        shown.append(table(columns, rows))
+    columns = {"type": WHOLE, "tensors": RIGHT, "values": RIGHT, "bytes": RIGHT}
+    shown.append(table(columns, ((t.name, t.tensors, t.elements, t.nbytes) for t in inspection.element_types)))
+    show(*shown, table({"reader": WHOLE, "reads it": FOLD}, _verdict_rows(inspection)))
 
 
 def _verdict_rows(inspection: "Inspection") -> Iterable[tuple[str, str]]:
     for verdict in inspection.verdicts:
         if verdict.reads:
             yield verdict.reader, "yes"
+        word = "not known here" if verdict.reads is None else "no"
         for number, reason in enumerate(verdict.reasons):
-            word = "not known here" if verdict.reads is None else "no"
             yield ("" if number else verdict.reader), f"{word}: {reason}"
 
 
@@ -153,11 +131,7 @@ def _projector_text(projector: "ProjectorSummary") -> str:
 
 def _json_object(inspection: "Inspection", *, with_tensors: bool) -> dict[str, Any]:
     """Return an inspection as docs/json.md describes it."""
-    tensors = [
-        {"name": t.name, "type": t.dtype, "shape": t.shape, "offset": t.offset, "bytes": t.nbytes}
-        for t in inspection.tensors
-    ]
-    return {
+    made: dict[str, Any] = {
         "path": str(inspection.path),
         "found": inspection.found,
         "bytes": inspection.nbytes,
@@ -173,8 +147,11 @@ def _json_object(inspection: "Inspection", *, with_tensors: bool) -> dict[str, A
             for t in inspection.element_types
         ],
         "metadata": metadata_object(inspection.metadata),
-        **({"tensors": tensors} if with_tensors else {}),
-        "readers": {
-            verdict.reader: {"reads": verdict.reads, "reasons": verdict.reasons} for verdict in inspection.verdicts
-        },
     }
+    if with_tensors:
+        made["tensors"] = [
+            {"name": t.name, "type": t.dtype, "shape": t.shape, "offset": t.offset, "bytes": t.nbytes}
+            for t in inspection.tensors
+        ]
+    made["readers"] = {v.reader: {"reads": v.reads, "reasons": v.reasons} for v in inspection.verdicts}
+    return made

@@ -22,9 +22,12 @@ Threads = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables, for programs.")]
 
+KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
+
 # What the command line takes the fields for, and calls their values; all others are switches.
 _TYPES: dict[str, tuple[Any, str | None]] = {
     "name": (str | None, "NAME"),
+    "metadata": (Path | None, "FILE"),
     "outtype": (Outtype | None, None),
     "image_mean": (tuple[float, float, float] | None, "R G B"),
     "image_std": (tuple[float, float, float] | None, "R G B"),
@@ -43,9 +46,8 @@ def takes_options(*, verifies: bool = False) -> Callable[[Callable[..., None]], 
 
     ``verifies`` leaves out those that a GGUF file tells by itself.
     """
-    taken = {
-        option.name: _parameter(option) for option in fields(Options) if not (verifies and option.metadata["told"])
-    }
+    options = [option for option in fields(Options) if not (verifies and option.metadata["told"])]
+    taken = {option.name: _parameter(option) for option in options}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
@@ -55,8 +57,7 @@ def takes_options(*, verifies: bool = False) -> Callable[[Callable[..., None]], 
 
         parameters: list[inspect.Parameter] = []
         for name, parameter in inspect.signature(command).parameters.items():
-            own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
-            parameters += list(taken.values()) if name == "options" else own
+            parameters += taken.values() if name == "options" else [parameter.replace(kind=KEYWORD_ONLY)]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # Typer looks there.
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
@@ -70,6 +71,4 @@ def _parameter(option: "Field[Any]") -> inspect.Parameter:
     flag = f"--{option.name.replace('_', '-')}"
     shown = typer.Option(flag, metavar=metavar, case_sensitive=False, help=option.metadata["text"])
     default = False if kind is bool else None
-    return inspect.Parameter(
-        option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, shown]
-    )
+    return inspect.Parameter(option.name, KEYWORD_ONLY, default=default, annotation=Annotated[kind, shown])

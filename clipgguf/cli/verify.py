@@ -9,20 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipgguf.cli.options import MODEL_DIR, AsJson, Threads, takes_options
-from clipgguf.cli.output import (
-    FOLD,
-    RIGHT,
-    WHOLE,
-    WIDE,
-    WIDE_RIGHT,
-    axes_text,
-    messages,
-    progress_bar,
-    show,
-    show_json,
-    show_messages,
-    table,
-)
+from clipgguf.cli.output import messages, progress_bar, show_json, show_messages
+from clipgguf.cli.tables import FOLD, RIGHT, WHOLE, WIDE, WIDE_RIGHT, axes_text, show, table
 from clipgguf.options import Options
 
 if TYPE_CHECKING:
@@ -32,6 +20,8 @@ if TYPE_CHECKING:
 
 # How many tensors the table has without --all.
 MOST_WORST = 20
+_ERRORS = {"worst error": RIGHT, "mean error": WIDE_RIGHT, "of allowed": RIGHT}
+COLUMNS = {"tensor": FOLD, "shape": WIDE, "from": WIDE, "to": WHOLE, "verdict": WHOLE, "differing": RIGHT, **_ERRORS}
 
 
 @takes_options(verifies=True)
@@ -64,11 +54,8 @@ def verify_command(
         _show_result(result, show_all=show_all)
     messages("error", [f"{file}: {problem}" for problem in result.problems])
     if not (quiet or as_json):
-        show(
-            f"agrees: {file} is what a conversion of {model_dir} gives"
-            if result.agrees
-            else f"differs: {file} is not what a conversion of {model_dir} gives"
-        )
+        words = "agrees: {} is" if result.agrees else "differs: {} is not"
+        show(f"{words.format(file)} what a conversion of {model_dir} gives")
     if not result.agrees:
         raise typer.Exit(1)
 
@@ -77,59 +64,26 @@ def _show_result(result: "Verification", *, show_all: bool) -> None:
     """Print what was compared, tables of what is wrong (or of everything), and the counts."""
     worst_first = sorted(result.tensors, key=lambda tensor: tensor.badness, reverse=True)
     shown = worst_first if show_all else [tensor for tensor in worst_first if not tensor.is_good][:MOST_WORST]
-    parts: list[str | Table] = [
-        f"{result.path}: compared with a conversion to {result.outtype} of {result.found}",
-    ]
+    parts: list[str | Table] = [f"{result.path}: compared with a conversion to {result.outtype} of {result.found}"]
     if shown:
-        parts.append(_tensor_table(shown))
+        parts.append(table(COLUMNS, map(_row, shown)))
     if rest := [tensor for tensor in worst_first[len(shown) :] if not tensor.is_good]:
         parts.append(f"and {len(rest):,} more: {_counts_text(rest)} (--all shows them)")
-    if result.metadata:
+    metadata = "the metadata agree"
+    if different := len(result.metadata):
         parts.append(table({"metadata": FOLD}, [(difference.problem,) for difference in result.metadata]))
-    different = len(result.metadata)
-    metadata = f"{different:,} difference{'' if different == 1 else 's'} in the metadata"
-    parts.append(
-        f"{len(result.tensors):,} tensors: {_counts_text(result.tensors)}; "
-        f"{metadata if different else 'the metadata agree'}"
-    )
-    show(*parts)
+        metadata = f"{different:,} difference{'' if different == 1 else 's'} in the metadata"
+    show(*parts, f"{len(result.tensors):,} tensors: {_counts_text(result.tensors)}; {metadata}")
 
 
-def _tensor_table(tensors: "Sequence[TensorCheck]") -> "Table":
-    columns = {
-        "tensor": FOLD,
-        "shape": WIDE,
-        "from": WIDE,
-        "to": WHOLE,
-        "verdict": WHOLE,
-        "differing": RIGHT,
-        "worst error": RIGHT,
-        "mean error": WIDE_RIGHT,
-        "of allowed": RIGHT,
-    }
-    return table(columns, map(_row, tensors))
-
-
-def _row(tensor: "TensorCheck") -> tuple[object, ...]:
+def _row(tensor: "TensorCheck") -> list[object]:
     compared = tensor.comparison
-    shape = tensor.shape if tensor.shape is not None else tensor.expected_shape
-    return (
-        tensor.name,
-        axes_text(shape or ()),
-        tensor.source_dtype or "",
-        tensor.ggml_type or "",
-        tensor.verdict,
-        tensor.differing if compared is not None and compared.differing else "",
-        *(
-            ("", "", "")
-            if compared is None
-            else (
-                f"{compared.worst_error:.2e}",
-                f"{compared.mean_error:.2e}",
-                f"{compared.worst_of_allowed:.3f}",
-            )
-        ),
-    )
+    shape = axes_text(tensor.shape if tensor.shape is not None else tensor.expected_shape or ())
+    row: list[object] = [tensor.name, shape, tensor.source_dtype or "", tensor.ggml_type or "", tensor.verdict]
+    if compared is not None:
+        row.append(tensor.differing if compared.differing else "")
+        row += [f"{compared.worst_error:.2e}", f"{compared.mean_error:.2e}", f"{compared.worst_of_allowed:.3f}"]
+    return row
 
 
 def _counts(tensors: "Sequence[TensorCheck]") -> "dict[Finding, int]":

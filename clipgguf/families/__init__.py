@@ -1,7 +1,9 @@
 """Which family a checkpoint belongs to: one module each, imported when it is met."""
 
+import difflib
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from clipgguf.checkpoint import CONTAINERS, Checkpoint
@@ -20,39 +22,76 @@ from clipgguf.sources.given import hub_advice, place
 # table FAMILY, or where there is more to do than to read tables, a function open_model.
 MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "clip": (("clip", "clip_text_model", "clip_vision_model", "siglip", "siglip_vision_model"), ()),
+    "cogvlm": (("CogVLMForCausalLM",), ("cogvlm",)),
+    "deepseek_ocr": (("DeepseekOCRForCausalLM", "UnlimitedOCRForCausalLM", "unlimited_ocr"), ("deepseekocr",)),
+    "deepseek_ocr2": (("DeepseekOCR2ForCausalLM", "deepseek_ocr2"), ("deepseekocr2",)),
+    "deepseek_v4_vision": (("DeepseekV4ForCausalLM", "deepseek_v4"), ("deepseek4v",)),
+    "dots_ocr": (("dots_ocr",), ("dots_ocr",)),
+    "exaone4_5": (("exaone4_5",), ("exaone4_5",)),
     "gemma3": (("gemma3",), ("gemma3",)),
-    "kimi_k25": (
-        ("Glm5vForConditionalGeneration", "KimiK25ForConditionalGeneration", "kimi_k25"),
-        ("kimik25",),
-    ),
+    "gemma3n": (("gemma3n",), ("gemma3nv",)),
+    "gemma4": (("gemma4",), ("gemma4v",)),
+    "gemma4_unified": (("gemma4_unified",), ("gemma4uv",)),
+    "glm4v": (("glm4v", "glm4v_moe", "glm_ocr"), ("glm4v",)),
+    "glm5_next": (("glm5_next",), ("glm5v",)),
+    "granite4_vision": (("granite4_vision",), ("granite4_vision",)),
+    "hunyuan_vl": (("hunyuan_vl",), ("hunyuanvl",)),
+    "idefics3": (("idefics3", "smolvlm"), ("idefics3",)),
+    "internvl": (("internvl", "internvl_chat", "interns1", "InternVisionModel"), ("internvl",)),
+    "janus_pro": (("janus",), ("janus_pro",)),
+    "kimi_k25": (("Glm5vForConditionalGeneration", "KimiK25ForConditionalGeneration", "kimi_k25"), ("kimik25",)),
     "kimi_vl": (("kimi_vl",), ("kimivl",)),
+    "lfm2_vl": (("lfm2_vl", "Lfm2VlForConditionalGeneration"), ("lfm2",)),
     "lighton_ocr": (
         ("LightOnOCRForConditionalGeneration", "LightOnOcrForConditionalGeneration", "lighton_ocr"),
         ("lightonocr",),
     ),
     "ling3_vl": (("BailingMoeV3VLForConditionalGeneration", "bailing_moe_v3_vl"), ("ling3vl",)),
+    "llama4": (("llama4",), ("llama4",)),
     "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
+    "minicpmv": (("minicpmv", "minicpmo"), ("resampler",)),
+    "minicpmv4_6": (("minicpmv4_6",), ("minicpmv4_6",)),
+    "minimax_m3": (("minimax_m3_vl",), ("minimax_m3",)),
     # It is met by its file, params.json; its files are Pixtral's.
     "mistral": ((), ()),
     "muse_glimmer": (("muse_glimmer",), ("muse-glimmer",)),
+    "nemotron_nano_v2_vl": (("NemotronH_Nano_VL_V2", "RADIOModel"), ("nemotron_v2_vl",)),
+    "paddleocr_vl": (("paddleocr_vl", "PaddleOCRVisionModel"), ("paddleocr",)),
+    "phi4_siglip": (("phi4-siglip", "Phi4ForCausalLMV"), ("phi4",)),
     "pixtral": (("llava+pixtral", "mistral3"), ("pixtral",)),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
-    "qwen2_vl": (("qwen2_vl",), ("qwen2vl_merger",)),
+    "qwen2_vl": (("qwen2_vl", "sarashina2_vision"), ("qwen2vl_merger",)),
+    # Of its files, which are for images only, Qwen3-VL's table is the one.
+    "qwen3_omni_moe": (("qwen3_omni_moe",), ()),
     "qwen3_vl": (("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), ("qwen3vl_merger",)),
+    "step3p7": (("step3p7", "StepVLForConditionalGeneration", "Step3p7ForConditionalGeneration"), ("step3vl",)),
+    "youtu_vl": (("YoutuVLForConditionalGeneration", "youtu_vl"), ("youtuvl",)),
 }
 MODEL_TYPES = {model_type: module for module, (model_types, _) in MODULES.items() for model_type in model_types}
 PROJECTORS = {projector: module for module, (_, projectors) in MODULES.items() for projector in projectors}
+# The classes of which llama.cpp's converter makes an mmproj and nobody here does: its MmprojModel classes of release
+# 0.3.36 of llama-cpp-python, which are encoders of sound, and generate sound.
+_LLAMA_CPP_ALONE = frozenset(
+    {
+        *("AudioFlamingo3ForConditionalGeneration", "GlmasrModel", "GraniteSpeechForConditionalGeneration"),
+        *("GraniteSpeechPlusForConditionalGeneration", "Lfm2AudioForConditionalGeneration", "PocketTTSModel"),
+        *("MERaLiON2ForConditionalGeneration", "Qwen2AudioForConditionalGeneration", "Qwen2_5OmniModel"),
+        *("Qwen3ASRForConditionalGeneration", "Qwen3TTSForConditionalGeneration", "UltravoxModel"),
+        "VoxtralForConditionalGeneration",
+    }
+)
+LLAVA_KEYS = ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")
 OPEN_CLIP_CONFIG = "open_clip_config.json"
+_OPEN_CLIP_NAMES = re.compile(r"visual\.|(text\.)?transformer\.resblocks\.")
 # Mistral's own layout.
 PARAMS = "params.json"
 
 
 def open_model(given: PathLike, options: Options, told: Told | None = None) -> Model:
-    """Open a checkpoint: read its JSON files and headers, and find out what it is.
+    """Open a checkpoint, a directory or a file of weights in one: read its JSON and headers, find out what it is.
 
-    ``given`` is its directory, or a file of weights in it; ``told`` is what a GGUF file tells that is verified. Raises
-    ConfigError or CheckpointError when it is nothing that can be converted as requested, UsageError when there are
-    options that do not apply to it.
+    ``told`` is what a GGUF file tells that is verified. Raises ConfigError or CheckpointError when it is nothing that
+    can be converted as requested, UsageError when there are options that do not apply to it.
     """
     try:
         model = place(given)
@@ -66,31 +105,31 @@ def open_model(given: PathLike, options: Options, told: Told | None = None) -> M
 
 
 def _open(model: Folder | File, options: Options, told: Told | None) -> Model:
-    if isinstance(model, File) and not model.is_present:
-        raise CheckpointError(
-            f"{model}: is missing, should be a model's directory, with config.json and its weights{hub_advice(model)}"
-        )
     directory = model.folder if isinstance(model, File) else model
     if isinstance(model, File):
+        if not model.is_present:
+            should = f"should be a model's directory, with config.json and its weights{hub_advice(model)}"
+            raise CheckpointError(f"{model}: is missing, {should}")
         # Before its directory is looked at: somebody may have given something else than weights.
         model.open().close()
     path, own = directory.file("config.json"), directory.file(OPEN_CLIP_CONFIG)
     if not path.is_present and not own.is_present and (what := other_folder(directory)):
         raise CheckpointError(f"{directory}: {what}")
-    if _is_open_clip(model, directory, options):
-        path, module = own, "open_clip"
+    is_open_clip = _is_open_clip(model, directory, options)
+    if is_open_clip:
+        path = own
         if not path.is_present:
-            raise ConfigError(
-                f"{path}: is missing; OpenCLIP's weights alone do not tell the activation and the number of attention "
-                "heads"
-            )
-        values = read_json_object(path)
-    elif _is_mistrals_own(model, directory):
-        path, module = directory.file(PARAMS), "mistral"
-        values = read_json_object(path)
-    else:
-        values = read_json_object(path)
-        module = "llava" if options.llava_projector is not None else _known_module(values, path)
+            what = "OpenCLIP's weights alone do not tell the activation and the number of attention heads"
+            raise ConfigError(f"{path}: is missing; {what}")
+    is_mistrals = not is_open_clip and _is_mistrals_own(model, directory)
+    if is_mistrals:
+        path = directory.file(PARAMS)
+    values = read_json_object(path)
+    module = "open_clip" if is_open_clip else "mistral" if is_mistrals else module_of(values)
+    if options.llava_projector is not None and not is_open_clip:
+        module = "llava"
+    if module is None:
+        raise ConfigError(f"{path}: {_why_not_supported(values)}")
     family = importlib.import_module(f"clipgguf.families.{module}")
     inputs = Inputs(model, Config(path, values), options, told=told)
     if hasattr(family, "open_model"):
@@ -103,12 +142,13 @@ def _open(model: Folder | File, options: Options, told: Told | None) -> Model:
 def module_of(config: Mapping[str, Any]) -> str | None:
     """Return the module of the family that a config.json describes; None when it is not known."""
     model_type = config.get("model_type")
-    # The original LLaVA's model_type is often that of its language model.
-    if any(key in config for key in ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")):
+    known = next((MODEL_TYPES[name] for name in _met_by(config) if name in MODEL_TYPES), None)
+    # The original LLaVA's model_type is often that of its language model; Phi-4 vision has its keys, too.
+    if known != "phi4_siglip" and any(key in config for key in LLAVA_KEYS):
         return "llava"
     if model_type is None and any(key in config for key in ("text_config", "vision_config")):
         return "clip"
-    return next((MODEL_TYPES[name] for name in _met_by(config) if name in MODEL_TYPES), None)
+    return known
 
 
 def _met_by(config: Mapping[str, Any]) -> Iterator[str]:
@@ -124,15 +164,17 @@ def _met_by(config: Mapping[str, Any]) -> Iterator[str]:
         yield model_type
 
 
-def _known_module(config: Mapping[str, Any], path: File) -> str:
-    module = module_of(config)
-    if module is None:
-        model_type = config.get("model_type")
-        is_what = "has no model_type" if model_type is None else f"is of model_type {shown(model_type)}"
-        raise ConfigError(
-            f"{path}: {is_what}, supported are {', '.join(map(repr, MODEL_TYPES))}, LLaVA's and OpenCLIP's"
-        )
-    return module
+def _why_not_supported(config: Mapping[str, Any]) -> str:
+    """Return what is said of a config.json of no family: what it is, what is like it, and who else converts it."""
+    model_type, architectures = config.get("model_type"), config.get("architectures")
+    if model_type is None:
+        return "has no model_type; `clipgguf families` lists what is supported"
+    what = f"is of model_type {shown(model_type)}, which is not supported"
+    if isinstance(model_type, str) and (nearest := difflib.get_close_matches(model_type, MODEL_TYPES, 3, 0.6)):
+        what += f"; {', '.join(map(repr, nearest))} {'are' if len(nearest) > 1 else 'is'}"
+    names = set(map(str, architectures)) if isinstance(architectures, list) else set()
+    theirs = "writes an mmproj of it" if names & _LLAMA_CPP_ALONE else "does not know it either"
+    return f"{what}; llama.cpp's converter {theirs}; `clipgguf families` lists what is supported"
 
 
 def _is_mistrals_own(model: Folder | File, directory: Folder) -> bool:
@@ -152,12 +194,8 @@ def _is_open_clip(model: Folder | File, directory: Folder, options: Options) -> 
         if model.name.startswith("open_clip_"):
             return True
         # A training run calls its file anything ("epoch_3.pt"). With both configs beside it, or none, the names tell.
-        return has_own == has_config and _has_open_clip_names(Checkpoint.open_file(model).tensors)
+        return has_own == has_config and any(map(_OPEN_CLIP_NAMES.match, Checkpoint.open_file(model).tensors))
     if not has_config:
         # Only to say what is missing: OpenCLIP's config, or config.json.
         return any(name in directory for name in CONTAINERS if name.startswith("open_clip_"))
     return Checkpoint.find(directory, options.variant).name.startswith("open_clip_")
-
-
-def _has_open_clip_names(names: Iterable[str]) -> bool:
-    return any(name.startswith(("visual.", "transformer.resblocks.", "text.transformer.resblocks.")) for name in names)

@@ -8,6 +8,7 @@ from clipgguf.errors import ConfigError, shown
 from clipgguf.family import F16, F32, OUTTYPE, Base, Types, Value
 from clipgguf.inputs import Inputs
 
+_PROJECTOR_NOTE = "the projector's matrices stay f16, as the torch script writes them"
 # The script that clip.cpp, PowerInfer and LLaVA came with (``convert_hf_to_gguf.py`` of clip.cpp, later llama.cpp's
 # ``legacy-models/convert_image_encoder_to_gguf.py``): axes of length 1 vanish.
 SCRIPT = Base(
@@ -15,13 +16,7 @@ SCRIPT = Base(
     always_versioned=False,
     types=(
         Types("*", F16, axes=4, note="{name} stays f16: ggml's convolution takes no other kernel"),
-        Types(
-            "mm.*",
-            OUTTYPE,
-            axes=2,
-            in_f32=F16,
-            note="the projector's matrices stay f16, as the torch script writes them",
-        ),
+        Types("mm.*", OUTTYPE, axes=2, in_f32=F16, note=_PROJECTOR_NOTE),
         # A depthwise convolution's kernel, (channels, 1, 3, 3): llama.cpp aborts on f32.
         Types("mm.*", F16, axes=3),
         Types("*token_embd.weight", F16, axes=2, in_f32=F32),
@@ -32,11 +27,11 @@ SCRIPT = Base(
     values=(Value("name", lambda inputs: inputs.name),),
 )
 
-
 # llama.cpp's convert_hf_to_gguf.py with --mmproj (``conversion/base.py``, MmprojModel).
 MTMD = Base(
     squeezes=False,
     always_versioned=True,
+    has_card=True,
     types=(
         Types("*", F32, axes=0),
         Types("*", F32, axes=1),

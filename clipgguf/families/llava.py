@@ -9,37 +9,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from clipgguf.checkpoint import Checkpoint
-from clipgguf.config import CLIP_STATISTICS, SIGLIP_STATISTICS
 from clipgguf.errors import CheckpointError
 from clipgguf.families import module_of
 from clipgguf.families.bases import SCRIPT, statistics
-from clipgguf.families.clip import (
-    CLIP_VISION_VALUES,
-    HEAD_NOTE,
-    NEVER_WRITTEN,
-    SIGLIP_VISION_VALUES,
-    activation,
-    value_warnings,
-)
-from clipgguf.families.llava_projectors import (
-    NEWLINE,
-    Kind,
-    by_tail,
-    is_projector_name,
-    projector_prefix,
-    recognise,
-)
+from clipgguf.families.clip import CLIP, NEVER_WRITTEN, SIGLIP, activation, is_siglip, with_value_warnings
+from clipgguf.families.llava_projectors import NEWLINE, Kind, by_tail, is_projector_name, projector_prefix, recognise
 from clipgguf.families.llava_settings import Settings, check_strategy, settings_values
 from clipgguf.families.llava_tower import find_tower, tower_prefix
-from clipgguf.families.tower_tables import (
-    CLIP_EMBEDDINGS,
-    SCRIPT_BLOCK,
-    SIGLIP_EMBEDDINGS,
-    SIGLIP_HEAD,
-    TOWER,
-)
+from clipgguf.families.tower_tables import SCRIPT_BLOCK, TOWER
 from clipgguf.family import Family, Rule, Section, Value
-from clipgguf.inputs import Config, Inputs, read_values, refuse_towers
+from clipgguf.inputs import Inputs, read_values, refuse_towers
 from clipgguf.json_file import read_json_object
 from clipgguf.matching import refuse_quantized
 from clipgguf.model import Model, matched_model
@@ -52,25 +31,24 @@ _LANGUAGE_MODEL = re.compile(
     r"(?:model\.|language_model\.|transformer\.|gpt_neox\.)*"
     r"(?:layers|h|blocks|embed_tokens|embed_in|embed_out|wte|norm|norm_f|final_layernorm|final_layer_norm|ln_f|lm_head)\."
 )
-# The parts of CLIP that an image encoder goes without.
-CLIP_REST = (*NEVER_WRITTEN, r"(.*\.)?text_model\.", r"text_projection\.weight$", r"logit_bias$")
-LLAVA_USES = frozenset(
-    {"llava_projector", "feature_layer", "keep_last_layer", "projector_type", "vision_config"},
-)
+LLAVA_USES = frozenset({"llava_projector", "feature_layer", "keep_last_layer", "projector_type", "vision_config"})
 # MobileVLM's LDP downsamples a fixed grid in llama.cpp (``build_llava`` in tools/mtmd/models/llava.cpp).
 LDP_GRID = 24
 
+# What the values that depend on LLaVA's settings are called, where there is only a file to tell them.
+_TOLD = (Value("vision.blocks"), Value("vision.feature_layer"))
 
-def llava_family(kind: Kind, *, is_siglip: bool, block: tuple[Rule, ...] = SCRIPT_BLOCK) -> Family:
+
+def llava_family(
+    kind: Kind, *, is_siglip: bool, block: tuple[Rule, ...] = SCRIPT_BLOCK, settings: tuple[Value, ...] = _TOLD
+) -> Family:
     """Return the family of mmproj files with a kind of projector and of tower.
 
-    The values that depend on LLaVA's settings have no source yet. The final norm and CLIP's projection are
-    known, and not written.
+    The final norm and CLIP's projection are known, and not written.
     """
-    embeddings, default = (SIGLIP_EMBEDDINGS, SIGLIP_STATISTICS) if is_siglip else (CLIP_EMBEDDINGS, CLIP_STATISTICS)
-    tower_values = SIGLIP_VISION_VALUES if is_siglip else CLIP_VISION_VALUES
+    tower = SIGLIP if is_siglip else CLIP
     return Family(
-        title=f"LLaVA ({kind.name} projector, {'SigLIP' if is_siglip else 'CLIP'} tower)",
+        title=f"LLaVA ({kind.name} projector, {tower.name} tower)",
         projector=kind.projector_type,
         base=SCRIPT,
         description="image encoder for LLaVA",
@@ -79,22 +57,22 @@ def llava_family(kind: Kind, *, is_siglip: bool, block: tuple[Rule, ...] = SCRIP
             Value("has_vision", default=True),
             Value("has_llava", default=True),
             # The tower's own blocks are its layers; block_count are those that the file has.
-            *(replace(v, name="vision.layers") if v.name == "vision.blocks" else v for v in tower_values),
-            Value("vision.blocks"),
-            Value("vision.feature_layer"),
+            *(replace(v, name="vision.layers") if v.name == "vision.blocks" else v for v in tower.values),
             # What the projector takes: of one layer, but for VIP-LLaVA's, which no reader runs.
             Value("vision.features", of=lambda values: values["vision.width"]),
-            *statistics(default),
+            *statistics(tower.statistics),
             Value("gelu", of=activation),
+            *settings,
         ),
         sections=(
             Section("mm.", "", (*kind.rules, NEWLINE)),
-            Section(TOWER, "v.", embeddings),
+            Section(TOWER, "v.", tower.embeddings),
             Section(TOWER + "encoder.layers.{}.", "v.blk.{}.", block, times="layers", stored="blocks"),
             Section("", "", (Rule("visual_projection.weight", (), "projection width", optional=True),)),
         ),
-        ignored=(*CLIP_REST, r"(.*\.)?post_layernorm\."),
-        noted=((SIGLIP_HEAD, HEAD_NOTE),) if is_siglip else (),
+        # The parts of CLIP that an image encoder goes without.
+        ignored=(*NEVER_WRITTEN, r"(.*\.)?(text_model|post_layernorm)\.", r"text_projection\.weight$", r"logit_bias$"),
+        noted=tower.noted,
     )
 
 
@@ -103,56 +81,44 @@ def open_model(inputs: Inputs) -> Model:
 
     Raises ConfigError or CheckpointError when a part is missing, or is of a kind that no reader can run.
     """
-    options, directory = inputs.options, inputs.directory
+    options = inputs.options
     refuse_towers(inputs, "LLaVA")
     own = Settings(inputs.config.path, inputs.config.values)
-    llava, checkpoint = None, None
+    settings, checkpoint = own, None
     if module_of(own.values) == "llava":
-        llava, checkpoint = own, inputs.open_checkpoint(_is_wanted)
-        wanted = checkpoint.tensors.items()
-        wanted_here = [t for name, t in wanted if options.vision_tower is None or is_projector_name(name)]
-        refuse_quantized(own.values, own.path, wanted_here)
+        checkpoint = inputs.open_checkpoint(lambda name: not _LANGUAGE_MODEL.match(name))
+        is_elsewhere = options.vision_tower is not None
+        wanted = [t for name, t in checkpoint.tensors.items() if is_projector_name(name) or not is_elsewhere]
+        refuse_quantized(own.values, own.path, wanted)
     projector, keep_order, projector_from = _projector(inputs, checkpoint)
-    if llava is None and not isinstance(projector_from, File):
+    if checkpoint is None and not isinstance(projector_from, File) and "config.json" in projector_from:
         path = projector_from.file("config.json")
-        llava = Settings(path, read_json_object(path)) if path.is_present else None
-    tower = find_tower(inputs, llava, checkpoint)
+        settings = Settings(path, read_json_object(path))
+    config, tower = find_tower(inputs, settings, checkpoint)
+    siglip = is_siglip(config)
     named = by_tail(projector)
     kind = recognise(named, options.projector_type, str(projector_from))
-    family = llava_family(kind, is_siglip=tower.is_siglip)
-    settings = llava or own
-    check_strategy(settings, tower.is_siglip)
-    own_values = settings_values(inputs, settings)
-    names = {value.name for value in own_values}
-    family = replace(family, values=(*(value for value in family.values if value.name not in names), *own_values))
-    inputs.places = (directory, tower.checkpoint.folder)
-    name = {"_name_or_path": own.values.get("_name_or_path")}
-    inputs.config = Config(tower.config.path, {**tower.config.values, **name}, tower.config.labels)
+    check_strategy(settings, siglip)
+    family = llava_family(kind, is_siglip=siglip, settings=settings_values(inputs, settings))
+    inputs.places = (inputs.directory, tower.folder)
+    inputs.config = replace(config, values={**config.values, "_name_or_path": own.values.get("_name_or_path")})
     values = read_values(family, inputs)
     grid = values["vision.image"] // values["vision.patch"]
     if kind.projector_type != "mlp" and grid != LDP_GRID:
-        raise CheckpointError(
-            f"{projector_from}: the projector is of kind {kind.name}, which llama.cpp runs on {LDP_GRID} x {LDP_GRID} "
-            f"patches only; this tower has {grid} x {grid}"
-        )
-    tensors = {**_rest(checkpoint, tower.checkpoint), **tower.tensors}
+        runs = f"which llama.cpp runs on {LDP_GRID} x {LDP_GRID} patches only; this tower has {grid} x {grid}"
+        raise CheckpointError(f"{projector_from}: the projector is of kind {kind.name}, {runs}")
+    tensors = {**_rest(checkpoint, tower), **tower.tensors}
     tensors = {name: tensor for name, tensor in tensors.items() if not is_projector_name(name)}
     tensors |= {f"mm.{tail}": tensor for tail, tensor in named.items()}
     spelling = [projector_prefix(tensor.name) for tensor in projector]
-    model = matched_model(family, inputs, values, tensors, tower.checkpoint, spelling)
-    warnings = model.warnings + value_warnings(values, family.parts, inputs.config.path)
-    uses = model.uses | LLAVA_USES | ({"vision_tower"} if checkpoint is not None else set())
-    model = replace(model, warnings=warnings, uses=uses)
+    model = matched_model(family, inputs, values, tensors, tower, spelling)
+    model = with_value_warnings(model, inputs.config.path)
+    model = replace(model, uses=model.uses | LLAVA_USES | ({"vision_tower"} if checkpoint is not None else set()))
     return _in_order_of(projector, model) if keep_order else model
 
 
-def _is_wanted(name: str) -> bool:
-    """Return whether a tensor of a LLaVA checkpoint is none of the language model's."""
-    return not _LANGUAGE_MODEL.match(name)
-
-
 def _rest(checkpoint: Checkpoint | None, tower: Checkpoint) -> Mapping[str, View]:
-    """Return what a LLaVA checkpoint has besides when the tower is from elsewhere, without a tower of its own."""
+    """Return what a LLaVA checkpoint has besides a tower of its own, when the tower is from elsewhere."""
     if checkpoint is None or checkpoint is tower:
         return {}
     prefix = tower_prefix(checkpoint)
@@ -176,14 +142,11 @@ def _projector(inputs: Inputs, checkpoint: Checkpoint | None) -> tuple[list[View
         tensors = [tensor for name, tensor in checkpoint.tensors.items() if is_projector_name(name)]
         return tensors, False, checkpoint.folder
     source = place(inputs.options.llava_projector)
-    if not isinstance(source, File):
-        opened = Checkpoint.open(source, wanted=is_projector_name)
-        return list(opened.tensors.values()), False, source
-    opened = Checkpoint.open_file(source)
+    opened = Checkpoint.open_file(source) if isinstance(source, File) else Checkpoint.open(source, is_projector_name)
     CheckpointError.raise_all(
         f"{source}: tensor {name!r} is unknown, a projector's are model.mm_projector.* or multi_modal_projector.*"
         for name in opened.tensors
         if not is_projector_name(name)
     )
     # The torch reference takes a file of torch's as it comes; a safetensors file's order means nothing.
-    return list(opened.tensors.values()), not opened.is_safetensors, source
+    return list(opened.tensors.values()), isinstance(source, File) and not opened.is_safetensors, source

@@ -5,7 +5,6 @@ The original LLaVA's config.json only names the tower (``mm_vision_tower``), whi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
@@ -52,52 +51,38 @@ HF_DEFAULT_TOWERS: tuple[Mapping[str, Any], Mapping[str, Any]] = (
     _tower(1024, 4096, 24, 336, 14, 512),
     {**_tower(1152, 4304, 26, 384, 14, 512, act="gelu_pytorch_tanh"), "model_type": "siglip_vision_model"},
 )
-# A vision tower's own model_types, and whether it is SigLIP's.
-VISION_CONFIGS: Mapping[str, bool] = {"clip_vision_model": False, "siglip_vision_model": True}
+# A vision tower's own model_types.
+VISION_TYPES = ("clip_vision_model", "siglip_vision_model")
 
 
-@dataclass(frozen=True, slots=True)
-class FoundTower:
-    """A vision tower: its configuration, its tensors (and what stands beside them), and where they are from."""
+def find_tower(inputs: Inputs, llava: Settings, checkpoint: Checkpoint | None) -> tuple[Config, Checkpoint]:
+    """Return the vision tower's configuration and checkpoint, with what stands beside it.
 
-    config: Config
-    is_siglip: bool
-    tensors: Mapping[str, View]
-    checkpoint: Checkpoint
-
-
-def find_tower(inputs: Inputs, llava: Settings | None, checkpoint: Checkpoint | None) -> FoundTower:
-    """Find the vision tower; ``checkpoint`` is LLaVA's own, None for a CLIP directory that is given a projector.
-
+    ``checkpoint`` is LLaVA's own, None for a CLIP directory that is given a projector.
     Raises ConfigError or CheckpointError when there is none, or when its sizes cannot be known.
     """
     options = inputs.options
-    given = None if options.vision_tower is None else place(options.vision_tower)
-    directory: Folder | File | None = inputs.directory if checkpoint is None else given
-    if checkpoint is not None and directory is None:
-        assert llava is not None
+    directory: Folder | File | None = inputs.directory
+    if checkpoint is not None and options.vision_tower is not None:
+        directory = place(options.vision_tower)
+    elif checkpoint is not None:
         prefix = tower_prefix(checkpoint)
         if prefix is not None:
-            config, is_siglip = _inner_config(inputs, llava, checkpoint.tensors, prefix)
-            return FoundTower(config, is_siglip, checkpoint.tensors, checkpoint)
+            return _inner_config(inputs, llava, checkpoint.tensors, prefix), checkpoint
         directory = _folder_inside(llava)
     if directory is None:
-        assert llava is not None
         asked = f"; config.json asks for {shown(llava.tower_name)}" if llava.tower_name else ""
-        raise CheckpointError(
-            f"{inputs.directory}: has no vision tower{asked}; --vision-tower takes the directory that has it"
-        )
+        takes = "--vision-tower takes the directory that has it"
+        raise CheckpointError(f"{inputs.directory}: has no vision tower{asked}; {takes}")
     if isinstance(directory, File):
-        raise CheckpointError(
-            f"{directory}: is no directory, should be the vision tower's, with config.json{hub_advice(directory)}"
-        )
+        should = f"should be the vision tower's, with config.json{hub_advice(directory)}"
+        raise CheckpointError(f"{directory}: is no directory, {should}")
     opened = inputs.open_checkpoint() if checkpoint is None else Checkpoint.open(directory)
     if tower_prefix(opened) is None:
         raise CheckpointError(f"{directory}: has no vision tower (no tensor ...{TOWER.landmark})")
     path = directory.file("config.json")
     refuse_quantized(read_json_object(path) if path.is_present else {}, path, opened.tensors.values())
-    config, is_siglip = read_vision_config(path if options.vision_config is None else given_file(options.vision_config))
-    return FoundTower(config, is_siglip, opened.tensors, opened)
+    return _vision_config(path if options.vision_config is None else given_file(options.vision_config)), opened
 
 
 def tower_prefix(checkpoint: Checkpoint) -> str | None:
@@ -108,85 +93,65 @@ def tower_prefix(checkpoint: Checkpoint) -> str | None:
 def _folder_inside(llava: Settings) -> Folder | None:
     """Return the folder of the checkpoint itself that a relative ``mm_vision_tower`` means (Yi-VL has one), if any."""
     name = llava.tower_name
-    if name is None:
-        return None
-    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+    if name is None or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
         return None
     inside = llava.path.folder.folder(name)
     return inside if "config.json" in inside else None
 
 
-def _inner_config(inputs: Inputs, llava: Settings, tensors: Mapping[str, View], prefix: str) -> tuple[Config, bool]:
-    """Return the configuration of a tower that is part of the LLaVA checkpoint, and whether it is SigLIP's."""
+def _inner_config(inputs: Inputs, llava: Settings, tensors: Mapping[str, View], prefix: str) -> Config:
+    """Return the configuration of a tower that is part of the LLaVA checkpoint."""
     if inputs.options.vision_config is not None:
-        return read_vision_config(given_file(inputs.options.vision_config))
+        return _vision_config(given_file(inputs.options.vision_config))
     values = llava.values.get("vision_config")
     if values is None and not llava.is_original:
-        values = HF_DEFAULT_TOWERS[llava.values.get("model_type") == "llava_onevision"]
-    if values is not None:
-        # One that is there takes CLIPVisionConfig's defaults for what it omits, not LlavaConfig's.
-        model_type = values.get("model_type") if isinstance(values, Mapping) else None
-        if model_type not in (None, *VISION_CONFIGS):
-            raise ConfigError(
-                f"{llava.path}: vision_config is of model_type {shown(model_type)}, "
-                f"supported are {', '.join(map(repr, VISION_CONFIGS))}"
-            )
-        return Config(llava.path, {"vision_config": values}), VISION_CONFIGS.get(str(model_type), False)
-    if llava.tower_name is None:
-        raise ConfigError(
-            f"{llava.path}: names no mm_vision_tower whose sizes could be known; --vision-config takes its config.json"
-        )
-    known = _known_tower(llava.tower_name, tensors, prefix, llava.path)
-    return Config(llava.path, {"vision_config": known}), False
+        values = HF_DEFAULT_TOWERS[llava.is_of("llava_onevision")]
+    if values is None:
+        values = _known_tower(llava, tensors, prefix)
+    # One that is there takes CLIPVisionConfig's defaults for what it omits, not LlavaConfig's.
+    model_type = values.get("model_type") if isinstance(values, Mapping) else None
+    if model_type not in (None, *VISION_TYPES):
+        wrong = f"vision_config is of model_type {shown(model_type)}"
+        raise ConfigError(f"{llava.path}: {wrong}, supported are {', '.join(map(repr, VISION_TYPES))}")
+    return Config(llava.path, {"vision_config": values, "model_type": model_type})
 
 
-def read_vision_config(path: File) -> tuple[Config, bool]:
-    """Read the vision tower's part of a config.json, a whole model's or a tower's alone; return whether it is SigLIP's.
+def _vision_config(path: File) -> Config:
+    """Read the vision tower's part of a config.json, a whole model's or a tower's alone.
 
     Raises ConfigError when it is of another kind.
     """
     config = Config(path, read_json_object(path))
     model_type = config.values.get("model_type")
     if model_type in ("clip", "siglip") or (model_type is None and "vision_config" in config.values):
-        return standard_config(config), model_type == "siglip"
-    if isinstance(model_type, str) and model_type in VISION_CONFIGS:
-        return standard_config(config, "vision"), VISION_CONFIGS[model_type]
-    raise ConfigError(
-        f"{path}: is of model_type {shown(model_type)}, a vision tower's is 'clip', 'siglip' or "
-        f"{' or '.join(map(repr, VISION_CONFIGS))}"
-    )
+        return standard_config(config)
+    if model_type in VISION_TYPES:
+        return standard_config(config, "vision")
+    supported = " or ".join(map(repr, ("siglip", *VISION_TYPES)))
+    raise ConfigError(f"{path}: is of model_type {shown(model_type)}, a vision tower's is 'clip', {supported}")
 
 
-def _known_tower(name: str, tensors: Mapping[str, View], prefix: str, where: File) -> Mapping[str, Any]:
+def _known_tower(llava: Settings, tensors: Mapping[str, View], prefix: str) -> Mapping[str, Any]:
     """Return the configuration of a tower that a LLaVA config only names, after comparing it with the tensors.
 
     Raises ConfigError when it is not known, CheckpointError when the tensors have other sizes.
     """
+    where, name, advice = llava.path, llava.tower_name, "--vision-config takes its config.json"
+    if name is None:
+        raise ConfigError(f"{where}: names no mm_vision_tower whose sizes could be known; {advice}")
     config = KNOWN_TOWERS.get(name.replace("\\", "/").rstrip("/").rpartition("/")[2])
     if config is None:
-        raise ConfigError(
-            f"{where}: the vision tower is {shown(name)}, whose sizes are not known here (attention heads cannot be "
-            "told from tensors); --vision-config takes its config.json"
-        )
-    found = _sizes(tensors, prefix)
-    wrong = [f"{key} {value} instead of {config[key]}" for key, value in found.items() if value != config[key]]
-    if wrong:
-        raise CheckpointError(
-            f"{where}: the vision tower should be {name!r}, but its tensors have {', '.join(wrong)}; "
-            "--vision-config takes its config.json"
-        )
-    return config
-
-
-def _sizes(tensors: Mapping[str, View], prefix: str) -> dict[str, int]:
-    """Return the sizes that can be told from a tower's tensors."""
-    sizes = {}
-    patch = tensors[prefix + TOWER.landmark].shape
-    sizes["hidden_size"], sizes["patch_size"] = (patch[0], patch[-1]) if patch else (0, 0)
+        unknown = "whose sizes are not known here (attention heads cannot be told from tensors)"
+        raise ConfigError(f"{where}: the vision tower is {shown(name)}, {unknown}; {advice}")
+    patch = tensors[prefix + TOWER.landmark].shape or (0,)
+    found = {"hidden_size": patch[0], "patch_size": patch[-1]}
     layers = f"{prefix}encoder.layers."
     if fc1 := tensors.get(f"{layers}0.mlp.fc1.weight"):
-        sizes["intermediate_size"] = fc1.shape[0] if fc1.shape else 0
-    sizes["num_hidden_layers"] = len(
-        {name.removeprefix(layers).partition(".")[0] for name in tensors if name.startswith(layers)}
-    )
-    return sizes
+        found["intermediate_size"] = fc1.shape[0] if fc1.shape else 0
+    numbers = {tensor.removeprefix(layers).partition(".")[0] for tensor in tensors if tensor.startswith(layers)}
+    found["num_hidden_layers"] = len(numbers)
+    wrong = [f"{key} {value} instead of {config[key]}" for key, value in found.items() if value != config[key]]
+    if wrong:
+        have = f"its tensors have {', '.join(wrong)}"
+        raise CheckpointError(f"{where}: the vision tower should be {name!r}, but {have}; {advice}")
+    return config

@@ -4,32 +4,22 @@ Names: OpenCLIP's CLIP and CustomTextCLIP classes (``open_clip/model.py``), agai
 ``convert_clip_original_pytorch_to_hf.py``. The files are CLIP's, byte for byte.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from clipgguf.config import LARGEST_UINT32, rgb_statistics
 from clipgguf.errors import CheckpointError, ConfigError, shown
-from clipgguf.families.bases import statistics
-from clipgguf.families.clip import (
-    TEXT,
-    VISION,
-    clip_family,
-    towers_asked_for,
-    value_warnings,
-)
+from clipgguf.families.clip import TEXT, VISION, clip_family, towers_asked_for, with_value_warnings
 from clipgguf.families.tower_tables import SCRIPT_BLOCK
-from clipgguf.family import Family, Rule, Section, Value, linear, norm
+from clipgguf.family import Family, Rule, Section, Value, fused_qkv, linear, norm
 from clipgguf.inputs import Config, Inputs, checked, read_values
 from clipgguf.model import Model, matched_model
 
 _BLOCK = (
-    Rule(
-        "attn.in_proj_weight",
-        ("attn_q.weight", "attn_k.weight", "attn_v.weight"),
-        "(3 width') width -> 3 width' width",
-    ),
-    Rule("attn.in_proj_bias", ("attn_q.bias", "attn_k.bias", "attn_v.bias"), "(3 width) -> 3 width"),
+    # torch's MultiheadAttention calls them in_proj_weight and in_proj_bias.
+    *(replace(rule, theirs=rule.theirs.replace("proj.", "proj_")) for rule in fused_qkv("attn.in_proj")),
     *linear("attn.out_proj", "attn_out", "width", "width'"),
     *norm("ln_1", "ln1"),
     *linear("mlp.c_fc", "ffn_down", "ffn", "width"),
@@ -37,67 +27,39 @@ _BLOCK = (
     *norm("ln_2", "ln2"),
 )
 _ORDER = tuple(name for rule in SCRIPT_BLOCK for name in rule.names)
+_POSITIONS = Rule("positional_embedding", "position_embd.weight", "positions width")
+_TEXT_EMBEDDINGS = (Rule("token_embedding.weight", "token_embd.weight", "vocab width"), _POSITIONS)
+_VISION_EMBEDDINGS = (
+    Rule("class_embedding", "class_embd", "width"),
+    Rule("conv1.weight", "patch_embd.weight", "width channels patch patch'"),
+    _POSITIONS,
+    *norm("ln_pre", "pre_ln"),
+)
 # A text tower of CustomTextCLIP stands under "text.", that of CLIP under no name of its own.
-_TEXT = "text.|"
+_TEXT, _TEXT_BLOCK = "text.|", "text.transformer.resblocks.{}.|transformer.resblocks.{}."
 _SECTIONS = {
     TEXT: (
-        Section(
-            _TEXT,
-            "t.",
-            (
-                Rule("token_embedding.weight", "token_embd.weight", "vocab width"),
-                Rule("positional_embedding", "position_embd.weight", "positions width"),
-            ),
-            part=TEXT,
-        ),
-        Section(
-            "text.transformer.resblocks.{}.|transformer.resblocks.{}.",
-            "t.blk.{}.",
-            _BLOCK,
-            times="blocks",
-            part=TEXT,
-            order=_ORDER,
-        ),
+        Section(_TEXT, "t.", _TEXT_EMBEDDINGS, part=TEXT),
+        Section(_TEXT_BLOCK, "t.blk.{}.", _BLOCK, times="blocks", part=TEXT, order=_ORDER),
         Section(_TEXT, "t.", norm("ln_final", "post_ln"), part=TEXT),
     ),
     VISION: (
-        Section(
-            "visual.",
-            "v.",
-            (
-                Rule("class_embedding", "class_embd", "width"),
-                Rule("conv1.weight", "patch_embd.weight", "width channels patch patch'"),
-                Rule("positional_embedding", "position_embd.weight", "positions width"),
-                *norm("ln_pre", "pre_ln"),
-            ),
-        ),
+        Section("visual.", "v.", _VISION_EMBEDDINGS),
         Section("visual.transformer.resblocks.{}.", "v.blk.{}.", _BLOCK, times="blocks", order=_ORDER),
         Section("visual.", "v.", norm("ln_post", "post_ln")),
     ),
 }
 # Stored with the axes the other way round, because OpenCLIP multiplies from the left.
 _LEFT = "width projection -> projection width"
+_VISUAL, _TEXTUAL = "visual_projection.weight", "text_projection.weight"
+_TEXT_PROJECTION = Rule(_TEXTUAL, _TEXTUAL, "projection width", otherwise=Rule("text_projection", _TEXTUAL, _LEFT))
 _PROJECTIONS = {
-    VISION: Section("visual.", "", (Rule("proj", "visual_projection.weight", _LEFT),)),
-    TEXT: Section(
-        _TEXT,
-        "",
-        (
-            Rule(
-                "text_projection.weight",
-                "text_projection.weight",
-                "projection width",
-                otherwise=Rule("text_projection", "text_projection.weight", _LEFT),
-            ),
-        ),
-        part=TEXT,
-    ),
+    VISION: Section("visual.", "", (Rule("proj", _VISUAL, _LEFT),)),
+    TEXT: Section(_TEXT, "", (_TEXT_PROJECTION,), part=TEXT),
 }
-# What a causal text tower of before may hold, its attention mask, follows from the context's length.
-_IGNORED = (r"logit_scale$", r"(text\.)?attn_mask$")
 _OTHER_TOWER = {TEXT: r"(?!visual\.)", VISION: r"visual\."}
 # Settings with which OpenCLIP computes otherwise than CLIP, and no tensor tells: what CLIP has.
-_SETTINGS: tuple[tuple[str, tuple[object, ...]], ...] = (
+_SETTINGS = (
     ("model_cfg.vision_cfg.pool_type", ("tok",)),
     ("model_cfg.vision_cfg.attentional_pool", (False,)),
     ("model_cfg.vision_cfg.final_ln_after_pool", (False,)),
@@ -107,27 +69,20 @@ _SETTINGS: tuple[tuple[str, tuple[object, ...]], ...] = (
 )
 
 
-def _ffn(part: str) -> Callable[[Mapping[str, Any]], int]:
-    def ffn(values: Mapping[str, Any]) -> int:
-        width, ratio = values[f"{part}.width"], values[f"{part}.ratio"]
-        if not 1 <= width * ratio <= LARGEST_UINT32:
-            raise ValueError(f"{part}_cfg: width is {width} and mlp_ratio {ratio}, their product should be a size")
-        return int(width * ratio)
-
-    return ffn
+def _ffn(part: str, values: Mapping[str, Any]) -> int:
+    width, ratio = values[f"{part}.width"], values[f"{part}.ratio"]
+    if not 1 <= width * ratio <= LARGEST_UINT32:
+        raise ValueError(f"{part}_cfg: width is {width} and mlp_ratio {ratio}, their product should be a size")
+    return int(width * ratio)
 
 
-def _square(key: str, default: int) -> Callable[[Inputs], int]:
-    """Return what reads a size that may stand there for both sides, as [224, 224]."""
-
-    def size(inputs: Inputs) -> int:
-        path = f"model_cfg.vision_cfg.{key}"
-        found = inputs.config.get(path, default)
-        if isinstance(found, list) and found and set(map(type, found)) == {int} and len(set(found)) == 1:
-            found = found[0]
-        return int(checked(int, inputs.config.label(path), found))
-
-    return size
+def _square(key: str, default: int, inputs: Inputs) -> int:
+    """Return a size that may stand in the config for both sides, as [224, 224]."""
+    path = f"model_cfg.vision_cfg.{key}"
+    found = inputs.config.get(path, default)
+    if isinstance(found, list) and set(map(type, found)) == {int} and len(set(found)) == 1:
+        found = found[0]
+    return int(checked(int, inputs.config.label(path), found))
 
 
 def _heads(values: Mapping[str, Any]) -> int:
@@ -147,7 +102,7 @@ def _common(part: str, width: int) -> tuple[Value, ...]:
     return (
         Value(f"{part}.width", f"{cfg}.width", width),
         Value(f"{part}.ratio", f"{cfg}.mlp_ratio", 4.0),
-        Value(f"{part}.ffn", of=_ffn(part)),
+        Value(f"{part}.ffn", of=partial(_ffn, part)),
         Value(f"{part}.blocks", f"{cfg}.layers", 12),
         Value(f"{part}.epsilon", f"{cfg}.norm_kwargs.eps", 1e-5),
         Value(f"{part}.projection", "model_cfg.embed_dim", 512, told_by_tensor=True),
@@ -163,8 +118,8 @@ _VALUES = (
     *_common(VISION, 768),
     Value("head_width", "model_cfg.vision_cfg.head_width", 64),
     Value("vision.heads", of=_heads),
-    Value("vision.image", _square("image_size", 224)),
-    Value("vision.patch", _square("patch_size", 16)),
+    Value("vision.image", partial(_square, "image_size", 224)),
+    Value("vision.patch", partial(_square, "patch_size", 16)),
     Value("vision.channels", default=3),
 )
 
@@ -174,19 +129,15 @@ def open_model(inputs: Inputs) -> Model:
 
     Raises ConfigError when it is wrong, CheckpointError for towers that are no CLIP.
     """
-    config, path = inputs.config, inputs.config.path
+    config = inputs.config
     ConfigError.raise_all(dict.fromkeys(_unsupported(config)))
-    family = _family(towers_asked_for(inputs, (TEXT, VISION)))
-    if VISION in family.parts:
-        # OpenCLIP's config has the image processor's values, too.
-        default = rgb_statistics(config.values.get("preprocess_cfg"), f"{path}: preprocess_cfg")
-        family = replace(family, values=(*family.values, *statistics(default)))
+    family = _family(inputs, towers_asked_for(inputs, "OpenCLIP", (TEXT, VISION)))
     values = read_values(family, inputs)
     checkpoint = inputs.open_checkpoint(lambda name: not family.leaves_out(name))
     if timm := next((t for name, t in checkpoint.tensors.items() if name.startswith("visual.trunk.")), None):
         raise CheckpointError(f"{timm.file}: tensor {timm.name!r} is of a timm tower, supported are OpenCLIP's own ViT")
     model = matched_model(family, inputs, values, checkpoint.tensors, checkpoint, ("visual.", "transformer."))
-    return replace(model, warnings=model.warnings + value_warnings(values, family.parts, path))
+    return with_value_warnings(model, config.path)
 
 
 def _unsupported(config: Config) -> Iterator[str]:
@@ -197,31 +148,30 @@ def _unsupported(config: Config) -> Iterator[str]:
     ):
         cfg = config.get(f"model_cfg.{part}")
         if not isinstance(cfg, dict):
-            path = f"model_cfg.{part}" if isinstance(config.get("model_cfg"), dict) else "model_cfg"
+            path = "model_cfg" if config.get("model_cfg") is None else f"model_cfg.{part}"
             yield f"{config.label(path)} is {shown(config.get(path))}, should be an object"
         elif tower := cfg.get(key):
             yield f"{config.path}: {part}: is a {of} tower ({shown(tower)}), supported are {name}"
     for path, allowed in _SETTINGS:
         value = config.get(path)
         if value is not None and value not in allowed:
-            yield (
-                f"{config.label(path)} is {shown(value)}, which readers of GGUF files would compute wrongly; they know "
-                f"{allowed[0]!r}"
-            )
+            wrong = f"which readers of GGUF files would compute wrongly; they know {allowed[0]!r}"
+            yield f"{config.label(path)} is {shown(value)}, {wrong}"
 
 
-def _family(towers: tuple[str, ...]) -> Family:
+def _family(inputs: Inputs, towers: tuple[str, ...]) -> Family:
     """Return CLIP's family with OpenCLIP's names on the checkpoint's side."""
-    clip = clip_family("OpenCLIP", towers, stored=(TEXT, VISION))
-    own = {value.name: value for value in _VALUES}
-    rest = (value for value in clip.values if value.name not in (*own, "vision.mean", "vision.std"))
+    # OpenCLIP's config has the image processor's values, too.
+    config, where = inputs.config.values.get("preprocess_cfg"), f"{inputs.config.path}: preprocess_cfg"
+    default = rgb_statistics(config, where) if VISION in towers else None
+    clip = clip_family("OpenCLIP", towers, stored=(TEXT, VISION), default=default)
+    own = {value.name for value in _VALUES}
+    sections = [section for tower in (TEXT, VISION) if tower in towers for section in _SECTIONS[tower]]
     return replace(
         clip,
-        values=(*own.values(), *rest),
-        sections=(
-            *(section for tower in (TEXT, VISION) if tower in towers for section in _SECTIONS[tower]),
-            *(_PROJECTIONS[tower] for tower in (VISION, TEXT) if tower in towers),
-        ),
+        values=(*_VALUES, *(value for value in clip.values if value.name not in own)),
+        sections=(*sections, *(_PROJECTIONS[tower] for tower in (VISION, TEXT) if tower in towers)),
         left_out=tuple(_OTHER_TOWER[tower] for tower in (TEXT, VISION) if tower not in towers),
-        ignored=_IGNORED,
+        # What a causal text tower of before may hold, its attention mask, follows from the context's length.
+        ignored=(r"logit_scale$", r"(text\.)?attn_mask$"),
     )

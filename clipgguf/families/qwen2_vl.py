@@ -1,6 +1,7 @@
-"""Qwen2-VL: a tower with rotary positions, whose patches are merged two by two.
+"""Qwen2-VL: a tower with rotary positions, whose patches are merged two by two. Sarashina2-Vision has the same.
 
-Names: transformers' Qwen2VLForConditionalGeneration; llama.cpp's ``conversion/qwenvl.py`` and ``tools/mtmd``.
+Names: transformers' Qwen2VLForConditionalGeneration, Sarashina2VisionForCausalLM of sbintuitions; llama.cpp's
+``conversion/qwenvl.py`` and ``sarashina2.py``, and ``tools/mtmd``.
 """
 
 from clipgguf.config import CLIP_STATISTICS
@@ -50,5 +51,6 @@ FAMILY = Family(
             (*linear("0", "0", "merged", "merged'"), *linear("2", "2", "projection", "merged")),
         ),
     ),
-    left_out=LANGUAGE_MODEL,
+    left_out=(*LANGUAGE_MODEL, r"llm\."),
+    noted=((r"norm\.", "Sarashina2-Vision's norm after the projector is left out: no reader applies it"),),
 )

@@ -10,7 +10,7 @@ from typing import Any
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.tower_tables import TWO_FRAMES
-from clipgguf.family import INTEGERS, Family, Prefix, Rule, Section, Value, linear, norm
+from clipgguf.family import INTEGERS, Family, PerModel, Prefix, Rule, Section, Value, linear, norm
 
 TOWER = Prefix("patch_embed.proj.weight", "model.visual.")
 
@@ -33,12 +33,51 @@ BLOCK = (
 )
 POSITIONS = Rule("pos_embed.weight", "position_embd.weight", "positions width")
 
+
+def sections(
+    ln: str = "norm", fc1: str = "linear_fc1", fc2: str = "linear_fc2", mergers: str = "deepstack_merger_list"
+) -> tuple[Section, ...]:
+    """Return the tower and its projectors, with what the projectors' parts are called."""
+    return (
+        Section(
+            TOWER,
+            "v.",
+            (
+                TWO_FRAMES,
+                Rule("patch_embed.proj.bias", "patch_embd.bias", "width"),
+                POSITIONS,
+            ),
+        ),
+        Section(TOWER + "blocks.{}.", "v.blk.{}.", BLOCK, times="blocks"),
+        Section(TOWER + "merger.", "v.", norm(ln, "post_ln")),
+        Section(
+            TOWER + "merger.",
+            "mm.",
+            (*linear(fc1, "0", "merged", "merged'"), *linear(fc2, "2", "projection", "merged")),
+        ),
+        Section(
+            TOWER + f"{mergers}.{{}}.",
+            "v.deepstack.{}.",
+            (
+                *norm(ln, "norm", "merged"),
+                *linear(fc1, "fc1", "merged", "merged'"),
+                *linear(fc2, "fc2", "projection", "merged"),
+            ),
+            times="deepstack",
+        ),
+    )
+
+
 FAMILY = Family(
     title="Qwen3-VL",
     projector="qwen3vl_merger",
     base=MTMD,
     values=(
-        Value("vision.projection", "text_config.hidden_size|hidden_size", 4096),
+        Value(
+            "vision.projection",
+            "text_config.hidden_size|hidden_size",
+            PerModel(2048, {"qwen3_vl": 4096, "qwen3_5": 4096}),
+        ),
         Value("vision.positions", "vision_config.num_position_embeddings", 2304),
         Value("vision.patch", "vision_config.patch_size", 16),
         Value("vision.image", of=lambda v: int(v["vision.positions"] ** 0.5 * v["vision.patch"])),
@@ -53,48 +92,13 @@ FAMILY = Family(
         Value(
             "vision.deepstack",
             "vision_config.deepstack_visual_indexes",
-            [],
+            PerModel([], {model_type: [8, 16, 24] for model_type in ("qwen3_vl", "qwen3_vl_moe", "qwen3_omni_moe")}),
             kind=INTEGERS,
             told=lambda v: [block for block, is_one in enumerate(v["vision.is_deepstack"]) if is_one],
         ),
         Value("vision.is_deepstack", of=is_deepstack),
         Value("gelu", default=True),
     ),
-    sections=(
-        Section(
-            TOWER,
-            "v.",
-            (
-                TWO_FRAMES,
-                Rule("patch_embed.proj.bias", "patch_embd.bias", "width"),
-                POSITIONS,
-            ),
-        ),
-        Section(
-            TOWER + "blocks.{}.",
-            "v.blk.{}.",
-            BLOCK,
-            times="blocks",
-        ),
-        Section(TOWER + "merger.", "v.", norm("norm", "post_ln")),
-        Section(
-            TOWER + "merger.",
-            "mm.",
-            (
-                *linear("linear_fc1", "0", "merged", "merged'"),
-                *linear("linear_fc2", "2", "projection", "merged"),
-            ),
-        ),
-        Section(
-            TOWER + "deepstack_merger_list.{}.",
-            "v.deepstack.{}.",
-            (
-                *norm("norm", "norm", "merged"),
-                *linear("linear_fc1", "fc1", "merged", "merged'"),
-                *linear("linear_fc2", "fc2", "projection", "merged"),
-            ),
-            times="deepstack",
-        ),
-    ),
+    sections=sections(),
     left_out=(*LANGUAGE_MODEL, r"mtp\."),
 )

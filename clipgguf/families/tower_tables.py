@@ -7,16 +7,16 @@ from clipgguf.family import Prefix, Rule, linear, norm
 
 TOWER = Prefix("embeddings.patch_embedding.weight", "vision_model.")
 
-_POSITIONS = Rule("embeddings.position_embedding.weight", "position_embd.weight", "positions width")
+POSITIONS = Rule("embeddings.position_embedding.weight", "position_embd.weight", "positions width")
 
 CLIP_EMBEDDINGS = (
     Rule("embeddings.class_embedding", "class_embd", "width"),
     Rule("embeddings.patch_embedding.weight", "patch_embd.weight", "width channels patch patch'"),
-    _POSITIONS,
+    POSITIONS,
     *norm("pre_layrnorm", "pre_ln"),  # "layrnorm": so it stands in every checkpoint.
 )
 # SigLIP has no class token and no norm before the blocks, and its patch convolution has a bias.
-SIGLIP_EMBEDDINGS = (*linear("embeddings.patch_embedding", "patch_embd", "width", "channels patch patch'"), _POSITIONS)
+SIGLIP_EMBEDDINGS = (*linear("embeddings.patch_embedding", "patch_embd", "width", "channels patch patch'"), POSITIONS)
 POST_NORM = norm("post_layernorm", "post_ln")
 
 # A convolution over two frames, which llama.cpp takes as two kernels.
@@ -30,13 +30,16 @@ TWO_FRAMES = Rule(
 SIGLIP_HEAD = r"(.*\.)?head\."
 
 
-def block(fc1: str, fc2: str) -> tuple[Rule, ...]:
-    """Return a block's rules. ``fc1`` widens; CLIP's and LLaVA's files call it ``ffn_down``, all others ``ffn_up``."""
+def block(fc1: str, fc2: str, out: str = "self_attn.out_proj") -> tuple[Rule, ...]:
+    """Return a block's rules. ``fc1`` widens; CLIP's and LLaVA's files call it ``ffn_down``, all others ``ffn_up``.
+
+    ``out`` is the checkpoint's name of the layer after attention.
+    """
     return (
         *linear("self_attn.k_proj", "attn_k", "width", "width'"),
         *linear("self_attn.v_proj", "attn_v", "width", "width'"),
         *linear("self_attn.q_proj", "attn_q", "width", "width'"),
-        *linear("self_attn.out_proj", "attn_out", "width", "width'"),
+        *linear(out, "attn_out", "width", "width'"),
         *norm("layer_norm1", "ln1"),
         *linear("mlp.fc1", fc1, "ffn", "width"),
         *linear("mlp.fc2", fc2, "width", "ffn"),

@@ -1,4 +1,4 @@
-"""Who can read a CLIP GGUF file: what clip.cpp, PowerInfer and llama.cpp ask of one, as tables.
+"""Who can read a CLIP GGUF file: what clip.cpp, PowerInfer and llama.cpp ask of one.
 
 A demand (``clipgguf.readers.demands``) yields a reason for every way in which a reader fails on a file, or computes
 something else than what the file means, and a doubt for what the file does not tell. A bug of a reader that no file can
@@ -9,6 +9,7 @@ ggml-org/llama.cpp, ``tools/mtmd/clip.cpp`` and ``tools/mtmd/models/llava.cpp``.
 last with what llama.cpp does.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from gguf import GGMLQuantizationType
@@ -17,7 +18,7 @@ from clipgguf.clip_file import ClipFile
 from clipgguf.element_types import CLIP_CPP_TYPES
 from clipgguf.families.llava_projectors import PROJECTOR_PREFIX
 from clipgguf.readers import demands, mmproj
-from clipgguf.readers.demands import Demand, Doubt
+from clipgguf.readers.demands import Doubt
 
 _T = GGMLQuantizationType
 
@@ -53,10 +54,7 @@ KERNELS = frozenset({_T.F16, _T.F32, _T.BF16})
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a reader loads a file and computes what it means, and the ``reasons`` why not.
-
-    ``reads`` is None where that is not known here; the reasons then say why.
-    """
+    """Whether a reader loads a file and computes what it means (None: not known here), and the reasons why not."""
 
     reader: str
     reads: bool | None
@@ -65,86 +63,72 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """A program that loads CLIP GGUF files, and what it asks of them.
-
-    ``reads_others`` are those that read other families' files, too, by rules that are not here.
-    """
+    """A program that loads CLIP GGUF files, and what yields all that keeps it from one."""
 
     name: str
-    demands: tuple[Demand, ...]
-    reads_others: bool = False
+    demands: Callable[[ClipFile], Iterator[str]]
 
     def verdict(self, file: ClipFile) -> Verdict:
         """Hear all demands: whatever speaks against a file decides, doubts only where nothing does."""
-        if self.reads_others and (other := file.why_not_known) is not None:
-            return Verdict(self.name, None, (other,))
-        found = [reason for demand in self.demands for reason in demand(file)]
+        found = list(self.demands(file))
         if against := tuple(reason for reason in found if not isinstance(reason, Doubt)):
             return Verdict(self.name, False, against)
         return Verdict(self.name, None if found else True, tuple(map(str, found)))
 
 
-READERS = (
-    Reader(
-        "clip.cpp",
-        (
-            demands.has_keys(OLD),
-            demands.has_keys(TEXT, "text"),
-            demands.has_keys(VISION, "vision"),
-            demands.has_file_type(OLD_FILE_TYPES),
-            demands.has_tensor_count(tuple(CLIP_CPP_SCRATCH)),
-            demands.has_tokens(CLIP_CPP_TOKENS),
-            demands.has_sizes("text"),
-            demands.has_sizes("vision"),
-            demands.holds_clip("text"),
-            demands.holds_clip("vision"),
-            demands.has_projection_dim("text"),
-            demands.has_projection_dim("vision"),
-            demands.has_scratch(CLIP_CPP_SCRATCH),
-            demands.has_types(
-                CLIP_CPP_TYPES,
-                kernels=OLD_KERNELS,
-                prefixes=("t.", "v.", "text_projection.weight", "visual_projection.weight"),
-            ),
-        ),
-    ),
-    Reader(
-        "PowerInfer",
-        (
-            demands.has_keys((*OLD, "has_llava")),
-            demands.has_keys(VISION, "vision"),
-            demands.has_flag("has_text", False),
-            demands.has_flag("has_vision", True),
-            demands.has_flag("has_llava", True),
-            demands.has_file_type(OLD_FILE_TYPES),
-            demands.has_sizes("vision"),
-            mmproj.holds_llava(("mlp",)),
-            mmproj.runs_in_powerinfer(POWERINFER_MOST_BLOCKS),
-            mmproj.has_room(POWERINFER_MOST_BLOCKS),
-            demands.has_types(POWERINFER_TYPES, kernels=OLD_KERNELS, prefixes=("v.", PROJECTOR_PREFIX)),
-        ),
-    ),
-    Reader(
-        "llama.cpp",
-        (
-            demands.has_keys(("has_vision",)),
-            demands.has_key_types(OPTIONAL, known=VISION),
-            demands.has_keys(VISION, "vision"),
-            demands.has_flag("has_vision", True),
-            mmproj.has_projector_type,
-            demands.has_sizes("vision"),
-            mmproj.holds_its_table,
-            mmproj.has_grid,
-            mmproj.runs_in_llama_cpp,
-            mmproj.has_no_final_norm,
-            demands.has_one_activation,
-            mmproj.has_pinpoints,
-            demands.has_types(LLAMA_CPP_TYPES, kernels=KERNELS, prefixes=("v.", PROJECTOR_PREFIX)),
-            demands.is_contiguous,
-        ),
-        reads_others=True,
-    ),
-)
+def clip_cpp(file: ClipFile) -> Iterator[str]:
+    """What keeps clip.cpp from a file."""
+    yield from demands.has_keys(file, OLD)
+    yield from demands.has_keys(file, TEXT, "text")
+    yield from demands.has_keys(file, VISION, "vision")
+    yield from demands.has_file_type(file, OLD_FILE_TYPES)
+    yield from demands.has_tensor_count(file, CLIP_CPP_SCRATCH)
+    yield from demands.has_tokens(file, CLIP_CPP_TOKENS)
+    for demand in (demands.has_sizes, demands.holds_clip, demands.has_projection_dim):
+        yield from demand(file, "text")
+        yield from demand(file, "vision")
+    yield from demands.has_scratch(file, CLIP_CPP_SCRATCH)
+    prefixes = ("t.", "v.", "text_projection.weight", "visual_projection.weight")
+    yield from demands.has_types(file, CLIP_CPP_TYPES, OLD_KERNELS, prefixes)
+
+
+def powerinfer(file: ClipFile) -> Iterator[str]:
+    """What keeps PowerInfer from a file."""
+    yield from demands.has_keys(file, (*OLD, "has_llava"))
+    yield from demands.has_keys(file, VISION, "vision")
+    yield from demands.has_flag(file, "has_text", False)
+    yield from demands.has_flag(file, "has_vision", True)
+    yield from demands.has_flag(file, "has_llava", True)
+    yield from demands.has_file_type(file, OLD_FILE_TYPES)
+    yield from demands.has_sizes(file, "vision")
+    yield from mmproj.holds_llava(file, ("mlp",))
+    yield from mmproj.runs_in_powerinfer(file, POWERINFER_MOST_BLOCKS)
+    yield from mmproj.has_room(file, POWERINFER_MOST_BLOCKS)
+    yield from demands.has_types(file, POWERINFER_TYPES, OLD_KERNELS, ("v.", PROJECTOR_PREFIX))
+
+
+def llama_cpp(file: ClipFile) -> Iterator[str]:
+    """What keeps llama.cpp from a file; it reads other families' files, too, by rules that are not here."""
+    if file.why_not_known is not None:
+        yield Doubt(file.why_not_known)
+        return
+    yield from demands.has_keys(file, ("has_vision",))
+    yield from demands.has_key_types(file, OPTIONAL, known=VISION)
+    yield from demands.has_keys(file, VISION, "vision")
+    yield from demands.has_flag(file, "has_vision", True)
+    yield from mmproj.has_projector_type(file)
+    yield from demands.has_sizes(file, "vision")
+    yield from mmproj.holds_its_table(file)
+    yield from mmproj.has_grid(file)
+    yield from mmproj.runs_in_llama_cpp(file)
+    yield from mmproj.has_no_final_norm(file)
+    yield from demands.has_one_activation(file)
+    yield from mmproj.has_pinpoints(file)
+    yield from demands.has_types(file, LLAMA_CPP_TYPES, KERNELS, ("v.", PROJECTOR_PREFIX))
+    yield from demands.is_contiguous(file)
+
+
+READERS = (Reader("clip.cpp", clip_cpp), Reader("PowerInfer", powerinfer), Reader("llama.cpp", llama_cpp))
 
 
 def verdicts(file: ClipFile) -> tuple[Verdict, ...]:

@@ -1,60 +1,42 @@
-"""The demands by which ``clipgguf.readers`` tells who can read a file, each a generator of reasons why not.
+"""The demands by which ``clipgguf.readers`` tells who can read a file: each yields the reasons why not."""
 
-A function that takes a file is a demand itself; the others make one from what a reader asks for.
-"""
-
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from gguf import GGMLQuantizationType
 
 from clipgguf.clip_file import ClipFile
-from clipgguf.element_types import squeeze
 from clipgguf.families.clip import clip_family
-from clipgguf.family import Family, part_of
-from clipgguf.holding import Held, values_of
+from clipgguf.family import Family
+from clipgguf.holding import hold, values_of
 from clipgguf.keys import KEYS, Key
-from clipgguf.shape import shape_text
-from clipgguf.tensor import View
+from clipgguf.shape import shape_text, squeeze
 
 
 class Doubt(str):
     """A reason why it cannot be told from the file whether a reader computes what it means."""
 
-    __slots__ = ()
 
-
-Demand = Callable[[ClipFile], Iterable[str]]
+_Types = frozenset[GGMLQuantizationType]
 
 # The kernels that ggml's depthwise convolution takes; it aborts on f32.
 DEPTHWISE_KERNELS = frozenset({GGMLQuantizationType.F16, GGMLQuantizationType.BF16})
 
 
-def has_keys(names: Sequence[str], part: str | None = None) -> Demand:
+def has_keys(file: ClipFile, names: Sequence[str], part: str | None = None) -> Iterator[str]:
     """Metadata that must be there and have the right type, by short name; for files of a tower, where one is given."""
-
-    def demand(file: ClipFile) -> Iterator[str]:
-        if part is not None and not file.tells(part):
-            return
-        keys = [KEYS[name] for name in names]
-        if missing := [key.key for key in keys if key.key not in file.items]:
-            yield f"it lacks the metadata {', '.join(missing)}"
-        yield from _wrong_key_types(file, keys)
-
-    return demand
+    if part is not None and not file.tells(part):
+        return
+    keys = [KEYS[name] for name in names]
+    if missing := [key.key for key in keys if key.key not in file.items]:
+        yield f"it lacks the metadata {', '.join(missing)}"
+    yield from _wrong_key_types(file, keys)
 
 
-def has_key_types(names: Sequence[str], *, known: Sequence[str]) -> Demand:
-    """Metadata that must have the right type where it is there, by short name.
-
-    For families that have their own keys of the vision tower, those too, without the ``known`` ones.
-    """
-
-    def demand(file: ClipFile) -> Iterator[str]:
-        values = () if file.family is None or file.is_llava else file.family.values
-        own = [v.name for v in values if v.name in KEYS and part_of(v.name) == "vision" and v.name not in known]
-        return _wrong_key_types(file, [KEYS[name] for name in dict.fromkeys((*names, *own))])
-
-    return demand
+def has_key_types(file: ClipFile, names: Sequence[str], *, known: Sequence[str]) -> Iterator[str]:
+    """Metadata that must have the right type where it is there; so must the vision keys that only its family has."""
+    values = () if file.family is None or file.is_llava else file.family.values
+    own = [v.name for v in values if v.name in KEYS and v.part == "vision" and v.name not in known]
+    return _wrong_key_types(file, [KEYS[name] for name in dict.fromkeys((*names, *own))])
 
 
 def _wrong_key_types(file: ClipFile, keys: Iterable[Key]) -> Iterator[str]:
@@ -64,81 +46,54 @@ def _wrong_key_types(file: ClipFile, keys: Iterable[Key]) -> Iterator[str]:
             yield f"{key.key} is {item.type_name}, should be {key.type_name}"
 
 
-def has_flag(name: str, wanted: bool) -> Demand:
+def has_flag(file: ClipFile, name: str, wanted: bool) -> Iterator[str]:
     """A bool that must be as wanted."""
-
-    def demand(file: ClipFile) -> Iterator[str]:
-        if file.value(name) is (not wanted):
-            yield f"{KEYS[name].key} is {str(not wanted).lower()}, should be {str(wanted).lower()}"
-
-    return demand
+    if file.value(name) is (not wanted):
+        yield f"{KEYS[name].key} is {str(not wanted).lower()}, should be {str(wanted).lower()}"
 
 
-def has_tensor_count(known: Sequence[int]) -> Demand:
+def has_tensor_count(file: ClipFile, known: Collection[int]) -> Iterator[str]:
     """One of the numbers of tensors that a reader has sizes of buffers for."""
-
-    def demand(file: ClipFile) -> Iterator[str]:
-        if (count := len(file.tensors)) not in known:
-            yield f"it has {count:,} tensors, the numbers that are known are {', '.join(map(str, known))}"
-
-    return demand
+    if (count := len(file.tensors)) not in known:
+        yield f"it has {count:,} tensors, the numbers that are known are {', '.join(map(str, known))}"
 
 
-def has_file_type(known: Sequence[int]) -> Demand:
+def has_file_type(file: ClipFile, known: Sequence[int]) -> Iterator[str]:
     """One of the values of general.file_type that a reader has names for."""
-
-    def demand(file: ClipFile) -> Iterator[str]:
-        told = file.value("file_type")
-        if told is not None and told not in known:
-            yield f"general.file_type is {told}, the values that are known are {', '.join(map(str, known))}"
-
-    return demand
+    told = file.value("file_type")
+    if told is not None and told not in known:
+        yield f"general.file_type is {told}, the values that are known are {', '.join(map(str, known))}"
 
 
-def has_tokens(count: int) -> Demand:
+def has_tokens(file: ClipFile, count: int) -> Iterator[str]:
     """As many tokens as a reader takes for granted, which wraps each text in the last two of them."""
-
-    def demand(file: ClipFile) -> Iterator[str]:
-        tokens = file.value("text.tokens") or ()
-        if file.tells("text") and 0 < len(tokens) < count:
-            yield f"its vocabulary has {len(tokens):,} tokens, the tokens {count - 2} and {count - 1} must be there"
-
-    return demand
+    tokens = file.value("text.tokens") or ()
+    if file.tells("text") and 0 < len(tokens) < count:
+        yield f"its vocabulary has {len(tokens):,} tokens, the tokens {count - 2} and {count - 1} must be there"
 
 
-def has_types(
-    allowed: frozenset[GGMLQuantizationType],
-    *,
-    kernels: frozenset[GGMLQuantizationType],
-    prefixes: tuple[str, ...],
-) -> Demand:
-    """Element types of the matrices, of the patch convolution's kernel, and of all else, which must be f32.
-
-    ``prefixes`` begin the names of the tensors that the reader looks up.
-    """
-
-    def demand(file: ClipFile) -> Iterator[str]:
-        by_axes: dict[int, list[View]] = {}
-        for tensor in file.tensors.values():
-            if tensor.name.startswith(prefixes):
-                by_axes.setdefault(len(squeeze(tensor.shape)), []).append(tensor)
-        yield from _wrong_types(by_axes.get(2, ()), allowed, "")
-        yield from _wrong_types(by_axes.get(4, ()), kernels, " as a convolution's kernel")
-        # In files of other families, three axes may be those of anything.
-        if file.family is None or file.family.base.squeezes:
-            yield from _wrong_types(by_axes.get(3, ()), DEPTHWISE_KERNELS, " as a depthwise convolution's kernel")
-        yield from _wrong_types(by_axes.get(1, ()), frozenset({GGMLQuantizationType.F32}), " but for matrices")
-
-    return demand
-
-
-def _wrong_types(tensors: Iterable[View], allowed: frozenset[GGMLQuantizationType], where: str) -> Iterator[str]:
-    by_type: dict[str, list[str]] = {}
-    for tensor in tensors:
-        if GGMLQuantizationType[tensor.dtype] not in allowed:
-            by_type.setdefault(tensor.dtype, []).append(tensor.name)
-    for dtype, names in by_type.items():
-        yield f"it does not take {dtype}{where}: {_first_and_more(names)}"
+def has_types(file: ClipFile, matrices: _Types, kernels: _Types, prefixes: tuple[str, ...]) -> Iterator[str]:
+    """Element types of matrices and convolutions' kernels, with f32 for the rest, where the reader looks up a name."""
+    taken = {
+        2: (matrices, ""),
+        4: (kernels, " as a convolution's kernel"),
+        3: (DEPTHWISE_KERNELS, " as a depthwise convolution's kernel"),
+        1: (frozenset({GGMLQuantizationType.F32}), " but for matrices"),
+    }
+    if file.family is not None and not file.family.base.squeezes:
+        del taken[3]  # In files of other families, three axes may be those of anything.
+    refused: dict[int, dict[str, list[str]]] = {axes: {} for axes in taken}
+    for tensor in file.tensors.values():
+        axes = len(squeeze(tensor.shape))
+        if (
+            tensor.name.startswith(prefixes)
+            and axes in taken
+            and GGMLQuantizationType[tensor.dtype] not in taken[axes][0]
+        ):
+            refused[axes].setdefault(tensor.dtype, []).append(tensor.name)
+    for axes, (_, where) in taken.items():
+        for dtype, names in refused[axes].items():
+            yield f"it does not take {dtype}{where}: {_first_and_more(names)}"
 
 
 def _first_and_more(names: Sequence[str], at_least: str = "") -> str:
@@ -147,62 +102,55 @@ def _first_and_more(names: Sequence[str], at_least: str = "") -> str:
     return f"{names[0]!r}{more}"
 
 
-def has_sizes(part: str) -> Demand:
+def has_sizes(file: ClipFile, part: str) -> Iterator[str]:
     """Sizes that contradict themselves: zero, heads that do not divide the width, too few values for the channels."""
+    if not file.tells(part):
+        return
     names = [f"{part}.{name}" for name in ("width", "ffn", "heads", "image", "patch") if f"{part}.{name}" in KEYS]
-
-    def demand(file: ClipFile) -> Iterator[str]:
-        if not file.tells(part):
-            return
-        yield from (f"{KEYS[name].key} is 0" for name in names if file.value(name) == 0)
-        width, heads = file.value(f"{part}.width"), file.value(f"{part}.heads")
-        if width and heads and width % heads:
-            keys = KEYS[f"{part}.width"].key, KEYS[f"{part}.heads"].key
-            yield f"{keys[0]} is {width:,}, no multiple of {keys[1]}, {heads:,}"
-        for name in (f"{part}.mean", f"{part}.std"):
-            values = file.value(name) if name in KEYS else None
-            if values and len(values) < 3:
-                yield f"{KEYS[name].key} has {len(values)} values, should have 3"
-
-    return demand
+    always = _zeros(file.family)
+    yield from (f"{KEYS[name].key} is 0" for name in names if file.value(name) == 0 and name not in always)
+    width, heads = file.value(f"{part}.width"), file.value(f"{part}.heads")
+    if width and heads and width % heads:
+        keys = KEYS[f"{part}.width"].key, KEYS[f"{part}.heads"].key
+        yield f"{keys[0]} is {width:,}, no multiple of {keys[1]}, {heads:,}"
+    for name in (f"{part}.mean", f"{part}.std"):
+        values = file.value(name) if name in KEYS else None
+        if values and len(values) < 3:
+            yield f"{KEYS[name].key} has {len(values)} values, should have 3"
 
 
-def has_projection_dim(part: str) -> Demand:
+def _zeros(family: Family | None) -> set[str]:
+    """Return the sizes that are 0 in all files of a family: of images of any size, of a tower without blocks."""
+    return {value.name for value in family.values if value.default == 0} if family else set()
+
+
+def has_projection_dim(file: ClipFile, part: str) -> Iterator[str]:
     """clip.cpp copies projection_dim values of each embedding, whatever its length is."""
     name = {"text": "text_projection.weight", "vision": "visual_projection.weight"}[part]
-
-    def demand(file: ClipFile) -> Iterator[str]:
-        told, tensor = file.value(f"{part}.projection"), file.tensors.get(name)
-        if told is not None and tensor is not None and tensor.shape[:1] != (told,):
-            key = KEYS[f"{part}.projection"].key
-            yield f"{key} is {told:,}, but {name!r} has shape {shape_text(tensor.shape)}"
-
-    return demand
+    told, tensor = file.value(f"{part}.projection"), file.tensors.get(name)
+    if told is not None and tensor is not None and tensor.shape[:1] != (told,):
+        key = KEYS[f"{part}.projection"].key
+        yield f"{key} is {told:,}, but {name!r} has shape {shape_text(tensor.shape)}"
 
 
-def has_scratch(mebibytes: Mapping[int, int]) -> Demand:
+def has_scratch(file: ClipFile, mebibytes: Mapping[int, int]) -> Iterator[str]:
     """A vision tower that runs in the memory that a reader has for so many tensors; beyond it, it dies.
 
     What one image takes was measured: some 33 values of the width and 3 of the feed-forward for every position, and all
     heads' attention, in float32.
     """
-
-    def demand(file: ClipFile) -> Iterator[str]:
-        has = mebibytes.get(len(file.tensors))
-        width, ffn, heads, image, patch = (
-            file.value(f"vision.{name}") for name in ("width", "ffn", "heads", "image", "patch")
+    has = mebibytes.get(len(file.tensors))
+    sizes = [file.value(f"vision.{name}") for name in ("width", "ffn", "heads", "image", "patch")]
+    if has is None or not file.tells("vision") or not all(sizes):
+        return
+    width, ffn, heads, image, patch = sizes
+    positions = (image // patch) ** 2 + 1
+    needed = 4 * positions * (33 * width + 3 * ffn + positions * heads)
+    if needed > has * 2**20:
+        yield (
+            f"an image of image_size {image:,} takes about {needed / 2**20:,.0f} MiB, it has {has} MiB "
+            f"for files of {len(file.tensors):,} tensors"
         )
-        if has is None or not file.tells("vision") or not all((width, ffn, heads, image, patch)):
-            return
-        positions = (image // patch) ** 2 + 1
-        needed = 4 * positions * (33 * width + 3 * ffn + positions * heads)
-        if needed > has * 2**20:
-            yield (
-                f"an image of image_size {image:,} takes about {needed / 2**20:,.0f} MiB, it has {has} MiB "
-                f"for files of {len(file.tensors):,} tensors"
-            )
-
-    return demand
 
 
 def has_one_activation(file: ClipFile) -> Iterator[str]:
@@ -225,35 +173,27 @@ def is_contiguous(file: ClipFile) -> Iterator[str]:
         position += -(-tensor.nbytes // gguf.alignment) * gguf.alignment
 
 
-def holds_clip(part: str) -> Demand:
+def holds_clip(file: ClipFile, part: str) -> Iterable[str]:
     """The tensors of one of CLIP's towers, with all that comes after its blocks."""
-
-    def demand(file: ClipFile) -> Iterable[str]:
-        return held_to(file, clip_family("CLIP", (part,)), part) if file.tells(part) else ()
-
-    return demand
+    return held_to(file, clip_family("CLIP", (part,)), part) if file.tells(part) else ()
 
 
 def held_to(file: ClipFile, family: Family, part: str) -> Iterator[str]:
     """Yield what a file lacks of a family's tensors, and what does not fit."""
     values = values_of(family, file.items)
     count = values.get(f"{part}.blocks")
-    if count is None or not all(values.get(f"{part}.{name}") for name in ("width", "ffn", "heads")):
+    sizes = {f"{part}.{name}" for name in ("width", "ffn", "heads")} - _zeros(family)
+    if count is None or not all(map(values.get, sizes)):
         return  # The keys or sizes are the fault, which others tell.
-    if count > len(file.tensors):
+    if count > len(file.tensors) and any(section.times == "blocks" for section in family.sections):
         yield f"its metadata tells of {count:,} blocks, it has {len(file.tensors):,} tensors"
         return
     if file.is_llava and len(file.feature_layers) > 1:
         # The features of several layers lie side by side before the projector.
         values["vision.features"] = values["vision.width"] * len(file.feature_layers)
-    held = file.held(family, values)
+    held = hold(family, {name: tensor.shape for name, tensor in file.tensors.items()}, values)
     if held.missing:
-        at_least = "at least " if held.is_cut else ""
-        yield f"it lacks tensors: {_first_and_more(held.missing, at_least)}"
-    yield from _misfits(held)
-
-
-def _misfits(held: Held) -> Iterator[str]:
+        yield f"it lacks tensors: {_first_and_more(held.missing, 'at least ' if held.is_cut else '')}"
     if held.misfits:
         name, shape, right = held.misfits[0]
         more = f" ({len(held.misfits) - 1:,} more do not fit)" if len(held.misfits) > 1 else ""

@@ -13,15 +13,11 @@ COPY_NBYTES = 1 << 20
 
 
 class Source(Protocol):
-    """The bytes of one file, at any offset and from any thread.
+    """The bytes of one file, at any offset and from any thread."""
 
-    ``name`` is what messages call it, ``size`` its bytes. ``read_cost`` is how many bytes could be read in the time
-    that one more request takes.
-    """
-
-    name: str
+    name: str  # What messages call it.
     size: int
-    read_cost: int
+    read_cost: int  # How many bytes could be read in the time that one more request takes.
 
     def __str__(self) -> str:
         """Return the name, so that messages can have the source itself."""
@@ -46,10 +42,7 @@ class Source(Protocol):
         return False
 
     def copy(self, offset: int, nbytes: int, file: IO[bytes]) -> None:
-        """Write a byte range to a buffered file at its position.
-
-        Raises CheckpointError when the range cannot be read, OSError when it cannot be written.
-        """
+        """Write a byte range to a buffered file; CheckpointError when it cannot be read, OSError when not written."""
         buffer = memoryview(bytearray(min(nbytes, COPY_NBYTES)))
         while nbytes:
             part = buffer[:nbytes]
@@ -59,10 +52,7 @@ class Source(Protocol):
 
 
 class Folder(Protocol):
-    """The files of a model by name: a directory, or what is like one elsewhere.
-
-    ``name`` is what messages call it.
-    """
+    """The files of a model by name: a directory, or what is like one elsewhere. ``name`` is what messages call it."""
 
     name: str
 
@@ -116,10 +106,10 @@ class File:
 class SourceIO(io.RawIOBase):
     """A source as an unbuffered file with a position; reads as much as is asked for, and less only at its end."""
 
-    def __init__(self, source: Source) -> None:
-        """Begin at the source's beginning."""
+    def __init__(self, source: Source, position: int = 0) -> None:
+        """Take the source and where to begin."""
         self._source = source
-        self._position = 0
+        self._position = position
 
     def readable(self) -> bool:
         """Return that this can be read."""
@@ -137,14 +127,9 @@ class SourceIO(io.RawIOBase):
         self._position = position
         return position
 
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
     def readinto(self, buffer: "Buffer") -> int:
         """Fill a buffer, as far as the source goes, and return how many bytes that were."""
-        target = memoryview(buffer).cast("B")
-        target = target[: max(0, self._source.size - self._position)]
+        target = memoryview(buffer).cast("B")[: max(0, self._source.size - self._position)]
         if len(target):
             self._source.read(self._position, target)
         self._position += len(target)

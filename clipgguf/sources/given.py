@@ -31,7 +31,5 @@ def hub_advice(given: Folder | File) -> str:
     if match is None or path.suffix in _FILE_SUFFIXES or path.parent.exists():
         return ""
     name = match[1].rpartition("/")[2]
-    return (
-        f"; if it is a model of the Hugging Face hub, `hf download {match[1]} --local-dir {name}` gets it, and {name} "
-        "can then be converted"
-    )
+    download = f"`hf download {match[1]} --local-dir {name}`"
+    return f"; if it is a model of the Hugging Face hub, {download} gets it, and {name} can then be converted"

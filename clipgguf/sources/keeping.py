@@ -28,14 +28,13 @@ class Keeping:
         self._sources = sources
         self._kept: dict[int, Kept] = {}
         self._last_use = {id(source): number for number, source in enumerate(sources)}
-        origins = {id(origin): origin for origin in map(_origin, sources)}
-        for origin in origins.values():
-            try:
+        try:
+            for origin in {id(origin): origin for origin in map(_origin, sources)}.values():
                 with origin.in_use():
                     pass
-            except BaseException:
-                self.close()
-                raise
+        except BaseException:
+            self.close()
+            raise
 
     def of(self, number: int) -> Kept:
         """Return what the tensor of that number is read from.

@@ -8,42 +8,24 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import IO, cast
 
 from clipgguf.errors import CheckpointError, os_reason
-from clipgguf.regular_file import NO_MODEL_FILES, STAND_INS, StandIn, open_regular
+from clipgguf.regular_file import NO_MODEL_FILES, STAND_INS, open_regular
 from clipgguf.sources import Folder, Source
 from clipgguf.sources.mapping import window
 
 # How many files are open at a time, besides those that are being read. A model may have a hundred shards and a thousand
 # compressed storages; some systems give a process 256 descriptors.
 MOST_OPEN = 16
-
-
-class _OpenFiles:
-    """Which files are open; when it becomes too many, those that were not used for longest are closed."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.turns = itertools.count()
-        # What nobody refers to any more closes its file, and has no place here.
-        self._sources: weakref.WeakSet[OpenedSource] = weakref.WeakSet()
-
-    def opened(self, source: "OpenedSource") -> None:
-        """Take note, with the lock held, of a file that was opened, and close what is too many and not in use."""
-        self._sources.add(source)
-        for oldest in sorted(self._sources, key=lambda source: source.last_use)[:-MOST_OPEN]:
-            if not oldest.users and not oldest.stays_open:
-                oldest.close()
-
-    def closed(self, source: "OpenedSource") -> None:
-        """Take note of a file that was closed."""
-        self._sources.discard(source)
-
-
-_OPEN = _OpenFiles()
+# Whose files are open. What nobody refers to any more closes its file, and has no place here.
+_OPEN: "weakref.WeakSet[OpenedSource]" = weakref.WeakSet()
+# Guards that, and how many are using a source and when.
+_LOCK = threading.RLock()
+_TURNS = itertools.count()
 
 
 class OpenedSource(Source):
@@ -53,15 +35,13 @@ class OpenedSource(Source):
 
     def __init__(self, name: str, size: int) -> None:
         """Take what messages call it, and how many bytes it has."""
-        self.name = name
-        self.size = size
+        self.name, self.size = name, size
         self._opening = threading.Lock()
         self._turn = threading.Lock()
         self._file: IO[bytes] | None = None
         self._is_closing = False
-        # How many are using it now, and when one last began to; the lock of the open files guards both.
-        self.users = 0
-        self.last_use = 0
+        # How many are using it now, and when one last began to.
+        self._users = self._last_use = 0
         # Whether it should not be closed in between, because opening it once more takes long.
         self.stays_open = False
 
@@ -77,16 +57,16 @@ class OpenedSource(Source):
     @contextlib.contextmanager
     def in_use(self) -> Iterator[IO[bytes]]:
         """Give the file, which stays open for so long. Raises CheckpointError when it cannot be opened."""
-        with _OPEN.lock:
-            self.users += 1
-            self.last_use = next(_OPEN.turns)
+        with _LOCK:
+            self._users += 1
+            self._last_use = next(_TURNS)
             self._is_closing = False
         try:
             # With a user, nobody closes it.
             yield self._file or self._opened()
         finally:
-            with _OPEN.lock:
-                self.users -= 1
+            with _LOCK:
+                self._users -= 1
                 if self._is_closing:
                     self.close()
 
@@ -96,22 +76,27 @@ class OpenedSource(Source):
                 self._file = self._open()
                 # Chunks that are under way may be the last that refer to this.
                 self._close_file = weakref.finalize(self, self._file.close)
-                with _OPEN.lock:
-                    _OPEN.opened(self)
+                with _LOCK:
+                    _OPEN.add(self)
+                    # Of too many, those go that were not used for longest.
+                    for oldest in sorted(_OPEN, key=attrgetter("_last_use"))[:-MOST_OPEN]:
+                        if not oldest._users and not oldest.stays_open:
+                            oldest.close()
             return self._file
 
     def read(self, offset: int, target: memoryview) -> None:
         """Fill ``target``, of single bytes, with those from ``offset`` on; CheckpointError when they cannot be read."""
         done = 0
         with self.in_use() as file:
-            while done < len(target):
-                try:
+            try:
+                while done < len(target):
                     count = self._read_some(file, offset + done, target[done:])
-                except OSError as e:
-                    raise self._unreadable(offset, len(target), os_reason(e)) from e
-                if not count:
-                    raise self._unreadable(offset, len(target), "the file has become shorter")
-                done += count
+                    if not count:
+                        raise OSError("the file has become shorter")
+                    done += count
+            except OSError as e:
+                what = f"bytes {offset:,} to {offset + len(target):,} cannot be read"
+                raise CheckpointError(f"{self.name}: {what}: {os_reason(e)}") from e
 
     def _read_some(self, file: IO[bytes], offset: int, target: memoryview) -> int:
         if sys.platform != "win32":
@@ -121,50 +106,32 @@ class OpenedSource(Source):
             return cast(io.BufferedReader, file).readinto(target)
 
     def copy(self, offset: int, nbytes: int, file: IO[bytes]) -> None:
-        """Write a byte range to a buffered file at its position, without a copy in this process where Linux can.
-
-        Raises CheckpointError when the range cannot be read, OSError when it cannot be written.
-        """
+        """Write a byte range to a buffered file at its position, without a copy in this process where Linux can."""
         with self.in_use() as source:
             if sys.platform == "linux":
                 file.flush()
-                sent = _send(source.fileno(), offset, nbytes, file.fileno())
-                offset, nbytes = offset + sent, nbytes - sent
+                # Some files it cannot send from or to, and of an error it does not say whose it is: reading and writing
+                # from there on does.
+                with contextlib.suppress(OSError):
+                    while nbytes and (count := os.sendfile(file.fileno(), source.fileno(), offset, nbytes)):
+                        offset, nbytes = offset + count, nbytes - count
                 file.seek(os.lseek(file.fileno(), 0, os.SEEK_CUR))  # The buffered file does not know how far it got.
             super().copy(offset, nbytes, file)
 
-    def _unreadable(self, offset: int, nbytes: int, reason: str) -> CheckpointError:
-        return CheckpointError(f"{self.name}: bytes {offset:,} to {offset + nbytes:,} cannot be read: {reason}")
-
     def close(self) -> None:
         """Close the file until it is used again; while it is in use, that waits."""
-        with _OPEN.lock:
-            self._is_closing = self.users > 0
-            if self._file is not None and not self.users:
+        with _LOCK:
+            self._is_closing = self._users > 0
+            if self._file is not None and not self._users:
                 self._file = None
                 self._close_file()
-                _OPEN.closed(self)
-
-
-if sys.platform == "linux":
-
-    def _send(file: int, offset: int, nbytes: int, out: int) -> int:
-        """Have the system copy a range to a file's position; return how many bytes it copied before it gave up.
-
-        Some files it cannot send from or to, and of an error it does not say whose it is: reading and writing from
-        there on does.
-        """
-        sent = 0
-        with contextlib.suppress(OSError):
-            while sent < nbytes and (count := os.sendfile(out, file, offset + sent, nbytes - sent)):
-                sent += count
-        return sent
+                _OPEN.discard(self)
 
 
 class LocalFile(OpenedSource):
     """A regular file, which must stay as it is."""
 
-    def __init__(self, path: Path, refused: Sequence[StandIn] = STAND_INS) -> None:
+    def __init__(self, path: Path, refused: Mapping[bytes, str] = STAND_INS) -> None:
         """Open a file, unless it begins as something that is ``refused``. Raises CheckpointError when it cannot be."""
         super().__init__(str(path), 0)
         self.path = path
@@ -177,13 +144,11 @@ class LocalFile(OpenedSource):
         file = open_regular(self.path, CheckpointError, self._refused)
         status = os.fstat(file.fileno())
         state = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-        problem = None
-        if status.st_size < self.size:
-            problem = f"has {status.st_size:,} bytes, its header asks for {self.size:,}"
-        elif self._state not in (None, state):
-            problem = "has changed since it was first opened, should stay as it is till the end"
-        if problem is not None:
+        if self._state not in (None, state):
             file.close()
+            if status.st_size < self.size:
+                raise CheckpointError(f"{self.path}: has {status.st_size:,} bytes, its header asks for {self.size:,}")
+            problem = "has changed since it was first opened, should stay as it is till the end"
             raise CheckpointError(f"{self.path}: {problem}")
         self.size, self._state = status.st_size, state
         return cast(IO[bytes], file)
@@ -211,8 +176,7 @@ class LocalFolder(Folder):
 
     def __init__(self, path: Path) -> None:
         """Take the directory, which need not be there."""
-        self.path = path
-        self.name = str(path)
+        self.path, self.name = path, str(path)
 
     @property
     def title(self) -> str:
@@ -245,12 +209,18 @@ class LocalFolder(Folder):
         return LocalFolder(self.path / name)
 
 
-def temporary_file(content: Iterable[bytes | memoryview]) -> IO[bytes]:
-    """Return a new file without a name, which is gone when it is closed. Raises OSError when there is no place."""
-    with contextlib.ExitStack() as on_failure:
-        file: IO[bytes] = on_failure.enter_context(tempfile.TemporaryFile(prefix="clipgguf-"))
-        for part in content:
-            file.write(part)
-        file.flush()
-        on_failure.pop_all()
-    return file
+def temporary_file(content: Iterable[bytes | memoryview], failure: str) -> IO[bytes]:
+    """Return a new file without a name, which is gone when it is closed.
+
+    Raises CheckpointError when there is no place; ``failure`` is the message up to "a temporary file".
+    """
+    try:
+        with contextlib.ExitStack() as on_failure:
+            file: IO[bytes] = on_failure.enter_context(tempfile.TemporaryFile(prefix="clipgguf-"))
+            for part in content:
+                file.write(part)
+            file.flush()
+            on_failure.pop_all()
+        return file
+    except OSError as e:
+        raise CheckpointError(f"{failure} a temporary file: {os_reason(e)}") from e

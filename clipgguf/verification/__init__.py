@@ -2,35 +2,24 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+import numpy as np
 from gguf import GGMLQuantizationType
 
-from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.clip_file import ClipFile
 from clipgguf.options import DEFAULTS, Options, PathLike
-from clipgguf.planning import Plan, PlannedTensor
-from clipgguf.sources.local import LocalFile
-from clipgguf.tensor import View
-from clipgguf.verification.expected import expected_file
+from clipgguf.planning import Plan
+from clipgguf.verification.expected import expected_plan
 from clipgguf.verification.metadata import MetadataDifference, compare_metadata
 from clipgguf.verification.tensors import Pair, compare_tensors
 from clipgguf.verification.values import COMPARABLE, Comparison
 from clipgguf.workers import thread_count
 from clipgguf.writer import Progress
 
-Finding = Literal["exact", "rounded", "differs", "missing", "unexpected", "wrong shape", "unknown type"]
 # Every verdict, the worst first.
-FINDINGS: tuple[Finding, ...] = (
-    "missing",
-    "unexpected",
-    "wrong shape",
-    "unknown type",
-    "differs",
-    "rounded",
-    "exact",
-)
-GOOD: tuple[Finding, ...] = ("exact", "rounded")
+Finding = Literal["missing", "unexpected", "wrong shape", "unknown type", "differs", "rounded", "exact"]
+FINDINGS: tuple[Finding, ...] = get_args(Finding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +44,14 @@ class TensorCheck:
     @property
     def is_good(self) -> bool:
         """Whether the file has of this tensor what it should have."""
-        return self.verdict in GOOD
+        return self.verdict in ("exact", "rounded")
 
     @property
     def badness(self) -> tuple[int, float, float]:
         """What to sort by, the best first: the verdict, the worst error by what the type allows, and by itself."""
         # Every large tensor has an error of nearly all that its type allows; then the error itself tells more.
-        rank = -FINDINGS.index(self.verdict)
-        if self.comparison is None:
-            return rank, 0.0, 0.0
-        return rank, round(self.comparison.worst_of_allowed, 2), self.comparison.worst_error
+        compared = self.comparison or Comparison()
+        return -FINDINGS.index(self.verdict), round(compared.worst_of_allowed, 2), compared.worst_error
 
     @property
     def units(self) -> str:
@@ -82,31 +69,24 @@ class TensorCheck:
     @property
     def first_difference(self) -> tuple[int, ...] | None:
         """Where the first value, or block, that differs is (begins): an index for each axis."""
-        index = self.comparison.first if self.comparison else None
-        if index is None:
+        if self.comparison is None or self.comparison.first is None:
             return None
-        position = []
-        for axis in reversed(self.shape or ()):
-            index, rest = divmod(index, axis)
-            position.append(rest)
-        return tuple(reversed(position))
+        return tuple(map(int, np.unravel_index(self.comparison.first, self.shape or ())))
 
     @property
     def problem(self) -> str:
         """The fault in words."""
-        name = f"tensor {self.name!r}"
-        if self.verdict == "missing":
-            return f"{name} is missing, the checkpoint has it as {self.source!r}"
-        if self.verdict == "unexpected":
-            return f"{name} is unexpected, a conversion of the checkpoint gives none of that name"
-        if self.verdict == "wrong shape":
-            return f"{name} has shape {self.shape}, should have {self.expected_shape}"
-        if self.verdict == "unknown type":
-            return f"{name} is of type {self.ggml_type}, whose values cannot be verified"
-        assert self.comparison is not None
-        assert self.first_difference is not None
+        others = {
+            "missing": f"is missing, the checkpoint has it as {self.source!r}",
+            "unexpected": "is unexpected, a conversion of the checkpoint gives none of that name",
+            "wrong shape": f"has shape {self.shape}, should have {self.expected_shape}",
+            "unknown type": f"is of type {self.ggml_type}, whose values cannot be verified",
+        }
+        if self.verdict in others:
+            return f"tensor {self.name!r} {others[self.verdict]}"
+        assert self.comparison is not None and self.first_difference is not None
         return (
-            f"{name} differs from {self.source!r} in {self.differing}, first at "
+            f"tensor {self.name!r} differs from {self.source!r} in {self.differing}, first at "
             f"[{', '.join(map(str, self.first_difference))}]; the worst error is {self.comparison.worst_error:.3g}, "
             f"{self.comparison.worst_of_allowed:.3g} times what {self.ggml_type} allows"
         )
@@ -154,73 +134,58 @@ def verify(
 
     Towers, element types, and which of LLaVA's layers are stored and used are the file's; the other options are those
     of ``convert``, and must be given as they were then. ``threads`` is how many compare, 64 at most. ``progress`` is
-    called with the bytes of the checkpoint that are compared, and those to compare. Memory does not grow with the
-    model.
+    called with the bytes of the checkpoint compared so far, and with all. Memory does not grow with the model.
 
     Differences are no errors: see ``agrees`` and ``problems`` of what is returned. Raises CheckpointError or
     ConfigError when the file is no GGUF file of a known family, or the directory nothing that can be converted to one
     of its kind; UsageError (a ValueError) for options that do not apply.
     """
     path, model = Path(file), Path(model_dir)
-    stored = ClipFile.of(read_gguf(LocalFile(path)))
-    expected = expected_file(stored, model, options)
-    differences, notes = compare_metadata(stored, expected.plan)
-    tensors = _check_tensors(stored, expected.plan, threads, progress)
+    stored = ClipFile.read(path)
+    plan = expected_plan(stored, model, options)
+    differences, notes = compare_metadata(stored, plan)
+    tensors = _check_tensors(stored, plan, threads, progress)
+    infinite = [
+        f"{tensor.name}: {tensor.comparison.infinite:,} values are finite in the checkpoint and too large for "
+        f"{tensor.ggml_type}, in the file they are not finite"
+        for tensor in tensors
+        if tensor.is_good and tensor.comparison and tensor.comparison.infinite
+    ]
     return Verification(
         path=path,
         model_dir=model,
-        found=expected.plan.found,
-        outtype=expected.outtype,
+        found=plan.found,
+        outtype=plan.outtype,
         tensors=tensors,
         metadata=differences,
-        warnings=expected.plan.warnings + _infinity_warnings(tensors),
-        notes=expected.notes + notes,
-    )
-
-
-def _infinity_warnings(tensors: tuple[TensorCheck, ...]) -> tuple[str, ...]:
-    return tuple(
-        f"{tensor.name}: {count:,} values are finite in the checkpoint and too large for {tensor.ggml_type}, in the "
-        "file they are not finite"
-        for tensor in tensors
-        if tensor.is_good and tensor.comparison is not None and (count := tensor.comparison.infinite)
+        warnings=(*plan.warnings, *infinite),
+        notes=plan.notes + notes,
     )
 
 
 def _check_tensors(
     file: ClipFile, plan: Plan, threads: int | None, progress: Progress | None
 ) -> tuple[TensorCheck, ...]:
-
     checks: dict[str, TensorCheck] = {}
     pairs: list[Pair] = []
     for planned in plan.tensors:
-        stored = file.tensors.get(planned.name)
-        verdict: Finding = "exact"
-        if stored is None:
-            verdict = "missing"
-        elif stored.shape != planned.shape:
-            verdict = "wrong shape"
-        elif GGMLQuantizationType[stored.dtype] not in COMPARABLE:
-            verdict = "unknown type"
-        else:
-            pairs.append(Pair(planned, stored))
-        checks[planned.name] = _check(planned, stored, verdict)
-    compared = compare_tensors(pairs, file.file.source, thread_count(threads), progress)
-    for name, comparison in compared.items():
+        name, source = planned.name, planned.source
+        check = TensorCheck(
+            name, "missing", source=source.name, source_dtype=source.dtype, expected_shape=planned.shape
+        )
+        if (stored := file.tensors.get(name)) is not None:
+            verdict: Finding = "exact"
+            if stored.shape != planned.shape:
+                verdict = "wrong shape"
+            elif GGMLQuantizationType[stored.dtype] not in COMPARABLE:
+                verdict = "unknown type"
+            else:
+                pairs.append(Pair(planned, stored))
+            check = replace(check, verdict=verdict, ggml_type=stored.dtype, shape=stored.shape)
+        checks[name] = check
+    for name, comparison in compare_tensors(pairs, file.file.source, thread_count(threads), progress).items():
         checks[name] = replace(checks[name], verdict=comparison.verdict, comparison=comparison)
     for name, stored in file.tensors.items():
         if name not in checks:
             checks[name] = TensorCheck(name, "unexpected", stored.dtype, stored.shape)
     return tuple(checks.values())
-
-
-def _check(planned: PlannedTensor, stored: View | None, verdict: Finding) -> TensorCheck:
-    return TensorCheck(
-        planned.name,
-        verdict,
-        ggml_type=None if stored is None else stored.dtype,
-        shape=None if stored is None else stored.shape,
-        source=planned.source.name,
-        source_dtype=planned.source.dtype,
-        expected_shape=planned.shape,
-    )

@@ -1,11 +1,9 @@
 """Which conversion a GGUF file should have come from: the plan, with the options that the file itself tells."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-
-from gguf import GGMLQuantizationType
 
 from clipgguf.clip_file import ClipFile
 from clipgguf.element_types import OUTTYPES, file_type
@@ -17,24 +15,18 @@ from clipgguf.options import Options, Outtype
 from clipgguf.planning import Plan, make_plan
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What a conversion of the checkpoint would write now; ``notes`` say where that is unusual."""
+def expected_plan(file: ClipFile, model_dir: Path, options: Options) -> Plan:
+    """Plan the conversion that a file should have come from; its notes say what is unusual.
 
-    plan: Plan
-    outtype: Outtype
-    notes: tuple[str, ...]
-
-
-def expected_file(file: ClipFile, model_dir: Path, options: Options) -> Expected:
-    """Plan the conversion that a file should have come from.
-
-    Of the options, those that the file tells are replaced: towers, outtype, layers. Raises CheckpointError or
-    ConfigError when the file has nothing of what is converted, or the checkpoint cannot be converted to a file of its
-    kind.
+    What the file tells replaces options: towers, outtype, layers. Raises CheckpointError or ConfigError when the file
+    has nothing of what is converted, or the checkpoint cannot be converted to a file of its kind.
     """
-    outtype = _outtype(file, is_mmproj=bool(file.projector_names))
-    model = open_model(model_dir, _with_towers(file, options), _told(file))
+    layers: tuple[int, ...] = file.value("vision.feature_layer") or ()
+    told = Told(
+        feature_layer=layers[0] if len(layers) == 1 and layers[0] > 0 else None,
+        stored_blocks=file.value("vision.blocks") or file.blocks_stored("vision"),
+    )
+    model = open_model(model_dir, _with_towers(file, options), told)
     other = PROJECTORS.get(model.family.projector)
     if file.family is not None and file.module != other and {file.module, other} - {"clip", "llava", None}:
         raise CheckpointError(
@@ -44,15 +36,20 @@ def expected_file(file: ClipFile, model_dir: Path, options: Options) -> Expected
         raise CheckpointError(
             f"{file.file.source}: has a LLaVA projector, {model_dir} has none; --llava-projector takes it"
         )
-    plan = _with_file_type(make_plan(model, outtype), file, outtype)
-    return Expected(plan, outtype, (*model.told_notes, *_other_type_notes(file, plan, outtype)))
+    outtype = _outtype(file)
+    plan = make_plan(model, outtype)
+    number, metadata = file.value("file_type"), plan.metadata
+    if number in _file_types(outtype):  # It is one of the two that mean the outtype.
+        key = KEYS["file_type"].key
+        metadata = tuple(replace(item, value=number) if item.key == key else item for item in metadata)
+    return replace(plan, metadata=metadata, notes=(*model.told_notes, *_other_type_notes(file, plan)))
 
 
 def _with_towers(file: ClipFile, options: Options) -> Options:
     """Return the options with the towers that the file has, or says that it has."""
     # Where the metadata and the tensors contradict each other, what either has is expected, and missed in the other.
     has_text, has_vision = (file.tells(part) or file.has(part) for part in ("text", "vision"))
-    has_projector = file.value("has_llava") or bool(file.projector_names)
+    has_projector = file.value("has_llava") or file.is_mmproj
     if not (has_text or has_vision or has_projector):
         raise CheckpointError(f"{file.file.source}: is no GGUF file of CLIP, it has neither towers nor a projector")
     is_mmproj = has_projector or options.llava_projector is not None
@@ -63,30 +60,21 @@ def _with_towers(file: ClipFile, options: Options) -> Options:
     )
 
 
-def _told(file: ClipFile) -> Told:
-    layers: Sequence[int] = file.value("vision.feature_layer") or ()
-    return Told(
-        feature_layer=layers[0] if len(layers) == 1 and layers[0] > 0 else None,
-        stored_blocks=file.value("vision.blocks") or file.blocks_stored("vision"),
-    )
-
-
-def _outtype(file: ClipFile, *, is_mmproj: bool) -> Outtype:
+def _outtype(file: ClipFile) -> Outtype:
     """Return the outtype that general.file_type tells, else that of which the file has most in its matrices.
 
     Where the number means one outtype to llama.cpp and another to clip.cpp (7 and 8), the matrices decide, and without
     any of either the kind of the file.
     """
-    told = file.value("file_type")
+    told, is_mmproj = file.value("file_type"), file.is_mmproj
     # The first wins where there is nothing of any.
     either = sorted(OUTTYPES, key=lambda outtype: told != file_type(outtype, is_mmproj=is_mmproj))
     candidates = [outtype for outtype in either if told in _file_types(outtype)] or ["f16", *OUTTYPES]
-    nbytes = dict.fromkeys(candidates, 0)
-    names = {OUTTYPES[outtype][0].name: outtype for outtype in candidates}
+    nbytes: Counter[str] = Counter()
     for tensor in file.file.tensors:
-        if len(tensor.shape) == 2 and tensor.dtype in names:
-            nbytes[names[tensor.dtype]] += tensor.nbytes
-    return max(nbytes, key=lambda outtype: nbytes[outtype])
+        if len(tensor.shape) == 2:
+            nbytes[tensor.dtype] += tensor.nbytes
+    return max(candidates, key=lambda outtype: nbytes[OUTTYPES[outtype][0].name])
 
 
 def _file_types(outtype: Outtype) -> tuple[int, int]:
@@ -94,24 +82,12 @@ def _file_types(outtype: Outtype) -> tuple[int, int]:
     return file_type(outtype, is_mmproj=False), file_type(outtype, is_mmproj=True)
 
 
-def _with_file_type(plan: Plan, file: ClipFile, outtype: Outtype) -> Plan:
-    """Return a plan that has the file's general.file_type, where it is one of the two that mean the outtype."""
-    told = file.value("file_type")
-    if told not in _file_types(outtype):
-        return plan
-    key = KEYS["file_type"].key
-    return replace(plan, metadata=tuple(replace(i, value=told) if i.key == key else i for i in plan.metadata))
-
-
-def _other_type_notes(file: ClipFile, plan: Plan, outtype: Outtype) -> Iterator[str]:
+def _other_type_notes(file: ClipFile, plan: Plan) -> Iterator[str]:
     """Yield notes about tensors that have another type than the conversion gives, as llama.cpp's quantize makes it."""
-    others: Counter[tuple[str, str]] = Counter()
-    for planned in plan.tensors:
-        stored = file.tensors.get(planned.name)
-        if stored is not None and GGMLQuantizationType[stored.dtype] != planned.ggml_type:
-            others[stored.dtype, planned.ggml_type.name] += 1
+    pairs = ((file.tensors.get(planned.name), planned.ggml_type.name) for planned in plan.tensors)
+    others = Counter((stored.dtype, usual) for stored, usual in pairs if stored is not None and stored.dtype != usual)
     for (found, usual), count in others.items():
         yield (
             f"{count:,} {'tensor is' if count == 1 else 'tensors are'} of type {found}, where a conversion to "
-            f"{outtype} gives {usual}; compared by the type that the file has"
+            f"{plan.outtype} gives {usual}; compared by the type that the file has"
         )

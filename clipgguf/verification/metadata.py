@@ -12,11 +12,11 @@ from clipgguf.clip_file import ClipFile
 from clipgguf.keys import KEYS
 from clipgguf.planning import Plan
 
-# Labels, which follow from the directory's name and from what was asked for, and which no reader needs.
-_LABELS = frozenset({"general.name", "general.description"})
+# All other general.* are labels, which follow from names, the model card and what was asked for; no reader needs them.
+_NO_LABELS = frozenset(KEYS[name].key for name in ("type", "file_type", "quantization_version"))
 # What the torch script does not write and ``clipgguf upgrade`` adds.
 _ADDED_BY_UPGRADE = frozenset({KEYS["projector"].key, KEYS["vision.feature_layer"].key})
-# Of a value's text, what a message shows at most.
+# How many characters of a value a message shows at most.
 _LONGEST = 80
 
 
@@ -57,7 +57,7 @@ def compare_metadata(file: ClipFile, plan: Plan) -> tuple[tuple[MetadataDifferen
     notes: list[str] = []
     for item in expected:
         found = list(_differences(item, file.items.get(item.key)))
-        if item.key in _LABELS:
+        if _is_label(item.key):
             notes += [difference.problem for difference in found]
         else:
             differences += found
@@ -69,24 +69,25 @@ def compare_metadata(file: ClipFile, plan: Plan) -> tuple[tuple[MetadataDifferen
     return tuple(differences), tuple(notes)
 
 
+def _is_label(key: str) -> bool:
+    return key.startswith("general.") and key not in _NO_LABELS
+
+
 def _differences(expected: MetadataItem, found: MetadataItem | None) -> Iterator[MetadataDifference]:
     key = expected.key
     if found is None:
         yield MetadataDifference(key, "missing", expected.plain())
-        return
-    if found.type_name != expected.type_name:
+    elif found.type_name != expected.type_name:
         yield MetadataDifference(key, "type", expected.type_name, found.type_name)
-        return
-    if not expected.is_array:
-        if _stored(expected) != _stored(found):
-            yield MetadataDifference(key, "value", expected.plain(), found.plain())
-        return
-    if len(found.value) != len(expected.value):
-        yield MetadataDifference(key, "length", len(expected.value), len(found.value))
-    pairs = zip(_stored(expected), _stored(found), strict=False)
-    index = next((index for index, (should, is_) in enumerate(pairs) if should != is_), None)
-    if index is not None:
-        yield MetadataDifference(key, "value", expected.plain()[index], found.plain()[index], index)
+    elif expected.is_array:
+        if len(found.value) != len(expected.value):
+            yield MetadataDifference(key, "length", len(expected.value), len(found.value))
+        pairs = zip(_stored(expected), _stored(found), strict=False)
+        index = next((index for index, (should, is_) in enumerate(pairs) if should != is_), None)
+        if index is not None:
+            yield MetadataDifference(key, "value", expected.plain()[index], found.plain()[index], index)
+    elif _stored(expected) != _stored(found):
+        yield MetadataDifference(key, "value", expected.plain(), found.plain())
 
 
 def _stored(item: MetadataItem) -> Any:

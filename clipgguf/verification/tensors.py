@@ -31,14 +31,12 @@ def compare_tensors(
 ) -> dict[str, Comparison]:
     """Compare tensors of a GGUF file with their sources; return the results by name.
 
-    ``progress`` is called with the bytes of the sources that are compared, and those of all.
-    Raises CheckpointError when a file is gone or has become shorter.
+    ``progress`` counts the sources' bytes. Raises CheckpointError when a file is gone or has become shorter.
     """
     # Planned as copies, so that the stream hands out the sources as they are.
     sources = [
-        replace(pair.planned, ggml_type=GGMLQuantizationType[source.dtype], nbytes=source.nbytes)
-        for pair in pairs
-        for source in (pair.planned.source,)
+        replace(p.planned, ggml_type=GGMLQuantizationType[p.planned.source.dtype], nbytes=p.planned.source.nbytes)
+        for p in pairs
     ]
     stored = {pair.planned.name: pair.stored for pair in pairs}
     results = {name: Comparison() for name in stored}
@@ -55,9 +53,8 @@ def compare_tensors(
                 done += chunk_nbytes
                 if progress is not None:
                     progress(done, total)
-        except BaseException:
+        finally:
             workers.shutdown(cancel_futures=True)
-            raise
     return results
 
 
@@ -74,44 +71,32 @@ def _ahead(
         started[tensor.name] = start + count
         # The stream uses its buffer again.
         data = chunk.data if isinstance(chunk.data, SourceRange) else np.frombuffer(bytes(chunk.data), np.uint8)
-        job = _Part(data, tensor.source.dtype, count, file, target, start)
-        under_way.append((chunk.nbytes, tensor.name, workers.submit(job.run)))
+        compared = workers.submit(_compare, data, tensor.source.dtype, count, file, target, start)
+        under_way.append((chunk.nbytes, tensor.name, compared))
         if len(under_way) == most:
             yield under_way.popleft()
     yield from under_way
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A chunk of a source, and where its values stand in the GGUF file: from the value ``start`` of a tensor on."""
-
-    data: SourceRange | Bytes
-    source_dtype: str
-    count: int
-    file: Source
-    stored: View
-    start: int
-
-    def run(self) -> Comparison:
-        """Read both sides and compare them, a piece at a time."""
-        with self.data.file.in_use() if isinstance(self.data, SourceRange) else contextlib.nullcontext():
-            return self._compare()
-
-    def _compare(self) -> Comparison:
-        ggml_type = GGMLQuantizationType[self.stored.dtype]
-        block, block_nbytes = GGML_QUANT_SIZES[ggml_type]
-        # Chunks have whole rows, or a power of two of values in a row.
-        assert self.start % block == self.count % block == 0
-        itemsize = self.data.nbytes // self.count
-        result = Comparison()
-        for start in range(0, self.count, PIECE):
-            count = min(PIECE, self.count - start)
-            if isinstance(self.data, SourceRange):
-                source = np.empty(count * itemsize, np.uint8)
-                self.data.file.read(self.data.offset + start * itemsize, source.data)
+def _compare(
+    data: SourceRange | Bytes, source_dtype: str, count: int, file: Source, stored: View, first: int
+) -> Comparison:
+    """Compare ``count`` values of a source with those of a file's tensor from ``first`` on, a piece at a time."""
+    ggml_type = GGMLQuantizationType[stored.dtype]
+    block, block_nbytes = GGML_QUANT_SIZES[ggml_type]
+    # Chunks have whole rows, or a power of two of values in a row.
+    assert first % block == count % block == 0
+    itemsize = data.nbytes // count
+    result = Comparison()
+    with data.file.in_use() if isinstance(data, SourceRange) else contextlib.nullcontext():
+        for start in range(0, count, PIECE):
+            size = min(PIECE, count - start)
+            if isinstance(data, SourceRange):
+                source = np.empty(size * itemsize, np.uint8)
+                data.file.read(data.offset + start * itemsize, source.data)
             else:
-                source = self.data[start * itemsize :][: count * itemsize]
-            stored = np.empty(count // block * block_nbytes, np.uint8)
-            self.file.read(self.stored.offset + (self.start + start) // block * block_nbytes, stored.data)
-            result = result.followed_by(compare_values(source, self.source_dtype, stored, ggml_type))
-        return result
+                source = data[start * itemsize :][: size * itemsize]
+            target = np.empty(size // block * block_nbytes, np.uint8)
+            file.read(stored.offset + (first + start) // block * block_nbytes, target.data)
+            result = result.followed_by(compare_values(source, source_dtype, target, ggml_type))
+    return result

@@ -5,7 +5,6 @@ source than half a unit, ties and the like are rounded by numpy and gguf-py, and
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -71,35 +70,42 @@ class Comparison:
 class _Stored:
     """Values as a GGML type has them: bytes, a row for each value or block, and the float32 that they stand for."""
 
-    __slots__ = ("ggml_type", "units", "values")
-
     def __init__(self, data: Bytes, ggml_type: GGMLQuantizationType) -> None:
         self.ggml_type = ggml_type
         self.units = data.reshape(-1, GGML_QUANT_SIZES[ggml_type][1])
         self.values: Singles = _values(data, ggml_type)
 
+    def rounded(self, values: Singles) -> "_Stored":
+        """Return what float32 values become in the same type, by numpy or gguf-py."""
+        # As one row: gguf-py goes through rows sixteen at a time.
+        return _Stored(
+            quants.quantize(values.reshape(1, -1), self.ggml_type).reshape(-1).view(np.uint8), self.ggml_type
+        )
+
+    def differing(self, right: "_Stored") -> _Indices:
+        """Return which values or blocks have other bytes than the right ones; but a NaN may be any."""
+        if np.array_equal(right.units, self.units):
+            return np.empty(0, np.intp)
+        no_numbers = (np.isnan(right.values) & np.isnan(self.values)).reshape(len(self.units), -1).all(axis=1)
+        return np.flatnonzero((right.units != self.units).any(axis=1) & ~no_numbers)
+
 
 @dataclass(frozen=True, slots=True)
 class _Float:
-    """A floating-point type: the bits of its significand, and its smallest normal value's exponent.
+    """A floating-point type: two to the bits of its significand, and its smallest normal value.
 
     It allows an error of half a unit in the last place: the power of two below a value, divided by ``scale``.
     """
 
-    significand_bits: int
-    smallest_exponent: int
-
-    @property
-    def scale(self) -> float:
-        """By what to divide the powers of two."""
-        return 2.0**self.significand_bits
+    scale: float
+    smallest: float
 
     def powers(self, values: Singles) -> Singles:
         """Return the powers of two below the values."""
         # A float32 with nothing but its exponent is one. The maximum is taken with an array, because with a number
         # numpy compares value by value.
         powers = (values.view("<u4") & 0x7F800000).view("<f4")
-        np.maximum(powers, np.full(len(powers), 2.0**self.smallest_exponent, "<f4"), out=powers)
+        np.maximum(powers, np.full(len(powers), self.smallest, "<f4"), out=powers)
         return powers
 
     def check(self, values: Singles, stored: _Stored, error: Singles) -> tuple[_Indices, Floats]:
@@ -110,9 +116,8 @@ class _Float:
         rare = np.flatnonzero(~((error / powers < 1 / self.scale) & (stored.values != 0)))
         if not len(rare):
             return rare, powers
-        rounded = _Stored(_rounded(values[rare], stored.ggml_type), stored.ggml_type)
-        no_numbers = np.isnan(rounded.values) & np.isnan(stored.values[rare])
-        return rare[(rounded.units != stored.units[rare]).any(axis=1) & ~no_numbers], powers
+        again = _Stored(stored.units[rare].reshape(-1), stored.ggml_type)
+        return rare[again.differing(again.rounded(values[rare]))], powers
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +135,13 @@ class _Blocks:
 
     def check(self, values: Singles, stored: _Stored, error: Singles) -> tuple[_Indices, Floats]:
         """Return which blocks are not what rounding the values gives, and the error that is allowed in each."""
-        rounded = _Stored(_rounded(values, stored.ggml_type), stored.ggml_type)
+        rounded = stored.rounded(values)
         halves = np.ascontiguousarray(rounded.units[:, : 4 if self.has_offset else 2]).view("<f2").astype("<f4")
         scale = np.abs(halves[:, 0])
         allowed = self.steps * scale + self.levels * _half_unit(scale)
         if self.has_offset:
             allowed += _half_unit(np.abs(halves[:, 1]))
-        if np.array_equal(rounded.units, stored.units):
-            return np.empty(0, np.intp), allowed
-        no_numbers = (np.isnan(rounded.values) & np.isnan(stored.values)).reshape(len(allowed), -1).all(axis=1)
-        return np.flatnonzero((rounded.units != stored.units).any(axis=1) & ~no_numbers), allowed
+        return stored.differing(rounded), allowed
 
 
 def _half_unit(values: Singles) -> Floats:
@@ -151,9 +153,9 @@ def _half_unit(values: Singles) -> Floats:
 # The types whose rounding is known here. Of q5_0's and q4_0's levels there is one less above zero than below, where the
 # largest value of the block goes; one as large with the other sign is a whole step off.
 _TYPES: dict[GGMLQuantizationType, _Float | _Blocks] = {
-    GGMLQuantizationType.F32: _Float(24, -126),
-    GGMLQuantizationType.F16: _Float(11, -14),
-    GGMLQuantizationType.BF16: _Float(8, -126),
+    GGMLQuantizationType.F32: _Float(2.0**24, 2.0**-126),
+    GGMLQuantizationType.F16: _Float(2.0**11, 2.0**-14),
+    GGMLQuantizationType.BF16: _Float(2.0**8, 2.0**-126),
     GGMLQuantizationType.Q8_0: _Blocks(0.5, 127),
     GGMLQuantizationType.Q5_1: _Blocks(0.5, 31, has_offset=True),
     GGMLQuantizationType.Q5_0: _Blocks(1.0, 16),
@@ -174,7 +176,7 @@ def compare_values(source: Bytes, source_dtype: str, data: Bytes, ggml_type: GGM
         return Comparison(len(data) // GGML_QUANT_SIZES[ggml_type][1])
     kind = _TYPES[ggml_type]
     with np.errstate(all="ignore"):
-        values = _SOURCES[source_dtype](source)
+        values = _values(source, GGMLQuantizationType[source_dtype])
         single = values.astype("<f4", copy=False)  # From float64 by way of float32, as a model is loaded.
         stored = _Stored(data, ggml_type)
         error = np.abs(single - stored.values)
@@ -212,29 +214,11 @@ def _all_f16() -> Singles:
     return np.arange(1 << 16, dtype="<u2").view("<f2").astype("<f4")
 
 
-def _f16_values(data: Bytes) -> Floats:
-    return _all_f16().take(data.view("<u2"), mode="clip")
-
-
-# The values of source elements, by safetensors' dtype codes.
-_SOURCES: dict[str, Callable[[Bytes], Floats]] = {
-    "F64": lambda data: data.view("<f8"),
-    "F32": lambda data: data.view("<f4"),
-    "F16": _f16_values,
-    "BF16": lambda data: _values(data, GGMLQuantizationType.BF16),
-}
-
-
 def _values(data: Bytes, ggml_type: GGMLQuantizationType) -> Floats:
-    """Return the values that bytes of a GGML type stand for, as float32."""
+    """Return the values that bytes of a GGML type stand for, but for F64 as float32."""
+    if ggml_type == GGMLQuantizationType.F64:
+        return data.view("<f8")
     if ggml_type == GGMLQuantizationType.F16:
-        return _f16_values(data)
+        return _all_f16().take(data.view("<u2"), mode="clip")
     values: Floats = quants.dequantize(data.reshape(1, -1), ggml_type).reshape(-1)
     return values
-
-
-def _rounded(values: Singles, ggml_type: GGMLQuantizationType) -> Bytes:
-    """Return the bytes that float32 values have in a GGML type, by numpy or gguf-py."""
-    # As one row: gguf-py goes through rows sixteen at a time.
-    rounded: Bytes = quants.quantize(values.reshape(1, -1), ggml_type).reshape(-1).view(np.uint8)
-    return rounded

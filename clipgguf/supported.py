@@ -1,0 +1,42 @@
+"""The families of models that can be converted."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from clipgguf.families import MODULES
+
+
+@dataclass(frozen=True, slots=True)
+class SupportedFamily:
+    """A family: its name, what of config.json it is met by, the projectors of its files, and who runs these.
+
+    ``met_by`` are model_types, of which "llava+pixtral" is llava with a vision_config of model_type pixtral, and
+    classes in ``architectures``; ``projector_types`` are what ``clip.projector_type`` is.
+    """
+
+    title: str
+    met_by: tuple[str, ...]
+    projector_types: tuple[str, ...]
+    readers: tuple[str, ...]
+
+
+# Those that are more than a table.
+_OTHERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "clip": ("CLIP, SigLIP, OpenCLIP", ("clip.cpp",)),
+    "llava": ("LLaVA", ("llama.cpp", "PowerInfer")),
+}
+
+
+def supported_families() -> tuple[SupportedFamily, ...]:
+    """Return all families, by their names."""
+    found = []
+    for module, (met_by, projector_types) in MODULES.items():
+        title, readers = _OTHERS.get(module) or (_title(module), ("llama.cpp",))
+        found.append(SupportedFamily(title, met_by, projector_types, readers))
+    return tuple(sorted(found, key=lambda family: family.title.lower()))
+
+
+def _title(module: str) -> str:
+    title: str = importlib.import_module(f"clipgguf.families.{module}").FAMILY.title
+    return title

@@ -1,0 +1,108 @@
+"""Checkpoints of families at real sizes: names and shapes by the families' own tables, from a configuration.
+
+For measuring and for tests of what sizes change; that the tables are right is what the fixtures hold.
+"""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from clipgguf.family import Family, Prefix, numbers
+from clipgguf.inputs import Config
+from clipgguf.shape import shape_of
+from clipgguf.sources.local import LocalFolder
+from tests.weights import Shapes
+
+
+@dataclass(frozen=True)
+class FamilyModel:
+    """A model of a family: its module, its config.json, and the sizes that the configuration does not tell.
+
+    ``optional`` are words in the names of optional tensors that it has, ``spelling`` which of several spellings its
+    names have.
+    """
+
+    module: str
+    config: Mapping[str, Any]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    optional: tuple[str, ...] = ()
+    spelling: int = 0
+
+    @property
+    def family(self) -> Family:
+        """The family."""
+        family: Family = importlib.import_module(f"clipgguf.families.{self.module}").FAMILY
+        return family
+
+    def values(self) -> dict[str, Any]:
+        """Return the family's values, as far as config.json tells them."""
+        config = Config(LocalFolder(Path("model")).file("config.json"), self.config)
+        found: dict[str, Any] = {f"vision.{name}": size for name, size in self.sizes.items()}
+        for value in self.family.all_values:
+            if value.of is not None:
+                found[value.name] = value.of(found)
+            elif isinstance(value.source, str):
+                default = value.default_for(self.config.get("model_type"))
+                found[value.name] = config.get(value.source, default)
+            elif value.source is None:
+                found[value.name] = value.default
+        return found
+
+    def shapes(self) -> Shapes:
+        """Return the shapes of all tensors of the tower and the projector by name."""
+        family, values, found = self.family, self.values(), Shapes()
+        sizes = {name: value for name, value in values.items() if type(value) is int}
+        for section in family.sections:
+            prefix = section.prefix
+            start = prefix.default + self._spelled(prefix.tail) if isinstance(prefix, Prefix) else self._spelled(prefix)
+            for number, _ in enumerate(numbers(section, family, values)):
+                for rule in section.rules:
+                    if rule.optional and not any(word in rule.theirs for word in self.optional):
+                        continue
+                    shape = shape_of(rule.pattern.stored, family.sizes_of(rule.pattern.stored, section.part, sizes))
+                    name = start.replace("{}", str(number)) + self._spelled(rule.theirs)
+                    assert None not in shape, (name, rule.shape, sizes)
+                    found[name] = tuple(n for n in shape if n is not None)
+        return found
+
+    def _spelled(self, names: str) -> str:
+        spellings = names.split("|")
+        return spellings[min(self.spelling, len(spellings) - 1)]
+
+    def files(self) -> dict[str, Any]:
+        """Return the JSON files beside the weights."""
+        return {"config.json": self.config}
+
+
+QWEN2_5_VL_7B = FamilyModel(
+    "qwen2_5_vl",
+    {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "model_type": "qwen2_5_vl",
+        "hidden_size": 3584,
+        "rms_norm_eps": 1e-06,
+        "vision_config": {
+            **{"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584},
+            **{"patch_size": 14, "fullatt_block_indexes": [7, 15, 23, 31]},
+        },
+    },
+)
+# Of 5.5 thousand million values.
+INTERN_VIT_6B = FamilyModel(
+    "internvl",
+    {
+        "architectures": ["InternVLChatModel"],
+        "model_type": "internvl_chat",
+        "downsample_ratio": 0.5,
+        "min_dynamic_patch": 1,
+        "max_dynamic_patch": 12,
+        "llm_config": {"hidden_size": 8192, "model_type": "qwen2"},
+        "vision_config": {
+            **{"architectures": ["InternVisionModel"], "model_type": "intern_vit_6b", "hidden_act": "gelu"},
+            **{"hidden_size": 3200, "image_size": 448, "intermediate_size": 12800, "layer_norm_eps": 1e-06},
+            **{"num_attention_heads": 25, "num_hidden_layers": 45, "patch_size": 14, "qk_normalization": True},
+        },
+    },
+)

@@ -1,0 +1,88 @@
+"""Other configurations of a checkpoint, as transformers 5 or publishers write them, give the same file."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clipgguf import ConfigError, convert
+from tests.family_fixtures import FIXTURES, Fixture
+
+_SAM = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
+_STEP = {"width": 64, "layers": 3, "heads": 2, "image_size": 56}
+
+# By fixture: a config.json.
+CONFIGS: dict[str, dict[str, Any]] = {
+    "deepseek_ocr--unlimited_ocr": {
+        "model_type": "unlimited_ocr",
+        "architectures": "UnlimitedOcrForConditionalGeneration",  # Should be a list.
+        "text_config": {"hidden_size": 96},
+        "vision_config": {
+            "sam_config": _SAM,
+            "encoder_config": {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2},
+        },
+    },
+    "deepseek_ocr2": {
+        "model_type": "deepseek_ocr2",
+        "text_config": {"hidden_size": 96},
+        "vision_config": {
+            "sam_config": _SAM,
+            "encoder_config": {
+                **{"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4},
+                **{"num_attention_heads": 4, "num_key_value_heads": 2},
+            },
+        },
+    },
+    "step3p7": {
+        "architectures": ["StepVLForConditionalGeneration"],
+        "model_type": "step_robotics",
+        "hidden_size": 96,
+        "vision_config": _STEP,
+        "understand_projector_stride": 2,
+    },
+}
+
+
+def written(fixture: Fixture, directory: Path, config: dict[str, Any] | None = None) -> bytes:
+    files = fixture.files if config is None else {**fixture.files, "config.json": config}
+    model = replace(fixture, files=files).write(directory / "m")
+    return convert(model, directory / "out.gguf").path.read_bytes()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_other_configurations_give_the_same_file(name: str, tmp_path: Path) -> None:
+    fixture = Fixture.read(FIXTURES / f"{name}.json")
+    assert written(fixture, tmp_path / "a", CONFIGS[name]) == written(fixture, tmp_path / "b")
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "stride": ({"understand_projector_stride": 1}, "understand_projector_stride is 1, readers know 2 only"),
+    "activation": ({"vision_config": {**_STEP, "hidden_act": "gelu"}}, "hidden_act is 'gelu', should be 'quick_gelu'"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_readers_cannot_run_is_refused(what: str, tmp_path: Path) -> None:
+    changes, message = REFUSED[what]
+    fixture = Fixture.read(FIXTURES / "step3p7.json")
+    with pytest.raises(ConfigError, match=message):
+        written(fixture, tmp_path, {**CONFIGS["step3p7"], **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"deepstack_layer_map": [[0, 1], [-1, 0]]}, "deepstack_layer_map: layer 0 is none of the tower's 4 blocks"),
+        ({"deepstack_layer_map": [[-5, 1], [-1, 0]]}, "deepstack_layer_map: layer -5 is none of the tower's 4 blocks"),
+        ({"deepstack_layer_map": [3]}, "deepstack_layer_map has 3, should have pairs of layers"),
+        ({"spatial_vision_layer": 5}, "spatial_vision_layer: layer 5 is none of the tower's 4 blocks"),
+        ({"image_grid_pinpoints": [[64, 65]]}, "image_grid_pinpoints has .*, should have multiples of image_size, 64"),
+        ({"image_grid_pinpoints": [64]}, "image_grid_pinpoints has 64, should have pairs of pixels"),
+        ({"downsample_rate": "1:2"}, "downsample_rate is '1:2', should be like '4/8'"),
+    ],
+)
+def test_what_is_wrong_with_granites_projectors(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    fixture = Fixture.read(FIXTURES / "granite4_vision.json")
+    with pytest.raises(ConfigError, match=message):
+        written(fixture, tmp_path, {**fixture.files["config.json"], **changes})

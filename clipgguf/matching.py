@@ -59,15 +59,10 @@ class Match:
     used: set[str] = field(default_factory=set)
     # Of the sections that have as many blocks as are begun: their numbers by what stands in front.
     begun: dict[str, set[int]] = field(default_factory=dict)
-    layers: set[str] = field(init=False)
     problems: list[str] = field(default_factory=list)
     outputs: tuple[Output, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Take note of the layers that the checkpoint has tensors of."""
-        self.layers = {name.rpartition(".")[0] for name in self.tensors}
 
     @property
     def all_values(self) -> Mapping[str, Any]:
@@ -195,8 +190,10 @@ class Match:
         known = self.family.sizes_of(pattern.stored, section.part, self.sizes)
         if name is None:
             if not rule.optional:
-                # Of several spellings the one that the same layer's other tensors have.
-                likely = next((name for name in names if name.rpartition(".")[0] in self.layers), names[0])
+                # Of several spellings the one of which a weight or a bias is there.
+                layers = ((name, name.rpartition(".")[0]) for name in names)
+                beside = (name for name, layer in layers if self.tensors.keys() & {f"{layer}.weight", f"{layer}.bias"})
+                likely = next(beside, names[0])
                 self.problems.append(
                     f"{self.where}: no file has tensor {likely!r}, {self.config_name} asks for it with shape "
                     f"{shape_text(shape_of(pattern.stored, known))}"

@@ -33,7 +33,7 @@ CACHE = Path.home() / ".cache" / "clipgguf-reference"
 WANTED = re.compile(
     r"[^/]+/vendor/llama\.cpp/((?:conversion/|gguf-py/|tools/mtmd/legacy-models/)[^.].*|convert_hf_to_gguf\.py$)"
 )
-# What the reference writes besides, from the names of directories and from model cards.
+# What depends on which tensors it writes, and on the names of directories: of no use where it is corrected.
 GUESSED = ("general.name", "general.basename", "general.finetune", "general.version", "general.size_label")
 JSON_FILES = (
     "config.json",
@@ -193,7 +193,7 @@ def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
     """Return the reference's part of a fixture."""
     if fixture.module == "minicpmv":
         read, records = make_minicpmv.reference(fixture, home)
-        return {"metadata": keys(read), "tensors": records}
+        return {"metadata": keys(read, is_corrected=True), "tensors": records}
     correction = CORRECTIONS.get(fixture.name, Correction())
     metadata: dict[str, Any] = {}
     tensors: dict[str, dict[str, Any]] = {}
@@ -212,7 +212,7 @@ def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
         for (dtype, outtype), path in files.items():
             read = GGUFReader(path)
             if outtype == "f32":
-                metadata = {**keys(read), **correction.keys}
+                metadata = {**keys(read, is_corrected=fixture.name in CORRECTIONS), **correction.keys}
             for tensor in read.tensors:
                 shape = [int(n) for n in reversed(tensor.shape)]
                 name = changed(tensor.name, correction.file)
@@ -249,9 +249,9 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return {**values, **{k: merged(values[k], v) if isinstance(v, dict) else v for k, v in changes.items()}}
 
 
-def keys(read: GGUFReader) -> dict[str, Any]:
-    """Return a file's metadata as [types, value] by key, without what depends on the directory and the outtype."""
-    skipped = (*GUESSED, "general.file_type")
+def keys(read: GGUFReader, *, is_corrected: bool) -> dict[str, Any]:
+    """Return a file's metadata as [types, value] by key, without what depends on the outtype."""
+    skipped = ("general.file_type", *(GUESSED if is_corrected else ()))
     return {
         name: [" ".join(kind.name for kind in field.types), field.contents()]
         for name, field in read.fields.items()

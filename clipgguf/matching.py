@@ -199,7 +199,7 @@ class Match:
             yield Output(found[0].name, Joined(views), (count, *found[0].shape))
 
     def _rule(self, rule: Rule, section: Section, starts: list[str]) -> Iterator[Output]:
-        """Yield what becomes of one rule's tensor, or of several that it stacks, named as after the section's prefix."""
+        """Yield what becomes of one rule's tensor, or of those that it stacks, named as after the section's prefix."""
         if rule.stack:
             yield from self._stack(rule, section, starts)
             return

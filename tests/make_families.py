@@ -106,8 +106,8 @@ CORRECTIONS: dict[str, Correction] = {
         without=AUDIO,
     ),
     "gemma4": Correction(
-        why="It names no activation, so that llama.cpp computes quick GELU, and Gemma4VisionMLP GELU: of a tiny model's "
-        "features, the difference to transformers' is 3.7 % without the key and 0.7 % with it.",
+        why="It names no activation, so that llama.cpp computes quick GELU, where Gemma4VisionMLP has GELU: of a tiny "
+        "model's features, the difference to transformers' is 3.7 % without the key and 0.7 % with it.",
         keys={"clip.use_gelu": ["BOOL", True]},
     ),
     "gemma4_unified": Correction(

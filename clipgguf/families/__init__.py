@@ -172,7 +172,8 @@ def _why_not_supported(config: Mapping[str, Any]) -> str:
     if model_type is None:
         return "has no model_type; `clipgguf families` lists what is supported"
     what = f"is of model_type {shown(model_type)}, which is not supported"
-    if isinstance(model_type, str) and (nearest := difflib.get_close_matches(model_type, MODEL_TYPES, 3, 0.6)):
+    known = [name for name in MODEL_TYPES if "+" not in name]
+    if isinstance(model_type, str) and (nearest := difflib.get_close_matches(model_type, known, 3, 0.6)):
         what += f"; {', '.join(map(repr, nearest))} {'are' if len(nearest) > 1 else 'is'}"
     names = set(map(str, architectures)) if isinstance(architectures, list) else set()
     theirs = "writes an mmproj of it" if names & _LLAMA_CPP_ALONE else "does not know it either"

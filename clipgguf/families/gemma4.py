@@ -1,6 +1,7 @@
 """Gemma 4: a gated tower with norms on both sides, pooled, whose linear layers may clip; and one matrix.
 
-Names: transformers' Gemma4ForConditionalGeneration; llama.cpp's ``conversion/gemma.py`` and ``tools/mtmd``.
+Names: transformers' Gemma4ForConditionalGeneration; llama.cpp's ``conversion/gemma.py`` and ``tools/mtmd``. It is
+longer than other tables for the bounds that each linear layer may have.
 """
 
 from clipgguf.config import ImageStatistics

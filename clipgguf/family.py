@@ -6,7 +6,7 @@ A table says what the checkpoint has and what the file shall have, so that it se
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -279,33 +279,8 @@ class Family:
         return {word: sizes[size] for word in words if word and (size := self.size(part, word)) in sizes}
 
 
-def sizes_in(number: int, values: Mapping[str, Any]) -> dict[str, int]:
-    """Return the sizes of a block, by full name, of values that are lists with one for each."""
-    lists = {name: value for name, value in values.items() if isinstance(value, list | tuple) and number < len(value)}
-    return {name: value[number] for name, value in lists.items() if type(value[number]) is int}
-
-
-def begun(starts: Iterable[str], tails: Iterable[str], names: Iterable[str]) -> list[int]:
-    """Return the numbers that stand for ``{}`` between starts and tails in any name, or 0 where there is no ``{}``."""
-    start = "|".join(re.escape(start).replace(r"\{\}", "([0-9]{1,9})") for start in starts)
-    pattern = re.compile(f"(?:{start})(?:{'|'.join(map(re.escape, tails))})")
-    found = [match for name in names if (match := pattern.fullmatch(name))]
-    return sorted({int(next(filter(None, match.groups()), 0)) for match in found})
-
-
 # Whether a layer has a bias; "optional" where some models of the family have one.
 Bias = Literal[True, False, "optional"]
-
-
-def numbers(section: Section, family: Family, values: Mapping[str, Any]) -> Sequence[int]:
-    """Return the numbers that a section has in the file, by the family's values; [0] where it stands there once.
-
-    None of them where the values do not tell.
-    """
-    if not section.times:
-        return range(1)
-    times = values.get(family.size(section.part, section.times))
-    return times if isinstance(times, list | tuple) else range(times or 0)
 
 
 def linear(

@@ -5,7 +5,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clipgguf.family import Family, Section, begun, numbers, sizes_in
+from clipgguf.blocks import begun, numbers, sizes_in
+from clipgguf.family import Family, Section
 from clipgguf.keys import KEYS
 from clipgguf.shape import lengths, shape_of, size_name, squeeze
 

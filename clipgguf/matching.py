@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from clipgguf.blocks import begun, numbers, sizes_in
 from clipgguf.errors import CheckpointError, ConfigError
-from clipgguf.family import BEGUN, Family, Prefix, Rule, Section, begun, numbers, sizes_in
+from clipgguf.family import BEGUN, Family, Prefix, Rule, Section
 from clipgguf.shape import lengths, shape_of, shape_text, size_name
 from clipgguf.sources import File, Folder
 from clipgguf.tensor import DTYPES, Joined, Tensor, View

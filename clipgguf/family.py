@@ -105,7 +105,8 @@ class Rule:
     the shape's right side; a tensor without any is known, and not written. ``then`` makes the file's values from the
     checkpoint's. ``becomes`` is the shape that they have where that is another one, or that a file is held to where it
     tells less. ``otherwise`` is the rule where no tensor has this one's name. Of an ``optional`` tensor that stands in
-    every block, all are there or none.
+    every block, all are there or none. With ``stack``, tensors whose names have numbers for ``{}`` are one in the file,
+    along an axis before the others; how many is the size of that name.
     """
 
     theirs: str
@@ -115,6 +116,7 @@ class Rule:
     becomes: str = ""
     optional: bool = False
     otherwise: "Rule | None" = None
+    stack: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -138,11 +140,14 @@ class Section:
 
     With ``times``, the value of that name says how often the section stands there, with ``{}`` in the prefixes for the
     number; of these, as many are written as the size ``stored`` says, and the others are left out. Where the value is a
-    list, these are the numbers in the file, and the checkpoint counts from 0; where it is true or false, the section is
-    there once or not at all, and a file that does not tell has all of its tensors or none. BEGUN is for every number
-    that any of its tensors has, in the checkpoint and in the file, and no number may be left out. Words in ``own`` are
-    sizes of each block, and of other sections with the same ``ours``. ``order`` are the file's names in order where
-    that is not the rules'.
+    list, these are the numbers in the file; the checkpoint counts from 0, unless it has the ``same_numbers``. Where it
+    is true or false, the section is there once or not at all, and a file that does not tell has all of its tensors or
+    none. BEGUN is for every number that any of its tensors has, in the checkpoint and in the file, and no number may be
+    left out.
+
+    A word in the rules' shapes whose value is a list has a size for each block. Words in ``own`` are sizes of each
+    block, too, but of those that tensors tell; sections with the same ``ours`` have them in common. ``order`` are the
+    file's names in order where that is not the rules'.
     """
 
     prefix: Prefix | str
@@ -153,6 +158,7 @@ class Section:
     part: str = "vision"
     order: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
+    same_numbers: bool = False
 
     def rules_of(self, number: int) -> tuple[Rule, ...]:
         """Return the rules of a block, in whose shapes its own sizes have the block's name besides."""
@@ -271,6 +277,12 @@ class Family:
         """Return those of the sizes, which are by full name, that are words of a part's axes, by word."""
         words = (size_name(name) for axis in axes for name in axis)
         return {word: sizes[size] for word in words if word and (size := self.size(part, word)) in sizes}
+
+
+def sizes_in(number: int, values: Mapping[str, Any]) -> dict[str, int]:
+    """Return the sizes of a block, by full name, of values that are lists with one for each."""
+    lists = {name: value for name, value in values.items() if isinstance(value, list | tuple) and number < len(value)}
+    return {name: value[number] for name, value in lists.items() if type(value[number]) is int}
 
 
 def begun(starts: Iterable[str], tails: Iterable[str], names: Iterable[str]) -> list[int]:

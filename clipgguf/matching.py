@@ -10,7 +10,7 @@ from typing import Any
 from clipgguf.blocks import begun, numbers, sizes_in
 from clipgguf.errors import CheckpointError, ConfigError
 from clipgguf.family import BEGUN, Family, Prefix, Rule, Section
-from clipgguf.shape import lengths, shape_of, shape_text, size_name
+from clipgguf.shape import lengths, shape_of, shape_text, size_name, with_ones_of
 from clipgguf.sources import File, Folder
 from clipgguf.tensor import DTYPES, Joined, Tensor, View
 
@@ -38,14 +38,25 @@ def refuse_quantized(config: Mapping[str, Any], path: File, tensors: Iterable[Vi
         )
 
 
+def the_prefix(key: Prefix, names: Mapping[str, Any], where: Folder) -> str | None:
+    """Return what stands in front of a landmark, None when it is not there; CheckpointError when it is there twice."""
+    found = key.found(names)
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{where}: has tensor {key.landmark!r} after {len(found)} prefixes, {', '.join(map(repr, found))}; "
+            "supported is one"
+        )
+    return found[0] if found else None
+
+
 @dataclass(slots=True)
 class Match:
     """A checkpoint that is held against a family; ``where`` and ``config_name`` are what messages call it.
 
-    ``values`` are the family's by short name. ``sizes`` are what the shapes' words turned out to be, by full name,
-    ``origins`` what says so: the configuration, or the first tensor that had it. ``outputs`` are in the order of the
-    file, ``prefixes`` what stands in front of names, and ``lost`` those of which no tensor is there by which they could
-    be told.
+    ``values`` are the family's by short name, ``strays`` tensors beside, which are unknown whatever their names.
+    ``sizes`` are what the shapes' words turned out to be, by full name, ``origins`` what says so: the configuration, or
+    the first tensor that had it. ``outputs`` are in the order of the file, ``prefixes`` what stands in front of names,
+    and ``lost`` those of which no tensor is there by which they could be told.
     """
 
     family: Family
@@ -53,6 +64,7 @@ class Match:
     values: Mapping[str, Any]
     where: Folder
     config_name: str
+    strays: tuple[View, ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     prefixes: dict[Prefix, str] = field(default_factory=dict)
@@ -95,10 +107,14 @@ class Match:
         self._find_prefixes()
         self.outputs = tuple(output for section in family.sections for output in self._section(section))
         self.problems.extend(self._gaps())
-        unknown = [
-            f"{tensor.file}: tensor {tensor.name!r} is unknown, {family.title} of this configuration has no such tensor"
+        rest = [
+            tensor
             for name, tensor in self.tensors.items()
             if not (self.lost or name in self.used or family.leaves_out(name) or family.ignores(name))
+        ]
+        unknown = [
+            f"{tensor.file}: tensor {tensor.name!r} is unknown, {family.title} of this configuration has no such tensor"
+            for tensor in (*rest, *self.strays)
         ]
         if not ignore_unknown:
             self.problems += [f"{line}; --ignore-unknown leaves it out" for line in unknown]
@@ -110,14 +126,9 @@ class Match:
     def _find_prefixes(self) -> None:
         prefixes = [section.prefix for section in self.family.sections]
         for key in dict.fromkeys(prefix.root for prefix in prefixes if isinstance(prefix, Prefix)):
-            found = key.found(self.tensors)
-            if len(found) > 1:
-                raise CheckpointError(
-                    f"{self.where}: has tensor {key.landmark!r} after {len(found)} prefixes, "
-                    f"{', '.join(map(repr, found))}; supported is one"
-                )
-            if found or any(name.startswith(key.default) for name in self.tensors):
-                self.prefixes[key] = found[0] if found else key.default
+            found = the_prefix(key, self.tensors, self.where)
+            if found is not None or any(name.startswith(key.default) for name in self.tensors):
+                self.prefixes[key] = key.default if found is None else found
             else:
                 self.lost.add(key)
                 self.problems.append(
@@ -229,6 +240,11 @@ class Match:
                 f"{tensor.file}: tensor {tensor.name!r} is of type {tensor.dtype}, supported are {', '.join(DTYPES)}"
             )
         parts = lengths(pattern.stored, tensor.shape, known)
+        if parts is None and self.family.base.squeezes:
+            # Axes of length 1 vanish from the file, so that they may be there or not.
+            ones = with_ones_of(pattern.stored, tensor.shape, known)
+            if ones is not None and (parts := lengths(pattern.stored, ones, known)) is not None:
+                tensor = tensor.with_ones(ones)
         if parts is None:
             self.problems.append(self._misfit(rule, section.part, tensor, known))
             return

@@ -18,8 +18,9 @@ from clipgguf.sources.given import hub_advice, place
 
 # The module of each family: what of config.json it is met by, and what its files call the projector
 # (clip.projector_type, or clip.vision.projector_type). It is met by a model_type, by a model_type of which the vision
-# tower is another ("llava+pixtral"), or by a class in ``architectures``; the more special one counts. A module has the
-# table FAMILY, or where there is more to do than to read tables, a function open_model.
+# tower is another ("llava+pixtral"), or by a class in ``architectures``, which begins with a capital letter as no
+# model_type does but one that is a class's name; the more special one counts. A module has the table FAMILY, or where
+# there is more to do than to read tables, a function open_model.
 MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "clip": (("clip", "clip_text_model", "clip_vision_model", "siglip", "siglip_vision_model"), ()),
     "cogvlm": (("CogVLMForCausalLM",), ("cogvlm",)),
@@ -159,7 +160,9 @@ def _met_by(config: Mapping[str, Any]) -> Iterator[str]:
     tower = tower if isinstance(tower, dict) else {}
     for values in (tower, config):
         names = values.get("architectures")
-        yield from (name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+        # A model_type is none there, whatever stands in a list of classes.
+        classes = (name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+        yield from (name for name in classes if name[:1].isupper())
     model_type, tower_type = config.get("model_type"), tower.get("model_type")
     if isinstance(model_type, str):
         yield f"{model_type}+{tower_type}"

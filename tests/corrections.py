@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.weights import Shapes
+
 
 @dataclass(frozen=True)
 class Correction:

@@ -1,6 +1,5 @@
 """Which family a checkpoint belongs to: one module each, imported when it is met."""
 
-import difflib
 import importlib
 import re
 from collections.abc import Iterator, Mapping
@@ -171,6 +170,8 @@ def _met_by(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _why_not_supported(config: Mapping[str, Any]) -> str:
     """Return what is said of a config.json of no family: what it is, what is like it, and who else converts it."""
+    import difflib  # Only an error needs it.
+
     model_type, architectures = config.get("model_type"), config.get("architectures")
     if model_type is None:
         return "has no model_type; `clipgguf families` lists what is supported"

@@ -208,6 +208,8 @@ class Family:
     even opened; ``ignored`` of those that are opened all the same, ``noted`` with a line for the user where any is
     there. ``shared`` are sizes that all parts have in common. ``layouts`` are other sections that make the same file,
     of checkpoints with other names and shapes.
+    ``merge`` is how many patches, along one side, become one token: the number, or the value that is it. ``tokens``
+    gives how many tokens a picture becomes, of so many along a side and of the file's values; 0 where that is not told.
     """
 
     title: str
@@ -224,6 +226,8 @@ class Family:
     file_prefix: str = "mmproj-"
     description: str = ""
     layouts: tuple[tuple[Section, ...], ...] = ()
+    merge: int | str = ""
+    tokens: Callable[[int, Mapping[str, Any]], int] = lambda side, _: side**2
 
     def in_layout_of(self, names: Mapping[str, Any]) -> "Family":
         """Return the family with the sections of which a checkpoint has most landmarks, by its tensors' names."""

@@ -66,5 +66,8 @@ FAMILY = Family(
             ),
         ),
     ),
+    merge=1,
+    # One before them and one after, both of the model's own.
+    tokens=lambda side, _: side**2 + 2,
     left_out=LANGUAGE_MODEL,
 )

@@ -114,6 +114,8 @@ FAMILY = Family(
             ),
         ),
     ),
+    # So llama.cpp counts them; the tower gives 16 by 16 features, whatever the image's size.
+    tokens=lambda _, values: int(values["vision.image"] // values["vision.patch"]),
     left_out=LANGUAGE_MODEL,
     noted=(AUDIO,),
     types=(

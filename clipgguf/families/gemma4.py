@@ -100,6 +100,9 @@ FAMILY = Family(
             times="standardize",
         ),
     ),
+    merge="vision.scale",
+    # Pictures have any size.
+    tokens=lambda *_: 0,
     left_out=LANGUAGE_MODEL,
     noted=(AUDIO,),
 )

@@ -84,5 +84,6 @@ FAMILY = Family(
             ),
         ),
     ),
+    merge="vision.scale",
     left_out=LANGUAGE_MODEL,
 )

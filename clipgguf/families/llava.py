@@ -73,6 +73,8 @@ def llava_family(
         # The parts of CLIP that an image encoder goes without.
         ignored=(*NEVER_WRITTEN, r"(.*\.)?(text_model|post_layernorm)\.", r"text_projection\.weight$", r"logit_bias$"),
         noted=tower.noted,
+        # MobileVLM's projectors halve the sides. The class token is left out.
+        merge=1 if kind.projector_type == "mlp" else 2,
     )
 
 

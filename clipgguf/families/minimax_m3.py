@@ -91,5 +91,6 @@ FAMILY = Family(
             ),
         ),
     ),
+    merge="vision.merge",
     left_out=LANGUAGE_MODEL,
 )

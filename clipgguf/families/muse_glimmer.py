@@ -103,5 +103,6 @@ FAMILY = Family(
             ),
         ),
     ),
+    merge="vision.merge",
     left_out=LANGUAGE_MODEL,
 )

@@ -118,6 +118,7 @@ def llama_cpp(file: ClipFile) -> Iterator[str]:
     yield from demands.has_flag(file, "has_vision", True)
     yield from mmproj.has_projector_type(file)
     yield from demands.has_sizes(file, "vision")
+    yield from mmproj.has_no_known_fault(file)
     yield from mmproj.holds_its_table(file)
     yield from mmproj.has_grid(file)
     yield from mmproj.runs_in_llama_cpp(file)

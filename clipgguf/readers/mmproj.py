@@ -6,6 +6,7 @@ from clipgguf.clip_file import CLASS_EMBEDDING, ClipFile
 from clipgguf.families.llava import LDP_GRID, llava_family
 from clipgguf.families.llava_projectors import KINDS
 from clipgguf.keys import KEYS
+from clipgguf.mending import mended
 from clipgguf.readers.demands import Doubt, held_to
 
 FEATURE_LAYER, PROJECTOR_TYPE = KEYS["vision.feature_layer"].key, KEYS["projector"].key
@@ -46,6 +47,17 @@ def holds_its_table(file: ClipFile) -> Iterator[str]:
             if missing := [key for key in needed if key.startswith("clip.") and key not in file.items]:
                 yield f"it lacks the metadata {', '.join(missing)}"
         yield from held_to(file, family, "vision")
+
+
+def has_no_known_fault(file: ClipFile) -> Iterator[str]:
+    """What llama.cpp's own converter has wrong in files of some families, that can be made right."""
+    right = mended(file)
+    yield from (f"clipgguf upgrade mends it: {change}" for change in right.changes)
+    yield from (
+        f"{item.key} is missing, which is {str(item.value).lower()} for all models of the family; "
+        "clipgguf upgrade adds it"
+        for item in right.added
+    )
 
 
 def has_grid(file: ClipFile) -> Iterator[str]:

@@ -24,6 +24,11 @@ class Mended:
     added: tuple[MetadataItem, ...]
     changes: tuple[str, ...]
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """All that is mended, a line each."""
+        return (*self.changes, *(f"{item.key} is added" for item in self.added))
+
 
 def mended(file: ClipFile) -> Mended:
     """Return what a file would have without its converter's faults, as its family's ``mends`` tell them."""

@@ -26,7 +26,7 @@ TYPES = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationTyp
 # In all other blocks the tensors are called alike.
 FIRST = re.compile(r"\.[1-9]\d*\.(?!(?:weight|bias)$)")
 # What llama.cpp's graph does not use, or not for one picture of this size, so that it runs without; a file that lacks
-# it is none of its family all the same, and "no" is right. Gemma 4's fixture has bounds that leave nothing of the blocks.
+# it is none of its family all the same, and "no" is right. Gemma 4's fixture has bounds that leave nothing of blocks.
 UNUSED = {
     "deepseek_ocr": r"v\.patch_embd\.",
     "deepseek_ocr2": r"v\.resample_query_768\.|v\.image_newline",

@@ -105,13 +105,8 @@ def _has_its_keys(file: ClipFile, family: Family) -> Iterator[str]:
 
 def has_no_known_fault(file: ClipFile) -> Iterator[str]:
     """What llama.cpp's own converter has wrong in files of some families, that can be made right."""
-    right = mended(file)
-    yield from (f"clipgguf upgrade mends it: {change}" for change in right.changes)
-    yield from (
-        f"{item.key} is missing, which is {str(item.value).lower()} for all models of the family; "
-        "clipgguf upgrade adds it"
-        for item in right.added
-    )
+    for line in mended(file).lines:
+        yield f"clipgguf upgrade mends it: {line}"
 
 
 def has_grid(file: ClipFile) -> Iterator[str]:

@@ -3,12 +3,13 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from clipgguf.blocks import begun, numbers, sizes_in
 from clipgguf.errors import CheckpointError, ConfigError
-from clipgguf.family import BEGUN, Family, Prefix, Rule, Section, begun, numbers
+from clipgguf.family import BEGUN, Family, Prefix, Rule, Section
 from clipgguf.shape import lengths, shape_of, shape_text, size_name
 from clipgguf.sources import File, Folder
 from clipgguf.tensor import DTYPES, Joined, Tensor, View
@@ -59,15 +60,10 @@ class Match:
     used: set[str] = field(default_factory=set)
     # Of the sections that have as many blocks as are begun: their numbers by what stands in front.
     begun: dict[str, set[int]] = field(default_factory=dict)
-    layers: set[str] = field(init=False)
     problems: list[str] = field(default_factory=list)
     outputs: tuple[Output, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Take note of the layers that the checkpoint has tensors of."""
-        self.layers = {name.rpartition(".")[0] for name in self.tensors}
 
     @property
     def all_values(self) -> Mapping[str, Any]:
@@ -84,7 +80,8 @@ class Match:
         family = self.family
         bound = {value.name for value in family.all_values if not value.told_by_tensor}
         self.sizes |= {name: value for name, value in self.values.items() if name in bound and type(value) is int}
-        self.origins |= dict.fromkeys(self.sizes, self.config_name)
+        lists = {name for name, value in self.values.items() if isinstance(value, list)}
+        self.origins |= dict.fromkeys((*self.sizes, *lists), self.config_name)
         if not self.tensors:
             parts = " and ".join(family.parts)
             raise CheckpointError(f"{self.where}: no file has a tensor of the {parts} tower of {family.title}")
@@ -140,14 +137,16 @@ class Match:
             return
         ours = numbers(section, self.family, self.all_values)
         stored = self.sizes[self.family.size(section.part, section.stored)] if section.stored else len(ours)
-        self.problems.extend(self._now_and_then(section, starts, stored))
+        self.problems.extend(self._now_and_then(section, starts, ours if section.same_numbers else range(stored)))
         for number, our_number in enumerate(ours):
-            begins = [start.replace("{}", str(number)) for start in starts]
+            theirs = our_number if section.same_numbers else number
+            begins = [start.replace("{}", str(theirs)) for start in starts]
             if number >= stored:
                 # Left out, so that it need not be there.
                 tails = [tail for rule in section.rules for tail in rule.theirs.split("|")]
                 self.used.update(start + tail for start in begins for tail in tails)
                 continue
+            self.sizes |= sizes_in(our_number, self.values)
             found = [output for rule in section.rules_of(our_number) for output in self._rule(rule, section, begins)]
             if section.order:
                 found.sort(key=lambda output: section.order.index(output.name))
@@ -171,21 +170,40 @@ class Match:
                     f"{start.replace('{}', str(max(there))) + '*'!r} all should be there"
                 )
 
-    def _now_and_then(self, section: Section, starts: list[str], stored: int) -> Iterator[str]:
+    def _now_and_then(self, section: Section, starts: list[str], numbers: Sequence[int]) -> Iterator[str]:
         """Yield what is wrong with optional tensors that some of a section's blocks have and others have not."""
-        for rule in section.rules if stored > 1 else ():
+        for rule in section.rules if len(numbers) > 1 else ():
             if not rule.optional:
                 continue
             names = [
                 [start.replace("{}", str(number)) + theirs for start in starts for theirs in rule.theirs.split("|")]
-                for number in range(stored)
+                for number in numbers
             ]
             missing = [spellings[0] for spellings in names if not self.tensors.keys() & spellings]
-            if 0 < len(missing) < stored:
+            if 0 < len(missing) < len(numbers):
                 yield f"{self.where}: no file has tensor {missing[0]!r}, which other blocks have"
 
+    def _stack(self, rule: Rule, section: Section, starts: list[str]) -> Iterator[Output]:
+        """Yield the tensor that several become, named as after the section's prefix."""
+        count = self.sizes[self.family.size(section.part, rule.stack)]
+        tensors = f"tensors {starts[0] + rule.theirs!r}"
+        if count > len(self.tensors):
+            has = f"the whole checkpoint has {len(self.tensors):,}"
+            self.problems.append(f"{self.where}: {self.config_name} asks for {count:,} {tensors}, {has}")
+            return
+        rules = [replace(rule, theirs=rule.theirs.replace("{}", str(number)), stack="") for number in range(count)]
+        found = [output for one in rules for output in self._rule(one, section, starts)]
+        views = tuple(output.source for output in found if isinstance(output.source, View))
+        if len(dtypes := sorted({view.dtype for view in views})) > 1:
+            self.problems.append(f"{views[0].file}: {tensors} are of several types, {', '.join(dtypes)}")
+        elif views and len(views) == count:
+            yield Output(found[0].name, Joined(views), (count, *found[0].shape))
+
     def _rule(self, rule: Rule, section: Section, starts: list[str]) -> Iterator[Output]:
-        """Yield what becomes of one rule's tensor, named as after the section's prefix."""
+        """Yield what becomes of one rule's tensor, or of those that it stacks, named as after the section's prefix."""
+        if rule.stack:
+            yield from self._stack(rule, section, starts)
+            return
         names = [start + theirs for start in starts for theirs in rule.theirs.split("|")]
         name = next((name for name in names if name in self.tensors), None)
         if name is None and rule.otherwise is not None:
@@ -195,8 +213,10 @@ class Match:
         known = self.family.sizes_of(pattern.stored, section.part, self.sizes)
         if name is None:
             if not rule.optional:
-                # Of several spellings the one that the same layer's other tensors have.
-                likely = next((name for name in names if name.rpartition(".")[0] in self.layers), names[0])
+                # Of several spellings the one of which a weight or a bias is there.
+                layers = ((name, name.rpartition(".")[0]) for name in names)
+                beside = (name for name, layer in layers if self.tensors.keys() & {f"{layer}.weight", f"{layer}.bias"})
+                likely = next(beside, names[0])
                 self.problems.append(
                     f"{self.where}: no file has tensor {likely!r}, {self.config_name} asks for it with shape "
                     f"{shape_text(shape_of(pattern.stored, known))}"

@@ -1,5 +1,6 @@
 """How many tokens a picture becomes: what inspect says, and how many features the real llama.cpp makes of one."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ IMAGE = "clip.vision.image_size"
 # The sides of fixtures' images that llama.cpp makes larger, since it has a least number of tokens, and larger ones.
 SMALL = {"glm4v": 112, "glm5_next": 112, "minimax_m3": 112, "mistral": 112, "pixtral--mistral3": 112}
 # The images are of any size, or are no whole number of tokens; DeepSeek-V4's have others among them.
-UNTOLD = {"deepseek_v4_vision", "dots_ocr", "gemma4", "gemma4_unified", "youtu_vl"}
+UNTOLD = {"deepseek_v4_vision", "dots3_note", "dots_ocr", "gemma4", "gemma4_unified", "mimo_v2", "youtu_vl"}
 # The whole picture, and one tile that has a token after each of two rows.
 GRANITE = {"granite4_vision": [4 + 4 + 2]}
 
@@ -88,3 +89,11 @@ def test_the_table_shows_it(tmp_path: Path, run: Run) -> None:
     shown = " ".join(run("inspect", convert(model, tmp_path / "x.gguf").path).stdout.split())
     assert "patches to a token 4" in shown
     assert "tokens of an image 400" in shown
+
+
+@pytest.mark.parametrize("module", sorted({fixture.module for fixture in fixtures()}))
+def test_every_family_says_how_many(module: str) -> None:
+    family = importlib.import_module(f"clipgguf.families.{module}").FAMILY
+    # These two have a number of their own, whatever the patches.
+    assert family.merge or module in ("gemma3n", "minicpmv")
+    assert type(family.merge) is int or not family.merge or any(family.merge == value.name for value in family.values)

@@ -17,7 +17,9 @@ FEATURE_LAYER, PROJECTOR_TYPE = KEYS["vision.feature_layer"].key, KEYS["projecto
 # in all (``load_hparams`` in tools/mtmd/clip.cpp).
 _TAKEN: Mapping[str, tuple[str, ...]] = {
     "minicpmv_version": (),
-    "vision.merge": (),
+    "vision.merge": (
+        *("glm5_next", "hunyuan_vl", "ling3_vl", "mimo_v2", "minimax_m3", "muse_glimmer", "qwen3_vl", "youtu_vl"),
+    ),
     "vision.min_tiles": (),
     "vision.max_tiles": (),
     "vision.preproc_image": (),

@@ -205,6 +205,19 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True)
+class Mends:
+    """What ``clipgguf upgrade`` makes right in files of llama.cpp's own converter.
+
+    ``renamed`` are parts of tensors' names, as they are and as readers want them; ``reshaped`` ends of names, and how
+    axes of length 1 are added, "n -> n 1 1"; ``added`` values by short name that all models of the family have alike.
+    """
+
+    renamed: tuple[tuple[str, str], ...] = ()
+    reshaped: tuple[tuple[str, str], ...] = ()
+    added: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """A family of models, whole.
 
@@ -214,6 +227,9 @@ class Family:
     even opened; ``ignored`` of those that are opened all the same, ``noted`` with a line for the user where any is
     there. ``shared`` are sizes that all parts have in common. ``layouts`` are other sections that make the same file,
     of checkpoints with other names and shapes.
+    ``merge`` is how many patches, along one side, become one token: the number, or the value that is it. ``tokens``
+    gives how many tokens a picture becomes, of so many along a side and of the file's values; 0 where that is not told.
+    ``mends`` are faults of the reference's files.
     """
 
     title: str
@@ -230,6 +246,9 @@ class Family:
     file_prefix: str = "mmproj-"
     description: str = ""
     layouts: tuple[tuple[Section, ...], ...] = ()
+    merge: int | str = ""
+    tokens: Callable[[int, Mapping[str, Any]], int] = lambda side, _: side**2
+    mends: Mends = Mends()
 
     def in_layout_of(self, names: Mapping[str, Any]) -> "Family":
         """Return the family with the sections of which a checkpoint has most landmarks, by its tensors' names."""

@@ -7,7 +7,9 @@ from pathlib import Path
 from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.clip_file import ClipFile
 from clipgguf.errors import shown
+from clipgguf.holding import values_of
 from clipgguf.options import PathLike
+from clipgguf.picture import merge_of, tokens_of
 from clipgguf.readers import Verdict, verdicts
 from clipgguf.tensor import View
 
@@ -22,7 +24,9 @@ class TowerSummary:
     ``name`` is "text" or "vision", ``family`` "CLIP", "SigLIP" or another family's title. ``blocks`` is what the
     metadata says, ``blocks_stored`` of how many there are tensors, ``blocks_run`` how many are meant to run: fewer,
     where a projector takes the features of an earlier layer. Image and patch sizes are in pixels, for the vision tower
-    only, and ``context_length`` and ``vocabulary`` in tokens, for the text tower.
+    only, and ``context_length`` and ``vocabulary`` in tokens, for the text tower. ``merge`` is how many patches along
+    one side become one token, ``tokens`` how many tokens of a language model a picture of ``image_size``, or a tile,
+    becomes; None also where pictures have any size.
     """
 
     name: str
@@ -36,6 +40,8 @@ class TowerSummary:
     blocks_run: int | None
     image_size: int | None = None
     patch_size: int | None = None
+    merge: int | None = None
+    tokens: int | None = None
     context_length: int | None = None
     vocabulary: int | None = None
 
@@ -132,7 +138,9 @@ def _found(file: ClipFile) -> str:
 def _tower(file: ClipFile, part: str) -> TowerSummary:
     is_vision = part == "vision"
     name = "SigLIP" if is_vision and file.is_siglip else "CLIP"
-    tokens = None if is_vision else file.value("text.tokens")
+    vocabulary = None if is_vision else file.value("text.tokens")
+    family = file.family if is_vision else None
+    values = values_of(family, file.items) if family else {}
     return TowerSummary(
         name=part,
         family=name if file.module in ("clip", "llava") else file.family.title if file.family else None,
@@ -145,8 +153,10 @@ def _tower(file: ClipFile, part: str) -> TowerSummary:
         blocks_run=file.blocks_wanted if is_vision else file.value("text.blocks"),
         image_size=file.value("vision.image") if is_vision else None,
         patch_size=file.value("vision.patch") if is_vision else None,
+        merge=merge_of(family, values) if family else None,
+        tokens=tokens_of(family, values) if family else None,
         context_length=None if is_vision else file.value("text.positions"),
-        vocabulary=None if tokens is None else len(tokens),
+        vocabulary=None if vocabulary is None else len(vocabulary),
     )
 
 

@@ -1,4 +1,7 @@
-"""Add to mmproj files what llama.cpp asks for since they were written: new metadata, the same tensors."""
+"""Make old mmproj files right: what llama.cpp asks for since they were written, and faults of its own converter.
+
+Metadata is added, and some tensors get another name or shape; their bytes stay what they are.
+"""
 
 import os
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ from clipgguf.destination import output_path
 from clipgguf.errors import CheckpointError, OutputError, shown
 from clipgguf.families.llava_projectors import KINDS
 from clipgguf.keys import KEYS
+from clipgguf.mending import mended
 from clipgguf.options import PathLike
 from clipgguf.planning import Plan, PlannedTensor
 from clipgguf.writer import Progress, write_plan
@@ -17,10 +21,14 @@ from clipgguf.writer import Progress, write_plan
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """What an upgrade did: the file that is now right, and the metadata that it lacked, as "key = value" lines."""
+    """What an upgrade did: the file that is now right, and the metadata that it lacked, as "key = value" lines.
+
+    ``changed`` are lines about tensors that have another name or shape now.
+    """
 
     path: Path
     added: tuple[str, ...]
+    changed: tuple[str, ...] = ()
 
 
 def upgrade(
@@ -30,34 +38,45 @@ def upgrade(
     feature_layer: int | None = None,
     progress: Progress | None = None,
 ) -> Upgrade:
-    """Add what today's llama.cpp needs to an mmproj file: ``clip.projector_type`` and ``clip.vision.feature_layer``.
+    """Make an mmproj file right that today's llama.cpp refuses, or computes something else from.
 
-    Both are told from the tensors, whose bytes stay what they are. After how many of the blocks that are stored the
-    projector takes the features can only be told for CLIP's own towers: for others ``feature_layer`` says it.
+    To LLaVA's files ``clip.projector_type`` and ``clip.vision.feature_layer`` are added, as the tensors tell them.
+    After how many of the blocks that are stored the projector takes the features can only be told for CLIP's own
+    towers: for others ``feature_layer`` says it. Files of other families are rid of those faults of llama.cpp's own
+    converter that their family's table has. The tensors' bytes stay what they are.
 
     ``output`` is a file if it ends in ``.gguf``, else a directory; without it the old file is replaced, when the new
     one is complete, and not touched when nothing is lacking. It keeps its mode and its owner, and a symbolic link stays
-    one. Raises CheckpointError when the file is no mmproj of CLIP or does not tell its layer, OutputError when the new
-    one cannot be written or the old one is read-only; ValueError for a ``feature_layer`` below 1.
+    one. Raises CheckpointError when the file is no mmproj that could lack anything or does not tell its layer,
+    OutputError when the new one cannot be written or the old one is read-only; ValueError for a ``feature_layer`` below
+    1.
     """
     if feature_layer is not None and feature_layer < 1:
         raise ValueError(f"feature_layer is {feature_layer}, should be the number of blocks to run, at least 1")
     source = Path(old)
     file = ClipFile.read(source)
-    added = _missing(file, feature_layer)
+    right = mended(file)
+    added = right.added
+    if not (right.added or right.changes):
+        added = tuple(_missing(file, feature_layer))
+    elif feature_layer is not None:
+        assert file.family is not None
+        raise CheckpointError(f"{source}: is an mmproj for {file.family.title}, --feature-layer is for LLaVA's")
+    _refuse_empty_arrays(file)
     path = source if output is None else output_path(source.parent, output, source.name, {})
     in_place = output is None or (path.exists() and path.samefile(source))
-    if not added and in_place:
+    if not (added or right.changes) and in_place:
         return Upgrade(source, ())
     if in_place and not (source.stat().st_mode & 0o222 and os.access(source, os.W_OK)):
         # It is meant to stay as it is; the system would have it replaced all the same.
         raise OutputError(f"{source}: is read-only, so it is not replaced; -o writes the new file elsewhere")
     metadata = (*(item for item in file.file.metadata if item.key != ARCHITECTURE), *added)
-    tensors = tuple(map(PlannedTensor.copy_of, file.file.tensors))
+    tensors = tuple(map(PlannedTensor.copy_of, right.tensors))
     plan = Plan(path.name, metadata, tensors, warnings=(), notes=())
     # Of a symbolic link, as the Hugging Face cache is made of, what it leads to is replaced.
     write_plan(plan, path.resolve() if in_place else path, progress=progress)
-    return Upgrade(path, tuple(f"{item.key} = {item.value[0] if item.is_array else item.value}" for item in added))
+    lines = tuple(f"{item.key} = {item.value[0] if item.is_array else item.value}" for item in added)
+    return Upgrade(path, lines, right.changes)
 
 
 def _missing(file: ClipFile, feature_layer: int | None) -> "list[MetadataItem]":
@@ -65,16 +84,19 @@ def _missing(file: ClipFile, feature_layer: int | None) -> "list[MetadataItem]":
     path = file.file.source
     if reason := _why_not(file):
         raise CheckpointError(f"{path}: is no mmproj of a CLIP tower that could be upgraded: {reason}")
-    # The writer, gguf-py's, takes no empty array.
-    CheckpointError.raise_all(
-        f"{path}: metadata key {shown(item.key)} is an empty array, which cannot be written again"
-        for item in file.file.metadata
-        if item.is_array and not item.value
-    )
     assert file.kind is not None
     missing = [] if file.projector_types else [KEYS["projector"].item(file.kind.projector_type)]
     layer = _layer(file, feature_layer)
     return missing if layer is None else [*missing, KEYS["vision.feature_layer"].item([layer])]
+
+
+def _refuse_empty_arrays(file: ClipFile) -> None:
+    """Raise CheckpointError for metadata that gguf-py's writer does not take."""
+    CheckpointError.raise_all(
+        f"{file.file.source}: metadata key {shown(item.key)} is an empty array, which cannot be written again"
+        for item in file.file.metadata
+        if item.is_array and not item.value
+    )
 
 
 def _why_not(file: ClipFile) -> str | None:

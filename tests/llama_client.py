@@ -54,6 +54,7 @@ _RMS_EPSILON = 1e-5
 _CONTEXT_LENGTH = 8192
 # An assertion is not written by the logger's thread, and so may land in the middle of a line of the log.
 _MISMATCH = re.compile(r"mismatch between text model \(n_embd = \d+\) and mmproj \(n_embd = (\d+)\)")
+_FEATURES = re.compile(r"Shape: \[\d+, (\d+)\]")
 _FAILURE = re.compile(r"^[\d.]+ E |\.(?:c|cc|cpp|h):\d+: |^terminate called|^\s*what\(\):")
 
 
@@ -79,6 +80,11 @@ class ClientResult:
     def errors(self) -> list[str]:
         """The lines of the log that say what went wrong: logged as errors, assertions, C++ exceptions."""
         return [line.strip() for line in self.log.splitlines() if _FAILURE.search(line)]
+
+    @property
+    def features(self) -> list[int]:
+        """How many tokens each part of the image gave that went through the tower at once: tiles, and the whole."""
+        return [int(count) for count in _FEATURES.findall(self.log)]
 
 
 def is_available() -> bool:

@@ -268,6 +268,8 @@ DISPENSABLE = {
     "clip.vision.projector.scale_factor",
     "clip.vision.preproc_min_tiles",
     "clip.vision.preproc_max_tiles",
+    "clip.has_text_encoder",
+    "clip.has_minicpmv_projector",
 }
 # Keys without which a reader takes something else, so that a tensor is what does not fit.
 CONTRADICTED = {"clip.vision.spatial_merge_size": "mm.patch_merger.weight"}

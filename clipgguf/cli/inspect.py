@@ -115,6 +115,8 @@ def _tower_text(tower: "TowerSummary") -> str:
         ("vocabulary", tower.vocabulary),
         ("image", tower.image_size),
         ("patch", tower.patch_size),
+        ("patches to a token", tower.merge and tower.merge**2),
+        ("tokens of an image", tower.tokens),
     ]
     sizes = ", ".join(f"{what} {number:,}" for what, number in known if number is not None)
     return f"{tower.family}; {sizes}" if tower.family else sizes

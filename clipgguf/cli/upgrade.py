@@ -8,7 +8,7 @@ from clipgguf.cli.output import message, progress_bar, show_path
 
 
 def upgrade_command(
-    old: Annotated[str, typer.Argument(metavar="OLD.gguf", help="An mmproj file that a script wrote.")],
+    old: Annotated[str, typer.Argument(metavar="OLD.gguf", help="An mmproj file that a script of llama.cpp's wrote.")],
     output: Annotated[
         str | None,
         typer.Option(
@@ -29,16 +29,20 @@ def upgrade_command(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no word on what was done.")] = False,
 ) -> None:
-    """Add the metadata that today's llama.cpp needs to an mmproj file of a CLIP tower, and change no tensor.
+    """Make an mmproj file right that today's llama.cpp refuses or computes wrongly, and change no tensor's bytes.
 
     Files from before have no clip.projector_type, and are refused; nor do they say with clip.vision.feature_layer how
-    many blocks of the tower to run, and one too few is run. How many is known for CLIP's own towers. The file that is
-    replaced keeps its mode and owner. Its path is all that goes to standard output.
+    many blocks of the tower to run, and one too few is run. How many is known for CLIP's own towers. Files of Llama 4,
+    Gemma 3n, Gemma 4 and CogVLM that llama.cpp's own converter wrote are rid of its faults: a norm of another name,
+    scales of another shape, an activation that is missing.
+
+    The file that is replaced keeps its mode and owner. Its path is all that goes to standard output.
     """
     from clipgguf.upgrading import upgrade
 
     with progress_bar(quiet) as progress:
         result = upgrade(old, output, feature_layer=feature_layer, progress=progress)
     if not quiet:
-        message(f"added {' and '.join(result.added)}" if result.added else "nothing was needed")
+        done = [*([f"added {' and '.join(result.added)}"] if result.added else []), *result.changed]
+        message("; ".join(done) if done else "nothing was needed")
     show_path(result.path)

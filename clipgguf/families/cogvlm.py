@@ -7,7 +7,7 @@ convolution besides, which no reader knows.
 
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, statistics
-from clipgguf.family import Family, Prefix, Rule, Section, Value, linear, norm
+from clipgguf.family import Family, Mends, Prefix, Rule, Section, Value, linear, norm
 
 TOWER = Prefix("patch_embedding.proj.weight", "model.vision.")
 
@@ -66,5 +66,9 @@ FAMILY = Family(
             ),
         ),
     ),
+    mends=Mends(added=(("gelu", True),)),
+    merge=1,
+    # One before them and one after, both of the model's own.
+    tokens=lambda side, _: side**2 + 2,
     left_out=LANGUAGE_MODEL,
 )

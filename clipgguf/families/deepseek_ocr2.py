@@ -75,6 +75,10 @@ FAMILY = Family(
             ),
         ),
     ),
+    # By SAM's convolutions.
+    merge=4,
+    # With one after all. Any picture larger than a tile is cut into tiles besides, of 144 each.
+    tokens=lambda side, _: side**2 + 1,
     left_out=LANGUAGE_MODEL,
     types=SAM_TYPES,
 )

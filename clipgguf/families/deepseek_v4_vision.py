@@ -80,5 +80,8 @@ FAMILY = Family(
             ),
         ),
     ),
+    merge="vision.scale",
+    # Others stand among them, of which some depend on what is before the picture in the prompt.
+    tokens=lambda *_: 0,
     left_out=(r"(model\.)?(layers|mtp|embed|embed_tokens|norm|head|lm_head|hc_head)[._]",),
 )

@@ -154,6 +154,7 @@ FAMILY = Family(
             ),
         ),
     ),
+    merge="vision.merge",
     left_out=(*LANGUAGE_MODEL, r"model\.mtp\."),
     noted=((r"audio_encoder\.", "{count} tensors of the audio part are left out"),),
     # Experts' scores are often almost the same, so that rounding would choose others.

@@ -65,5 +65,6 @@ FAMILY = Family(
             ),
         ),
     ),
+    merge="vision.scale",
     left_out=LANGUAGE_MODEL,
 )

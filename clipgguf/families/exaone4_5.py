@@ -35,5 +35,6 @@ FAMILY = Family(
         settled("vision_config.hidden_act", "silu"),
     ),
     sections=sections(linear("attn.qkv", "attn_qkv", "qkv_rows", "width")),
+    merge=2,
     left_out=(*LANGUAGE_MODEL, r"mtp\."),
 )

@@ -54,6 +54,7 @@ FAMILY = Family(
         Section(TOWER + "encoder.layers.{}.", "v.blk.{}.", MODERN_BLOCK, times="blocks"),
         Section(TOWER, "v.", POST_NORM),
     ),
+    merge="vision.scale",
     left_out=(r"(model\.)?language_model\.", r"lm_head\.", SIGLIP_HEAD),
     types=(Types("mm.input_projection.weight", F16), Types("v.patch_embd.weight", F32)),
 )

@@ -7,7 +7,7 @@ is longer than other tables for the parts that blocks are made of.
 
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD
 from clipgguf.families.gemma4 import AUDIO
-from clipgguf.family import BEGUN, F16, F32, Family, Prefix, Rule, Section, Types, Value
+from clipgguf.family import BEGUN, F16, F32, Family, Mends, Prefix, Rule, Section, Types, Value
 from clipgguf.inputs import Inputs, checked
 
 TOWER = Prefix("timm_model.conv_stem.conv.weight", "model.vision_tower.") + "timm_model."
@@ -114,6 +114,9 @@ FAMILY = Family(
             ),
         ),
     ),
+    mends=Mends(reshaped=((".layer_scale.gamma", "n -> n 1 1"),)),
+    # So llama.cpp counts them; the tower gives 16 by 16 features, whatever the image's size.
+    tokens=lambda _, values: int(values["vision.image"] // values["vision.patch"]),
     left_out=LANGUAGE_MODEL,
     noted=(AUDIO,),
     types=(

@@ -6,7 +6,7 @@ longer than other tables for the bounds that each linear layer may have.
 
 from clipgguf.config import ImageStatistics
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, statistics
-from clipgguf.family import Family, Prefix, Rule, Section, Value, norm
+from clipgguf.family import Family, Mends, Prefix, Rule, Section, Value, norm
 
 TOWER = Prefix("patch_embedder.input_proj.weight", "model.vision_tower.")
 PROJECTOR = Prefix("embed_vision.embedding_projection.weight", "model.")
@@ -103,6 +103,10 @@ FAMILY = Family(
             times="standardize",
         ),
     ),
+    merge="vision.scale",
+    mends=Mends(added=(("gelu", True),)),
+    # Pictures have any size.
+    tokens=lambda *_: 0,
     left_out=LANGUAGE_MODEL,
     noted=(AUDIO,),
 )

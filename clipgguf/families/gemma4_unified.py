@@ -57,6 +57,9 @@ FAMILY = Family(
             ),
         ),
     ),
+    merge="vision.scale",
+    # Pictures have any size.
+    tokens=lambda *_: 0,
     left_out=LANGUAGE_MODEL,
     noted=(AUDIO,),
 )

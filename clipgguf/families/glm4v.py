@@ -79,5 +79,6 @@ FAMILY = Family(
         *VALUES,
     ),
     sections=SECTIONS,
+    merge=2,
     left_out=LANGUAGE_MODEL,
 )

@@ -35,5 +35,6 @@ FAMILY = Family(
         Value("vision.max_pixels", of=lambda v: v["max_tokens"] * token_area(v)),
     ),
     sections=SECTIONS,
+    merge="vision.merge",
     left_out=LANGUAGE_MODEL,
 )

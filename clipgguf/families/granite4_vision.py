@@ -124,6 +124,7 @@ FAMILY = Family(
         Value("rate", "downsample_rate", kind=str),
         Value("vision.query_side", of=lambda v: sides(v)[0]),
         Value("vision.window_side", of=lambda v: sides(v)[1]),
+        Value("patches_per_token", of=lambda v: v["vision.window_side"] // v["vision.query_side"]),
         Value("text_blocks", "text_config.num_hidden_layers", 32),
         Value("deepstack", "deepstack_layer_map", []),
         Value("spatial", "spatial_target_layers", [12, 15, 18, 21], kind=INTEGERS),
@@ -144,5 +145,7 @@ FAMILY = Family(
         Section(TOWER + "encoder.layers.{}.", "v.blk.{}.", MODERN_BLOCK, times="blocks"),
         Section(TOWER, "v.", POST_NORM),
     ),
+    # Of one tile; the picture cut into tiles has one after each row besides.
+    merge="patches_per_token",
     left_out=(*LANGUAGE_MODEL, SIGLIP_HEAD),
 )

@@ -88,6 +88,9 @@ FAMILY = Family(
             ),
         ),
     ),
+    merge="vision.merge",
+    # With one after each row, one before all and one after.
+    tokens=lambda side, _: side * (side + 1) + 2,
     left_out=LANGUAGE_MODEL,
     types=(Types("mm.[02].weight", F32, in_f16=F16),),
 )

@@ -44,6 +44,7 @@ FAMILY = Family(
         Section(TOWER + "encoder.layers.{}.", "v.blk.{}.", MODERN_BLOCK, times="blocks"),
         Section(TOWER, "v.", POST_NORM),
     ),
+    merge="vision.scale",
     left_out=(*LANGUAGE_MODEL, r"(model\.)?text_model\."),
     types=(Types("v.patch_embd.weight", F32),),
 )

@@ -132,6 +132,7 @@ FAMILY = Family(
     ),
     sections=sections(own=True),
     layouts=(sections(own=False),),
+    merge="vision.scale",
     left_out=LANGUAGE_MODEL,
     # Only for training.
     ignored=(r".*embeddings\.mask_token$",),

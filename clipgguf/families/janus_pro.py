@@ -51,5 +51,6 @@ FAMILY = Family(
         ),
         Section(TOWER, "v.", POST_NORM),
     ),
+    merge=1,
     left_out=(*LANGUAGE_MODEL, r"(model\.)?(vqmodel|generation_(embeddings|aligner|head))\."),
 )

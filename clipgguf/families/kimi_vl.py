@@ -40,5 +40,6 @@ FAMILY = Family(
         Section(TOWER + "encoder.", "v.", POST_NORM),
         Section("multi_modal_projector.|model.multi_modal_projector.", "mm.", MERGER),
     ),
+    merge="vision.scale",
     left_out=LANGUAGE_MODEL,
 )

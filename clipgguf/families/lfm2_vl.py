@@ -70,5 +70,6 @@ FAMILY = Family(
         Section(TOWER + "encoder.layers.{}.", "v.blk.{}.", MODERN_BLOCK, times="layers", stored="blocks"),
         Section(TOWER, "v.", POST_NORM),
     ),
+    merge="vision.scale",
     left_out=(*LANGUAGE_MODEL, SIGLIP_HEAD),
 )

@@ -13,5 +13,6 @@ FAMILY = Family(
     base=MTMD,
     values=VALUES,
     sections=SECTIONS,
+    merge="vision.merge",
     left_out=LANGUAGE_MODEL,
 )

@@ -45,5 +45,6 @@ FAMILY = Family(
             ),
         ),
     ),
+    merge="vision.merge",
     left_out=(*LANGUAGE_MODEL, r"model\.word_embeddings\.", r"mtp\."),
 )

@@ -10,7 +10,7 @@ from typing import Any
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.errors import shown
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, statistics
-from clipgguf.family import Family, Prefix, Rule, Section, Value, linear, norm
+from clipgguf.family import Family, Mends, Prefix, Rule, Section, Value, linear, norm
 
 TOWER = Prefix("patch_embedding.linear.weight", "vision_model.")
 PROJECTOR = Prefix("linear_1.weight", "multi_modal_projector.")
@@ -84,5 +84,8 @@ FAMILY = Family(
             ),
         ),
     ),
+    # llama.cpp's converter takes the second norm for Gemma 4's norm after attention, which has its name in checkpoints.
+    mends=Mends(renamed=((".attn_post_norm.", ".ln2."),)),
+    merge="vision.scale",
     left_out=LANGUAGE_MODEL,
 )

@@ -84,6 +84,8 @@ def llava_family(
             Section(TOWER + "encoder.layers.{}.", "v.blk.{}.", block, times="layers", stored="blocks"),
             *(() if is_siglip else (_PROJECTION,)),
         ),
+        # MobileVLM's projectors halve the sides. The class token is left out.
+        merge=1 if kind.projector_type == "mlp" else 2,
     )
 
 

@@ -81,6 +81,7 @@ FAMILY = Family(
             (*linear("0", "0", "merged", "merged'"), *linear("2", "2", "projection", "merged")),
         ),
     ),
+    merge="vision.merge",
     left_out=(*LANGUAGE_MODEL, r"model\.mtp\.", r"mtp\."),
     noted=((r"(speech_embeddings|audio_encoder)\.", "{count} tensors of the audio part are left out"),),
 )

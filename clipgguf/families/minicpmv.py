@@ -126,6 +126,7 @@ FAMILY = Family(
         Section(TOWER + "encoder.layers.{}.", "v.blk.{}.", SCRIPT_BLOCK, times="blocks"),
         Section(TOWER, "v.", POST_NORM),
     ),
+    tokens=lambda _, values: int(values["minicpmv_queries"]),
     left_out=(*LANGUAGE_MODEL, r"llm\.", r"vpm\.head\."),
     noted=(
         (r"(apm|audio_projection_layer|audio_avg_pooler|tts)\.", "{count} tensors of the audio parts are left out"),

@@ -102,5 +102,6 @@ FAMILY = Family(
             stored="mergers_written",
         ),
     ),
+    merge="vision.scale",
     left_out=(*LANGUAGE_MODEL, "mtp"),
 )

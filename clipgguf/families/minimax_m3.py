@@ -92,5 +92,6 @@ FAMILY = Family(
             ),
         ),
     ),
+    merge="vision.merge",
     left_out=LANGUAGE_MODEL,
 )

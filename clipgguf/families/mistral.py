@@ -93,5 +93,8 @@ FAMILY = Family(
         ),
         Section("", "v.", (row_end("tok_embeddings.weight"),)),
     ),
+    merge="vision.merge",
+    # With one between rows.
+    tokens=lambda side, _: side * (side + 1) - 1,
     left_out=(r"layers\.", r"norm\.", r"output\."),
 )

@@ -104,5 +104,6 @@ FAMILY = Family(
             ),
         ),
     ),
+    merge="vision.merge",
     left_out=LANGUAGE_MODEL,
 )

@@ -51,6 +51,7 @@ FAMILY = Family(
         Section(TOWER + "encoder.layers.{}.", "v.blk.{}.", MODERN_BLOCK, times="blocks"),
         Section(TOWER, "v.", POST_NORM),
     ),
+    merge=2,
     left_out=(*LANGUAGE_MODEL, SIGLIP_HEAD),
     # Of the published model, whose code does not use it where images are of any size.
     ignored=(r".*\.packing_position_embedding\.weight$",),

@@ -76,5 +76,6 @@ FAMILY = Family(
         ),
         Section(TOWER + "encoder.layers.{}.", "v.blk.{}.", MODERN_BLOCK, times="depth", stored="blocks"),
     ),
+    merge=1,
     left_out=(*LANGUAGE_MODEL, SIGLIP_HEAD, r"(.*\.)?vision_model\.post_layernorm\."),
 )

@@ -82,6 +82,9 @@ FAMILY = Family(
         Value("row_end", lambda inputs: token_id(inputs.directory, "[IMG_BREAK]")),
     ),
     sections=(*SECTIONS, Section(EMBEDDINGS, "v.", (row_end("embed_tokens.weight"),))),
+    merge="vision.merge",
+    # With one between rows.
+    tokens=lambda side, _: side * (side + 1) - 1,
     left_out=(
         r"(model\.)?language_model\.(?!(model\.)?embed_tokens\.)",
         r"(model\.)?lm_head\.",

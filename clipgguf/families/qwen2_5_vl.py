@@ -79,5 +79,6 @@ FAMILY = Family(
         *VALUES,
     ),
     sections=sections(fused_qkv()),
+    merge=2,
     left_out=LANGUAGE_MODEL,
 )

@@ -51,6 +51,7 @@ FAMILY = Family(
             (*linear("0", "0", "merged", "merged'"), *linear("2", "2", "projection", "merged")),
         ),
     ),
+    merge=2,
     left_out=(*LANGUAGE_MODEL, r"llm\."),
     noted=((r"norm\.", "Sarashina2-Vision's norm after the projector is left out: no reader applies it"),),
 )

@@ -101,5 +101,6 @@ FAMILY = Family(
         Value("gelu", default=True),
     ),
     sections=sections(),
+    merge="vision.merge",
     left_out=(*LANGUAGE_MODEL, r"mtp\."),
 )

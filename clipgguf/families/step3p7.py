@@ -91,6 +91,7 @@ FAMILY = Family(
         ),
         Section(PROJECTOR, "mm.", linear("vit_large_projector", "model.fc", "projection", "quarter", bias=False)),
     ),
+    merge="vision.scale",
     left_out=LANGUAGE_MODEL,
     types=(Types("mm.0.weight", F32, in_f16=F16), Types("mm.1.weight", F32, in_f16=F16)),
 )

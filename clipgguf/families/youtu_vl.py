@@ -47,5 +47,6 @@ FAMILY = Family(
             ),
         ),
     ),
+    merge="vision.merge",
     left_out=(*LANGUAGE_MODEL, SIGLIP_HEAD),
 )

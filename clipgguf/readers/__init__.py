@@ -4,9 +4,12 @@ A demand (``clipgguf.readers.demands``) yields a reason for every way in which a
 something else than what the file means, and a doubt for what the file does not tell. A bug of a reader that no file can
 avoid, such as llama.cpp's place for the class token (https://github.com/ggml-org/llama.cpp/issues/25814), is no reason.
 
+llama.cpp may run a file that this says no to where a tensor is missing that its graph does not use, or not for every
+picture: DeepSeek-OCR-2's queries for tiles, Gemma 3n's table of hard tokens. Without them it is no whole file.
+
 Sources: monatis/clip.cpp, ``clip.cpp`` (f4ee24b); SJTU-IPADS/PowerInfer, ``examples/llava/clip.cpp`` (d3ebd7c);
-ggml-org/llama.cpp, ``tools/mtmd/clip.cpp`` and ``tools/mtmd/models/llava.cpp``. ``tests/test_readers.py`` compares the
-last with what llama.cpp does.
+ggml-org/llama.cpp, ``tools/mtmd/clip.cpp`` and ``tools/mtmd/models/llava.cpp``. ``tests/test_readers.py`` and
+``test_readers_families.py`` compare the last with what llama.cpp does.
 """
 
 from collections.abc import Callable, Iterator
@@ -78,6 +81,9 @@ class Reader:
 
 def clip_cpp(file: ClipFile) -> Iterator[str]:
     """What keeps clip.cpp from a file."""
+    if other := mmproj.other_family(file):
+        yield f"it is an mmproj of {other}; clip.cpp reads CLIP's own files only"
+        return
     yield from demands.has_keys(file, OLD)
     yield from demands.has_keys(file, TEXT, "text")
     yield from demands.has_keys(file, VISION, "vision")
@@ -94,6 +100,9 @@ def clip_cpp(file: ClipFile) -> Iterator[str]:
 
 def powerinfer(file: ClipFile) -> Iterator[str]:
     """What keeps PowerInfer from a file."""
+    if other := mmproj.other_family(file):
+        yield f"it is an mmproj of {other}; PowerInfer reads LLaVA's only"
+        return
     yield from demands.has_keys(file, (*OLD, "has_llava"))
     yield from demands.has_keys(file, VISION, "vision")
     yield from demands.has_flag(file, "has_text", False)
@@ -118,13 +127,15 @@ def llama_cpp(file: ClipFile) -> Iterator[str]:
     yield from demands.has_flag(file, "has_vision", True)
     yield from mmproj.has_projector_type(file)
     yield from demands.has_sizes(file, "vision")
+    yield from mmproj.has_no_known_fault(file)
     yield from mmproj.holds_its_table(file)
     yield from mmproj.has_grid(file)
     yield from mmproj.runs_in_llama_cpp(file)
     yield from mmproj.has_no_final_norm(file)
     yield from demands.has_one_activation(file)
     yield from mmproj.has_pinpoints(file)
-    yield from demands.has_types(file, LLAMA_CPP_TYPES, KERNELS, ("v.", PROJECTOR_PREFIX))
+    yield from demands.has_types(file, LLAMA_CPP_TYPES, KERNELS, ("v.", PROJECTOR_PREFIX, "resampler."))
+    yield from mmproj.has_types_of_its_graph(file)
     yield from demands.is_contiguous(file)
 
 

@@ -80,6 +80,7 @@ def has_types(file: ClipFile, matrices: _Types, kernels: _Types, prefixes: tuple
         3: (DEPTHWISE_KERNELS, " as a depthwise convolution's kernel"),
         1: (frozenset({GGMLQuantizationType.F32}), " but for matrices"),
     }
+    taken[0] = taken[1]
     if file.family is not None and not file.family.base.squeezes:
         del taken[3]  # In files of other families, three axes may be those of anything.
     refused: dict[int, dict[str, list[str]]] = {axes: {} for axes in taken}

@@ -1,15 +1,62 @@
 """What readers demand of mmproj files: a projector and a tower that fit, and the blocks that were meant to run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from clipgguf.clip_file import CLASS_EMBEDDING, ClipFile
 from clipgguf.families.llava import LDP_GRID, llava_family
 from clipgguf.families.llava_projectors import KINDS
+from clipgguf.family import Family
 from clipgguf.keys import KEYS
+from clipgguf.mending import mended
 from clipgguf.readers.demands import Doubt, held_to
+from clipgguf.shape import squeeze
 
 FEATURE_LAYER, PROJECTOR_TYPE = KEYS["vision.feature_layer"].key, KEYS["projector"].key
+# The metadata for which llama.cpp takes values of its own where a file lacks them, in the families that are named or
+# in all (``load_hparams`` in tools/mtmd/clip.cpp).
+_TAKEN: Mapping[str, tuple[str, ...]] = {
+    "minicpmv_version": (),
+    "vision.merge": (
+        *("glm5_next", "hunyuan_vl", "ling3_vl", "mimo_v2", "minimax_m3", "muse_glimmer", "qwen3_vl", "youtu_vl"),
+    ),
+    "vision.min_tiles": (),
+    "vision.max_tiles": (),
+    "vision.preproc_image": (),
+    # It goes by the tensors.
+    "vision.is_deepstack": (),
+    "vision.scale": ("minicpmv4_6", "step3p7"),
+    "vision.whole_blocks": ("minicpmv4_6",),
+    "vision.min_pixels": ("hunyuan_vl", "kimi_k25"),
+    "vision.max_pixels": ("hunyuan_vl", "kimi_k25"),
+    "vision.window_pattern": ("exaone4_5",),
+    "vision.window": ("exaone4_5",),
+    "gelu": ("hunyuan_vl", "minimax_m3"),
+}
+# What it does not look for.
+_IGNORED = frozenset({"has_text", "has_minicpmv", "rope_base"})
+# Tensors of several axes that it adds to others, or joins with them, and aborts on in any type but F32. Of the table of
+# positions some families look rows up instead.
+_ADDED = ("v.position_embd.weight", "v.sam.pos_embd.weight", "v.proj_blk.*.img_pos", "resampler.query", "v.class_embd")
+_BY_ROWS = frozenset(
+    {"clip", "deepseek_ocr", "gemma4", "gemma4_unified", "hunyuan_vl", "llava", "minicpmv", "minicpmv4_6"}
+)
+# Gemma 3n's convolutions are others than those of patches: by the end of the name, what they take.
+_CONVOLUTIONS = {
+    "*dw_*.conv.weight": ("F16",),
+    "*.down_conv.weight": ("F16",),
+    "*.conv.weight": ("F16", "F32"),
+    "*.proj.weight": ("F16", "F32"),
+    "*.conv_*.weight": ("F16", "F32"),
+}
 NO_PROJECTOR = "it has no projector (no tensor is called mm.*), so it is no mmproj"
+
+
+def other_family(file: ClipFile) -> str | None:
+    """Return the family of an mmproj that is none of LLaVA's; None for LLaVA's, and for files of CLIP."""
+    if file.architecture not in (None, "clip") or file.module in ("clip", "llava"):
+        return None
+    return file.family.title if file.family else "a family that is not known here"
 
 
 def has_projector_type(file: ClipFile) -> Iterator[str]:
@@ -42,11 +89,27 @@ def holds_its_table(file: ClipFile) -> Iterator[str]:
     elif family is None:
         yield f"its projector is of no known kind; only {', '.join(kind.name for kind in KINDS)} would be run"
     elif is_told:
-        if not file.is_llava:
-            needed = [KEYS[value.name].key for value in family.values if value.name in KEYS and value.unless is None]
-            if missing := [key for key in needed if key.startswith("clip.") and key not in file.items]:
-                yield f"it lacks the metadata {', '.join(missing)}"
+        yield from _has_its_keys(file, family)
         yield from held_to(file, family, "vision")
+
+
+def _has_its_keys(file: ClipFile, family: Family) -> Iterator[str]:
+    """The metadata of the tables, for all of which but LLaVA's llama.cpp looks in its own way."""
+    values = () if file.is_llava else family.values
+    keys = {value.name: KEYS[value.name].key for value in values if value.name in KEYS and value.unless is None}
+    missing = [name for name, key in keys.items() if key.startswith("clip.") and key not in file.items]
+    own = {name for name, modules in _TAKEN.items() if not modules or file.module in modules}
+    if needed := [keys[name] for name in missing if name not in own | _IGNORED]:
+        yield f"it lacks the metadata {', '.join(needed)}"
+    taken = [keys[name] for name in missing if name in own]
+    if taken:
+        yield Doubt(f"it lacks the metadata {', '.join(taken)}, for which it takes values of its own")
+
+
+def has_no_known_fault(file: ClipFile) -> Iterator[str]:
+    """What llama.cpp's own converter has wrong in files of some families, that can be made right."""
+    for line in mended(file).lines:
+        yield f"clipgguf upgrade mends it: {line}"
 
 
 def has_grid(file: ClipFile) -> Iterator[str]:
@@ -102,6 +165,19 @@ def has_room(file: ClipFile, most: int) -> Iterator[str]:
     count = file.value("vision.blocks")
     if file.projector_names and count is not None and count > most:
         yield f"its graph has no room for {count:,} blocks, at most {most} may be stored"
+
+
+def has_types_of_its_graph(file: ClipFile) -> Iterator[str]:
+    """Element types of what a family's graph adds, joins or convolves; of matrices and patches ``has_types`` tells."""
+    for tensor in file.tensors.values() if file.family is not None else ():
+        taken: tuple[str, ...] = ()
+        if len(squeeze(tensor.shape)) > 1 and any(fnmatchcase(tensor.name, pattern) for pattern in _ADDED):
+            is_looked_up = tensor.name == _ADDED[0] and file.module in _BY_ROWS
+            taken = () if is_looked_up else ("F32",)
+        elif file.module == "gemma3n" and len(tensor.shape) == 4:
+            taken = next((types for end, types in _CONVOLUTIONS.items() if fnmatchcase(tensor.name, end)), ())
+        if taken and tensor.dtype not in taken:
+            yield f"it takes {' or '.join(taken)} for {tensor.name!r}, not {tensor.dtype}"
 
 
 def has_no_final_norm(file: ClipFile) -> Iterator[str]:

@@ -8,6 +8,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 
 from clipgguf.clip_file import ClipFile
+from clipgguf.mending import mended
 from clipgguf.options import DEFAULTS, Options, PathLike
 from clipgguf.planning import Plan
 from clipgguf.verification.expected import expected_plan
@@ -159,7 +160,7 @@ def verify(
         tensors=tensors,
         metadata=differences,
         warnings=(*plan.warnings, *infinite),
-        notes=plan.notes + notes,
+        notes=(*plan.notes, *notes, *(f"clipgguf upgrade mends it: {line}" for line in mended(stored).lines)),
     )
 
 

@@ -62,7 +62,7 @@ def compare_metadata(file: ClipFile, plan: Plan) -> tuple[tuple[MetadataDifferen
         else:
             differences += found
     missing = {difference.key for difference in differences if difference.what == "missing"}
-    if missing and missing <= _ADDED_BY_UPGRADE:
+    if missing and missing <= _ADDED_BY_UPGRADE and file.module in ("clip", "llava"):
         notes.append(f"clipgguf upgrade adds {' and '.join(sorted(missing))}")
     known = {item.key for item in expected}
     notes += [f"metadata key {key!r} is one that no conversion writes" for key in file.items if key not in known]

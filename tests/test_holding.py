@@ -7,8 +7,9 @@ import pytest
 
 from clipgguf import ConfigError, plan
 from clipgguf.families.bases import MTMD
-from clipgguf.family import Family, PerModel, Prefix, Section, Value, linear, norm
+from clipgguf.family import Family, PerModel, Prefix, Section, Value
 from clipgguf.holding import hold, values_of
+from clipgguf.layers import linear, norm
 from tests.family_fixtures import fixtures
 
 FAMILY = Family(

@@ -7,8 +7,9 @@ import pytest
 
 from clipgguf import CheckpointError, ConfigError, Options
 from clipgguf.families.bases import MTMD, settled
-from clipgguf.family import SIDE, Family, Prefix, Section, Value, linear
+from clipgguf.family import SIDE, Family, Prefix, Section, Value
 from clipgguf.inputs import Config, Inputs
+from clipgguf.layers import linear
 from clipgguf.model import Model, open_family
 from clipgguf.sources.local import LocalFolder
 from tests.json_files import write_json

@@ -13,8 +13,9 @@ from clipgguf.config import CLIP_STATISTICS, SIGLIP_STATISTICS, ImageStatistics
 from clipgguf.errors import CheckpointError, ConfigError, shown
 from clipgguf.families import tower_tables as tables
 from clipgguf.families.bases import SCRIPT, statistics
-from clipgguf.family import Family, Prefix, Rule, Section, Value, norm
+from clipgguf.family import Family, Prefix, Rule, Section, Value
 from clipgguf.inputs import Config, Inputs, read_values
+from clipgguf.layers import norm
 from clipgguf.matching import refuse_quantized
 from clipgguf.model import Model, matched_model
 from clipgguf.sources import File

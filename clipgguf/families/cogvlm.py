@@ -7,7 +7,8 @@ convolution besides, which no reader knows.
 
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, statistics
-from clipgguf.family import Family, Mends, Prefix, Rule, Section, Value, linear, norm
+from clipgguf.family import Family, Mends, Prefix, Rule, Section, Value
+from clipgguf.layers import linear, norm
 
 TOWER = Prefix("patch_embedding.proj.weight", "model.vision.")
 

@@ -9,8 +9,9 @@ from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.gemma3 import patches_per_token
 from clipgguf.families.sam_tables import SAM_SECTIONS, SAM_TYPES, SAM_VALUES
 from clipgguf.families.tower_tables import CLIP_EMBEDDINGS, TOWER
-from clipgguf.family import F32, Family, Prefix, Rule, Section, Types, Value, linear, norm
+from clipgguf.family import F32, Family, Prefix, Rule, Section, Types, Value
 from clipgguf.inputs import Inputs
+from clipgguf.layers import linear, norm
 
 PROJECTOR = Prefix("view_seperator", "model.")  # "seperator": so it stands in every checkpoint.
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import MTMD, statistics
-from clipgguf.family import Family, Prefix, Rule, Section, Value, linear, norm
+from clipgguf.family import Family, Prefix, Rule, Section, Value
+from clipgguf.layers import linear, norm
 
 TOWER = Prefix("patch_embed.proj.weight", "vision.")
 # What readers have built in.

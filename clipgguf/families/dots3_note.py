@@ -11,8 +11,9 @@ from typing import Any
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.errors import ConfigError, shown
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
-from clipgguf.family import F32, INTEGERS, Family, Prefix, Rule, Section, Types, Value, linear, norm
+from clipgguf.family import F32, INTEGERS, Family, Prefix, Rule, Section, Types, Value
 from clipgguf.inputs import Inputs, checked
+from clipgguf.layers import linear, norm
 
 TOWER = Prefix("patch_embed.proj.weight", "vision_encoder.")
 

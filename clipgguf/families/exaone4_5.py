@@ -8,7 +8,8 @@ from typing import Any
 
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled
 from clipgguf.families.qwen2_5_vl import VALUES, sections
-from clipgguf.family import Family, Value, linear
+from clipgguf.family import Family, Value
+from clipgguf.layers import linear
 
 
 def qkv_rows(values: Mapping[str, Any]) -> int:

@@ -6,7 +6,8 @@ longer than other tables for the bounds that each linear layer may have.
 
 from clipgguf.config import ImageStatistics
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, statistics
-from clipgguf.family import Family, Mends, Prefix, Rule, Section, Value, norm
+from clipgguf.family import Family, Mends, Prefix, Rule, Section, Value
+from clipgguf.layers import norm
 
 TOWER = Prefix("patch_embedder.input_proj.weight", "model.vision_tower.")
 PROJECTOR = Prefix("embed_vision.embedding_projection.weight", "model.")

@@ -14,7 +14,8 @@ from clipgguf.errors import shown
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.llava_settings import HF_DEFAULT_PINPOINTS
 from clipgguf.families.tower_tables import MODERN_BLOCK, POST_NORM, SIGLIP_EMBEDDINGS, SIGLIP_HEAD, TOWER
-from clipgguf.family import INTEGERS, Family, Prefix, Rule, Section, Value, linear, norm
+from clipgguf.family import INTEGERS, Family, Prefix, Rule, Section, Value
+from clipgguf.layers import linear, norm
 
 PROJECTOR = Prefix("image_newline", "model.")
 

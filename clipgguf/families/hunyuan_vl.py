@@ -6,7 +6,8 @@ llama.cpp's ``conversion/hunyuan.py`` and ``tools/mtmd``. It is longer than othe
 
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
-from clipgguf.family import F16, F32, Family, Prefix, Rule, Section, Types, Value, linear, norm
+from clipgguf.family import F16, F32, Family, Prefix, Rule, Section, Types, Value
+from clipgguf.layers import linear, norm
 from clipgguf.tensor import rows_from
 
 TOWER = Prefix("embeddings.patch_embedding.weight", "vit.")

@@ -10,7 +10,8 @@ from typing import Any
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.errors import shown
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, statistics
-from clipgguf.family import Family, Mends, Prefix, Rule, Section, Value, linear, norm
+from clipgguf.family import Family, Mends, Prefix, Rule, Section, Value
+from clipgguf.layers import linear, norm
 
 TOWER = Prefix("patch_embedding.linear.weight", "vision_model.")
 PROJECTOR = Prefix("linear_1.weight", "multi_modal_projector.")

@@ -10,7 +10,8 @@ from typing import Any
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.tower_tables import TWO_FRAMES
-from clipgguf.family import INTEGERS, Family, Prefix, Rule, Section, Value, linear, norm
+from clipgguf.family import INTEGERS, Family, Prefix, Rule, Section, Value
+from clipgguf.layers import linear, norm
 
 TOWER = Prefix("patch_embed.proj.weight", "visual.")
 

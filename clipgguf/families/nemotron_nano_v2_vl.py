@@ -7,8 +7,9 @@ ImageNet's mean and standard deviation for those that the processor calls norm_m
 
 from clipgguf.config import CLIP_STATISTICS, ImageStatistics
 from clipgguf.families.bases import MTMD
-from clipgguf.family import Family, Prefix, Rule, Section, Value, linear, norm
+from clipgguf.family import Family, Prefix, Rule, Section, Value
 from clipgguf.inputs import Inputs
+from clipgguf.layers import linear, norm
 from clipgguf.resizing import resized
 
 TOWER = Prefix("patch_generator.embedder.weight", "vision_model.radio_model.model.")

@@ -14,8 +14,9 @@ from clipgguf.config import LARGEST_UINT32, rgb_statistics
 from clipgguf.errors import CheckpointError, ConfigError, shown
 from clipgguf.families.clip import TEXT, VISION, clip_family, towers_asked_for, with_value_warnings
 from clipgguf.families.tower_tables import SCRIPT_BLOCK
-from clipgguf.family import Family, Rule, Section, Value, fused_qkv, linear, norm
+from clipgguf.family import Family, Rule, Section, Value
 from clipgguf.inputs import Config, Inputs, checked, read_values
+from clipgguf.layers import fused_qkv, linear, norm
 from clipgguf.model import Model, matched_model
 
 _BLOCK = (

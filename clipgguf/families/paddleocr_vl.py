@@ -9,7 +9,8 @@ import math
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, settled, statistics
 from clipgguf.families.tower_tables import MODERN_BLOCK, POST_NORM, SIGLIP_EMBEDDINGS, SIGLIP_HEAD, TOWER
-from clipgguf.family import Family, Prefix, Section, Value, linear, norm
+from clipgguf.family import Family, Prefix, Section, Value
+from clipgguf.layers import linear, norm
 
 PROJECTOR = Prefix("pre_norm.weight", "mlp_AR.")
 

@@ -11,7 +11,8 @@ from typing import Any
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.tower_tables import MODERN_BLOCK, SIGLIP_HEAD, TOWER
-from clipgguf.family import Family, Prefix, Rule, Section, Value, linear
+from clipgguf.family import Family, Prefix, Rule, Section, Value
+from clipgguf.layers import linear
 
 PROJECTOR = Prefix("mm_projector.0.weight", "model.") + "mm_projector."
 

@@ -7,7 +7,8 @@ llama.cpp's ``conversion/llava.py`` and ``tools/mtmd``. Mistral's own layout is 
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import MTMD, activation, settled, statistics
 from clipgguf.families.tower_tables import rotated
-from clipgguf.family import Family, PerModel, Prefix, Rule, Section, Value, linear, norm
+from clipgguf.family import Family, PerModel, Prefix, Rule, Section, Value
+from clipgguf.layers import linear, norm
 from clipgguf.tensor import row
 from clipgguf.tokens import token_id
 

@@ -10,7 +10,8 @@ from clipgguf.config import CLIP_STATISTICS
 from clipgguf.errors import shown
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.tower_tables import TWO_FRAMES
-from clipgguf.family import Family, Prefix, Rule, Section, Value, fused_qkv, linear, norm
+from clipgguf.family import Family, Prefix, Rule, Section, Value
+from clipgguf.layers import fused_qkv, linear, norm
 
 TOWER = Prefix("patch_embed.proj.weight", "visual.")
 

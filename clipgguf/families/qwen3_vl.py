@@ -11,7 +11,8 @@ from typing import Any
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.tower_tables import TWO_FRAMES
-from clipgguf.family import INTEGERS, Family, PerModel, Prefix, Rule, Section, Value, linear, norm
+from clipgguf.family import INTEGERS, Family, PerModel, Prefix, Rule, Section, Value
+from clipgguf.layers import linear, norm
 
 TOWER = Prefix("patch_embed.proj.weight", "model.visual.")
 

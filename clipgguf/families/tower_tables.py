@@ -3,7 +3,8 @@
 Names: transformers' CLIPVisionModel and SiglipVisionModel. The order is the model's own.
 """
 
-from clipgguf.family import Prefix, Rule, linear, norm
+from clipgguf.family import Prefix, Rule
+from clipgguf.layers import linear, norm
 
 TOWER = Prefix("embeddings.patch_embedding.weight", "vision_model.")
 

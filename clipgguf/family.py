@@ -6,6 +6,7 @@ A table says what the checkpoint has and what the file shall have, so that it se
 
 import fnmatch
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -204,9 +205,9 @@ class Family:
 
     ``title`` is its name for people, ``projector`` what llama.cpp knows its files by: ``clip.projector_type``, or the
     value whose short name is ``projector_key``.
-    ``left_out`` are regular expressions for the beginnings of names that are never written, and whose files are not
-    even opened; ``ignored`` of those that are opened all the same, ``noted`` with a line for the user where any is
-    there. ``shared`` are sizes that all parts have in common. ``layouts`` are other sections that make the same file,
+    ``left_out`` are regular expressions for the beginnings of names of other parts; ``ignored`` of known tensors that
+    are not written either, ``noted`` with a line for the user where any is there. A shard with none but these is not
+    even opened. ``shared`` are sizes that all parts have in common. ``layouts`` are other sections that make the same file,
     of checkpoints with other names and shapes.
     """
 
@@ -243,6 +244,11 @@ class Family:
     def ignores(self, name: str) -> bool:
         """Return whether a checkpoint's tensor is known, and not written."""
         return any(re.match(pattern, name) for pattern in (*self.ignored, *dict(self.noted)))
+
+    def notes_on(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return the lines for the user about those of a checkpoint's tensors that are ``noted``."""
+        counts = Counter(note for name in names for pattern, note in self.noted if re.match(pattern, name))
+        return tuple(note.format(count=count) for note, count in counts.items())
 
     @property
     def all_values(self) -> tuple[Value, ...]:

@@ -207,8 +207,8 @@ class Family:
     value whose short name is ``projector_key``.
     ``left_out`` are regular expressions for the beginnings of names of other parts; ``ignored`` of known tensors that
     are not written either, ``noted`` with a line for the user where any is there. A shard with none but these is not
-    even opened. ``shared`` are sizes that all parts have in common. ``layouts`` are other sections that make the same file,
-    of checkpoints with other names and shapes.
+    even opened. ``shared`` are sizes that all parts have in common. ``layouts`` are other sections that make the same
+    file, of checkpoints with other names and shapes.
     """
 
     title: str

@@ -72,7 +72,7 @@ class Plan:
     @property
     def bytes_in(self) -> int:
         """The bytes of the checkpoint that will be read."""
-        return sum(tensor.source.nbytes for tensor in self.tensors)
+        return sum(view.nbytes for tensor in self.tensors for view in tensor.source.stored)
 
     @property
     def bytes_out(self) -> int:

@@ -63,8 +63,10 @@ class FamilyModel:
                         continue
                     shape = shape_of(rule.pattern.stored, family.sizes_of(rule.pattern.stored, section.part, sizes))
                     name = start.replace("{}", str(number)) + self._spelled(rule.theirs)
-                    assert None not in shape, (name, rule.shape, sizes)
-                    found[name] = tuple(n for n in shape if n is not None)
+                    # A length that no table names ("any") is one of the sizes by the tensor's name in the file.
+                    known = tuple(self.sizes.get(str(rule.ours)) if n is None else n for n in shape)
+                    assert None not in known, (name, rule.shape, sizes)
+                    found[name] = tuple(n for n in known if n is not None)
         return found
 
     def _spelled(self, names: str) -> str:
@@ -103,6 +105,7 @@ INTERN_VIT_6B = FamilyModel(
             **{"architectures": ["InternVisionModel"], "model_type": "intern_vit_6b", "hidden_act": "gelu"},
             **{"hidden_size": 3200, "image_size": 448, "intermediate_size": 12800, "layer_norm_eps": 1e-06},
             **{"num_attention_heads": 25, "num_hidden_layers": 45, "patch_size": 14, "qk_normalization": True},
+            "norm_type": "rms_norm",
         },
     },
 )

@@ -86,3 +86,10 @@ def test_what_is_wrong_with_granites_projectors(changes: dict[str, Any], message
     fixture = Fixture.read(FIXTURES / "granite4_vision.json")
     with pytest.raises(ConfigError, match=message):
         written(fixture, tmp_path, {**fixture.files["config.json"], **changes})
+
+
+@pytest.mark.parametrize("model_type", ["clip", "siglip", "llava", "gemma3"])
+def test_a_model_type_among_the_classes_is_none_of_them(model_type: str, tmp_path: Path) -> None:
+    fixture = Fixture.read(FIXTURES / "gemma3.json")
+    with pytest.raises(ConfigError, match=r"is of model_type 'x', which is not supported"):
+        written(fixture, tmp_path, {**fixture.files["config.json"], "model_type": "x", "architectures": [model_type]})

@@ -157,7 +157,9 @@ def _met_by(config: Mapping[str, Any]) -> Iterator[str]:
     tower = tower if isinstance(tower, dict) else {}
     for values in (tower, config):
         names = values.get("architectures")
-        yield from (name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+        # A model_type among them is no class.
+        classes = (name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+        yield from (name for name in classes if name[:1].isupper())
     model_type, tower_type = config.get("model_type"), tower.get("model_type")
     if isinstance(model_type, str):
         yield f"{model_type}+{tower_type}"

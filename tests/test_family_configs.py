@@ -93,3 +93,12 @@ def test_a_model_type_among_the_classes_is_none_of_them(model_type: str, tmp_pat
     fixture = Fixture.read(FIXTURES / "gemma3.json")
     with pytest.raises(ConfigError, match=r"is of model_type 'x', which is not supported"):
         written(fixture, tmp_path, {**fixture.files["config.json"], "model_type": "x", "architectures": [model_type]})
+
+
+@pytest.mark.parametrize("name", ["internvl", "internvl--hf", "llama4", "gemma3"])
+def test_a_patch_that_is_larger_than_the_image(name: str, tmp_path: Path) -> None:
+    fixture = Fixture.read(FIXTURES / f"{name}.json")
+    config = fixture.files["config.json"]
+    config = {**config, "vision_config": {**config["vision_config"], "image_size": 9}}
+    with pytest.raises(ConfigError, match=r"patch_size 14 is larger than image_size 9$"):
+        written(fixture, tmp_path, config)

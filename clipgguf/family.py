@@ -205,9 +205,9 @@ class Family:
 
     ``title`` is its name for people, ``projector`` what llama.cpp knows its files by: ``clip.projector_type``, or the
     value whose short name is ``projector_key``.
-    ``left_out`` are regular expressions for the beginnings of names of other parts; ``ignored`` of known tensors that
-    are not written either, ``noted`` with a line for the user where any is there. A shard with none but these is not
-    even opened. ``shared`` are sizes that all parts have in common. ``layouts`` are other sections that make the same
+    ``left_out`` are regular expressions for the beginnings of names that are never written, and whose files are not
+    even opened; ``noted`` of those with a line for the user where any is there; ``ignored`` of those that are opened
+    all the same. ``shared`` are sizes that all parts have in common. ``layouts`` are other sections that make the same
     file, of checkpoints with other names and shapes.
     """
 

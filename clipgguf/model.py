@@ -40,17 +40,17 @@ def open_family(family: Family, inputs: Inputs) -> Model:
     """Open the checkpoint of a family; ConfigError or CheckpointError with all that is wrong."""
     # All JSON before the headers, whose validation imports numpy: what parsing a vocabulary needs is then free again.
     values = read_values(family, inputs)
-    not_written: set[str] = set()
+    noted: set[str] = set()
 
     def wanted(name: str) -> bool:
-        if family.ignores(name):
-            not_written.add(name)
-        return not (family.leaves_out(name) or family.ignores(name))
+        if family.notes_on((name,)):
+            noted.add(name)
+        return not (family.leaves_out(name) or name in noted)
 
     checkpoint = inputs.open_checkpoint(wanted)
     refuse_quantized(inputs.config.values, inputs.config.path, checkpoint.tensors.values())
     model = matched_model(family, inputs, values, checkpoint.tensors, checkpoint)
-    return replace(model, notes=(*model.notes, *family.notes_on(not_written)))
+    return replace(model, notes=(*model.notes, *family.notes_on(noted)))
 
 
 def matched_model(

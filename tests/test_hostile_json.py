@@ -49,7 +49,7 @@ def test_json_that_is_nested_just_not_too_deeply(depth: int, tmp_path: Path) -> 
 
     for key in ("model_type", "text_config", "quantization_config"):
         # Of integers, so that the config is asked what quantized them.
-        model = write_model(tmp_path / key, dtype=lambda name: "U8" if name == "text_projection.weight" else "F32")
+        model = write_model(tmp_path / key, dtype=lambda name: "U8" if name == "logit_scale" else "F32")
         check(model / "config.json", key)
     for key in ("model_type", "vision_feature_layer", "vision_feature_select_strategy"):
         check(write_hf(tmp_path / f"llava-{key}", Llava()) / "config.json", key)

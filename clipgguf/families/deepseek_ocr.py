@@ -83,7 +83,6 @@ FAMILY = Family(
             ),
         ),
     ),
-    left_out=LANGUAGE_MODEL,
-    ignored=(r"(.*\.)?embeddings\.position_ids$",),
+    left_out=(*LANGUAGE_MODEL, r"(.*\.)?embeddings\.position_ids$"),
     types=(Types("v.patch_embd.weight", F32), *SAM_TYPES),
 )

@@ -132,7 +132,6 @@ FAMILY = Family(
     ),
     sections=sections(own=True),
     layouts=(sections(own=False),),
-    left_out=LANGUAGE_MODEL,
-    # Only for training.
-    ignored=(r".*embeddings\.mask_token$",),
+    # The mask is only for training.
+    left_out=(*LANGUAGE_MODEL, r".*embeddings\.mask_token$"),
 )

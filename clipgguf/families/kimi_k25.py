@@ -64,7 +64,6 @@ FAMILY = Family(
         Section(TOWER + "encoder.|", "v.", POST_NORM),
         Section("mm_projector.|model.mm_projector.", "mm.", MERGER),
     ),
-    left_out=LANGUAGE_MODEL,
     # A table of sinusoids for the frames of a video; one image has none.
-    ignored=(r".*\.pos_emb\.time_weight$",),
+    left_out=(*LANGUAGE_MODEL, r".*\.pos_emb\.time_weight$"),
 )

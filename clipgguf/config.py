@@ -83,10 +83,11 @@ def rgb_statistics(values: Any, where: str) -> ImageStatistics:
     )
 
 
-# Where an image processor's values are; Kimi-K2.5's have a file and an object of their own.
+# Where an image processor's values are; Kimi-K2.5's and dots3-note's are in an object of their own.
 _PROCESSORS = (
     ("preprocessor_config.json", "media_proc_cfg"),
     ("preprocessor_config.json", None),
+    ("preprocessor_config.json", "vision_config"),
     ("processor_config.json", "image_processor"),
 )
 

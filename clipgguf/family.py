@@ -7,7 +7,7 @@ A table says what the checkpoint has and what the file shall have, so that it se
 import fnmatch
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -106,7 +106,8 @@ class Rule:
     the shape's right side; a tensor without any is known, and not written. ``then`` makes the file's values from the
     checkpoint's. ``becomes`` is the shape that they have where that is another one, or that a file is held to where it
     tells less. ``otherwise`` is the rule where no tensor has this one's name. Of an ``optional`` tensor that stands in
-    every block, all are there or none.
+    every block, all are there or none. With ``stack``, tensors whose names have numbers for ``{}`` are one in the file,
+    along an axis before the others; how many is the size of that name.
     """
 
     theirs: str
@@ -116,6 +117,7 @@ class Rule:
     becomes: str = ""
     optional: bool = False
     otherwise: "Rule | None" = None
+    stack: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -139,11 +141,14 @@ class Section:
 
     With ``times``, the value of that name says how often the section stands there, with ``{}`` in the prefixes for the
     number; of these, as many are written as the size ``stored`` says, and the others are left out. Where the value is a
-    list, these are the numbers in the file, and the checkpoint counts from 0; where it is true or false, the section is
-    there once or not at all, and a file that does not tell has all of its tensors or none. BEGUN is for every number
-    that any of its tensors has, in the checkpoint and in the file, and no number may be left out. Words in ``own`` are
-    sizes of each block, and of other sections with the same ``ours``. ``order`` are the file's names in order where
-    that is not the rules'.
+    list, these are the numbers in the file; the checkpoint counts from 0, unless it has the ``same_numbers``. Where it
+    is true or false, the section is there once or not at all, and a file that does not tell has all of its tensors or
+    none. BEGUN is for every number that any of its tensors has, in the checkpoint and in the file, and no number may be
+    left out.
+
+    A word in the rules' shapes whose value is a list has a size for each block. Words in ``own`` are sizes of each
+    block, too, but of those that tensors tell; sections with the same ``ours`` have them in common. ``order`` are the
+    file's names in order where that is not the rules'.
     """
 
     prefix: Prefix | str
@@ -154,6 +159,7 @@ class Section:
     part: str = "vision"
     order: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
+    same_numbers: bool = False
 
     def rules_of(self, number: int) -> tuple[Rule, ...]:
         """Return the rules of a block, in whose shapes its own sizes have the block's name besides."""
@@ -279,27 +285,8 @@ class Family:
         return {word: sizes[size] for word in words if word and (size := self.size(part, word)) in sizes}
 
 
-def begun(starts: Iterable[str], tails: Iterable[str], names: Iterable[str]) -> list[int]:
-    """Return the numbers that stand for ``{}`` between starts and tails in any name, or 0 where there is no ``{}``."""
-    start = "|".join(re.escape(start).replace(r"\{\}", "([0-9]{1,9})") for start in starts)
-    pattern = re.compile(f"(?:{start})(?:{'|'.join(map(re.escape, tails))})")
-    found = [match for name in names if (match := pattern.fullmatch(name))]
-    return sorted({int(next(filter(None, match.groups()), 0)) for match in found})
-
-
 # Whether a layer has a bias; "optional" where some models of the family have one.
 Bias = Literal[True, False, "optional"]
-
-
-def numbers(section: Section, family: Family, values: Mapping[str, Any]) -> Sequence[int]:
-    """Return the numbers that a section has in the file, by the family's values; [0] where it stands there once.
-
-    None of them where the values do not tell.
-    """
-    if not section.times:
-        return range(1)
-    times = values.get(family.size(section.part, section.times))
-    return times if isinstance(times, list | tuple) else range(times or 0)
 
 
 def linear(

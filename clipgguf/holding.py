@@ -5,7 +5,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clipgguf.family import Family, Section, begun, numbers
+from clipgguf.blocks import begun, numbers, sizes_in
+from clipgguf.family import Family, Section
 from clipgguf.keys import KEYS
 from clipgguf.shape import lengths, shape_of, size_name, squeeze
 
@@ -62,6 +63,7 @@ def hold(family: Family, shapes: Mapping[str, tuple[int, ...]], values: Mapping[
             there = begun([section.ours], [name for rule in section.rules for name in rule.names], shapes)
         needed = _in_some_blocks(section, there, shapes)
         for number in there:
+            sizes |= sizes_in(number, values)
             _hold_section(held, family, section, number, shapes, sizes, needed)
             if len(held.missing) > MOST_MISSING:
                 held.is_cut = True
@@ -86,7 +88,7 @@ def _hold_section(
 ) -> None:
     """Hold one block; ``needed`` are the optional names that it must have, since others have them."""
     for rule in section.rules_of(number):
-        axes = rule.written[len(rule.names) > 1 :]
+        axes = (*(((rule.stack,),) if rule.stack else ()), *rule.written[len(rule.names) > 1 :])
         for tail in rule.names:
             name = section.ours.replace("{}", str(number)) + tail
             shape = shapes.get(name)

@@ -141,9 +141,11 @@ class Inputs:
         if self.statistics is None:
             options, places = self.options, self.places or (self.directory,)
             self.statistics = read_image_statistics(places, options.image_mean, options.image_std, default, names)
+            given = (options.image_mean, options.image_std)
+            missing = [key for key, numbers in zip(("image_mean", "image_std"), given, strict=True) if numbers is None]
             if self.statistics.is_default:
-                note = "no image processor's file gives image_mean and image_std; the family's own are written"
-                self.notes.append(note)
+                own = f"the family's own {'is' if len(missing) == 1 else 'are'} written"
+                self.notes.append(f"no image processor's file gives {' and '.join(missing)}; {own}")
         return self.statistics
 
 

@@ -118,10 +118,10 @@ def _found(file: ClipFile) -> str:
         told = " and ".join(f"{key} is {shown(text)}" for key, text in file.projector_types.items())
         return f"mmproj of a family that is not known here ({told})"
     tower = "SigLIP" if file.is_siglip else "CLIP"
-    if file.is_llava:
+    if file.is_llava and file.projector_names:
         has = f"a {tower} vision tower" if file.has("vision") else "no tower"
         return f"mmproj for LLaVA: {file.kind.name if file.kind else 'unknown'} projector, {has}"
-    if file.module != "clip":
+    if file.module not in ("clip", "llava"):
         assert file.family is not None
         return f"mmproj for {file.family.title}"
     if file.has("vision"):

@@ -1,13 +1,14 @@
 """Hold a checkpoint's tensors against a family's tables: every name known, every shape right, and what is written."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from clipgguf.blocks import begun, numbers, sizes_in
 from clipgguf.errors import CheckpointError, ConfigError
-from clipgguf.family import BEGUN, Family, Prefix, Rule, Section, begun, numbers
-from clipgguf.shape import lengths, shape_of, shape_text, size_name
+from clipgguf.family import BEGUN, Family, Prefix, Rule, Section
+from clipgguf.shape import lengths, shape_of, shape_text, size_name, with_ones_of
 from clipgguf.sources import File, Folder
 from clipgguf.tensor import DTYPES, Joined, Tensor, View
 
@@ -35,14 +36,25 @@ def refuse_quantized(config: Mapping[str, Any], path: File, tensors: Iterable[Vi
         )
 
 
+def the_prefix(key: Prefix, names: Mapping[str, Any], where: Folder) -> str | None:
+    """Return what stands in front of a landmark, None when it is not there; CheckpointError when it is there twice."""
+    found = key.found(names)
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{where}: has tensor {key.landmark!r} after {len(found)} prefixes, {', '.join(map(repr, found))}; "
+            "supported is one"
+        )
+    return found[0] if found else None
+
+
 @dataclass(slots=True)
 class Match:
     """A checkpoint that is held against a family; ``where`` and ``config_name`` are what messages call it.
 
-    ``values`` are the family's by short name. ``sizes`` are what the shapes' words turned out to be, by full name,
-    ``origins`` what says so: the configuration, or the first tensor that had it. ``outputs`` are in the order of the
-    file, ``prefixes`` what stands in front of names, and ``lost`` those of which no tensor is there by which they could
-    be told.
+    ``values`` are the family's by short name, ``strays`` tensors beside, which are unknown whatever their names.
+    ``sizes`` are what the shapes' words turned out to be, by full name, ``origins`` what says so: the configuration, or
+    the first tensor that had it. ``outputs`` are in the order of the file, ``prefixes`` what stands in front of names,
+    and ``lost`` those of which no tensor is there by which they could be told.
     """
 
     family: Family
@@ -50,6 +62,7 @@ class Match:
     values: Mapping[str, Any]
     where: Folder
     config_name: str
+    strays: tuple[View, ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     prefixes: dict[Prefix, str] = field(default_factory=dict)
@@ -77,7 +90,8 @@ class Match:
         family = self.family
         bound = {value.name for value in family.all_values if not value.told_by_tensor}
         self.sizes |= {name: value for name, value in self.values.items() if name in bound and type(value) is int}
-        self.origins |= dict.fromkeys(self.sizes, self.config_name)
+        lists = {name for name, value in self.values.items() if isinstance(value, list)}
+        self.origins |= dict.fromkeys((*self.sizes, *lists), self.config_name)
         if not self.tensors:
             parts = " and ".join(family.parts)
             raise CheckpointError(f"{self.where}: no file has a tensor of the {parts} tower of {family.title}")
@@ -91,10 +105,14 @@ class Match:
         self._find_prefixes()
         self.outputs = tuple(output for section in family.sections for output in self._section(section))
         self.problems.extend(self._gaps())
-        unknown = [
-            f"{tensor.file}: tensor {tensor.name!r} is unknown, {family.title} of this configuration has no such tensor"
+        rest = [
+            tensor
             for name, tensor in self.tensors.items()
             if not (self.lost or name in self.used or family.leaves_out(name) or family.ignores(name))
+        ]
+        unknown = [
+            f"{tensor.file}: tensor {tensor.name!r} is unknown, {family.title} of this configuration has no such tensor"
+            for tensor in (*rest, *self.strays)
         ]
         if not ignore_unknown:
             self.problems += [f"{line}; --ignore-unknown leaves it out" for line in unknown]
@@ -105,14 +123,9 @@ class Match:
     def _find_prefixes(self) -> None:
         prefixes = [section.prefix for section in self.family.sections]
         for key in dict.fromkeys(prefix.root for prefix in prefixes if isinstance(prefix, Prefix)):
-            found = key.found(self.tensors)
-            if len(found) > 1:
-                raise CheckpointError(
-                    f"{self.where}: has tensor {key.landmark!r} after {len(found)} prefixes, "
-                    f"{', '.join(map(repr, found))}; supported is one"
-                )
-            if found or any(name.startswith(key.default) for name in self.tensors):
-                self.prefixes[key] = found[0] if found else key.default
+            found = the_prefix(key, self.tensors, self.where)
+            if found is not None or any(name.startswith(key.default) for name in self.tensors):
+                self.prefixes[key] = key.default if found is None else found
             else:
                 self.lost.add(key)
                 self.problems.append(
@@ -132,14 +145,16 @@ class Match:
             return
         ours = numbers(section, self.family, self.all_values)
         stored = self.sizes[self.family.size(section.part, section.stored)] if section.stored else len(ours)
-        self.problems.extend(self._now_and_then(section, starts, stored))
+        self.problems.extend(self._now_and_then(section, starts, ours if section.same_numbers else range(stored)))
         for number, our_number in enumerate(ours):
-            begins = [start.replace("{}", str(number)) for start in starts]
+            theirs = our_number if section.same_numbers else number
+            begins = [start.replace("{}", str(theirs)) for start in starts]
             if number >= stored:
                 # Left out, so that it need not be there.
                 tails = [tail for rule in section.rules for tail in rule.theirs.split("|")]
                 self.used.update(start + tail for start in begins for tail in tails)
                 continue
+            self.sizes |= sizes_in(our_number, self.values)
             found = [output for rule in section.rules_of(our_number) for output in self._rule(rule, section, begins)]
             if section.order:
                 found.sort(key=lambda output: section.order.index(output.name))
@@ -163,21 +178,40 @@ class Match:
                     f"{start.replace('{}', str(max(there))) + '*'!r} all should be there"
                 )
 
-    def _now_and_then(self, section: Section, starts: list[str], stored: int) -> Iterator[str]:
+    def _now_and_then(self, section: Section, starts: list[str], numbers: Sequence[int]) -> Iterator[str]:
         """Yield what is wrong with optional tensors that some of a section's blocks have and others have not."""
-        for rule in section.rules if stored > 1 else ():
+        for rule in section.rules if len(numbers) > 1 else ():
             if not rule.optional:
                 continue
             names = [
                 [start.replace("{}", str(number)) + theirs for start in starts for theirs in rule.theirs.split("|")]
-                for number in range(stored)
+                for number in numbers
             ]
             missing = [spellings[0] for spellings in names if not self.tensors.keys() & spellings]
-            if 0 < len(missing) < stored:
+            if 0 < len(missing) < len(numbers):
                 yield f"{self.where}: no file has tensor {missing[0]!r}, which other blocks have"
 
+    def _stack(self, rule: Rule, section: Section, starts: list[str]) -> Iterator[Output]:
+        """Yield the tensor that several become, named as after the section's prefix."""
+        count = self.sizes[self.family.size(section.part, rule.stack)]
+        tensors = f"tensors {starts[0] + rule.theirs!r}"
+        if count > len(self.tensors):
+            has = f"the whole checkpoint has {len(self.tensors):,}"
+            self.problems.append(f"{self.where}: {self.config_name} asks for {count:,} {tensors}, {has}")
+            return
+        rules = [replace(rule, theirs=rule.theirs.replace("{}", str(number)), stack="") for number in range(count)]
+        found = [output for one in rules for output in self._rule(one, section, starts)]
+        views = tuple(output.source for output in found if isinstance(output.source, View))
+        if len(dtypes := sorted({view.dtype for view in views})) > 1:
+            self.problems.append(f"{views[0].file}: {tensors} are of several types, {', '.join(dtypes)}")
+        elif views and len(views) == count:
+            yield Output(found[0].name, Joined(views), (count, *found[0].shape))
+
     def _rule(self, rule: Rule, section: Section, starts: list[str]) -> Iterator[Output]:
-        """Yield what becomes of one rule's tensor, named as after the section's prefix."""
+        """Yield what becomes of one rule's tensor, or of those that it stacks, named as after the section's prefix."""
+        if rule.stack:
+            yield from self._stack(rule, section, starts)
+            return
         names = [start + theirs for start in starts for theirs in rule.theirs.split("|")]
         name = next((name for name in names if name in self.tensors), None)
         if name is None and rule.otherwise is not None:
@@ -203,6 +237,11 @@ class Match:
                 f"{tensor.file}: tensor {tensor.name!r} is of type {tensor.dtype}, supported are {', '.join(DTYPES)}"
             )
         parts = lengths(pattern.stored, tensor.shape, known)
+        if parts is None and self.family.base.squeezes:
+            # Axes of length 1 vanish from the file, so that they may be there or not.
+            ones = with_ones_of(pattern.stored, tensor.shape, known)
+            if ones is not None and (parts := lengths(pattern.stored, ones, known)) is not None:
+                tensor = tensor.with_ones(ones)
         if parts is None:
             self.problems.append(self._misfit(rule, section.part, tensor, known))
             return

@@ -60,9 +60,14 @@ def matched_model(
     tensors: Mapping[str, View],
     checkpoint: Checkpoint,
     spelling: Iterable[str] = (),
+    strays: Iterable[View] = (),
 ) -> Model:
-    """Hold tensors against a family whose values are read; ``spelling`` are prefixes that were taken off before."""
-    found = Match(family.in_layout_of(tensors), tensors, values, inputs.directory, inputs.config.path.name)
+    """Hold tensors against a family whose values are read.
+
+    ``spelling`` are prefixes that were taken off before, ``strays`` tensors beside, which are unknown.
+    """
+    where, config_name = inputs.directory, inputs.config.path.name
+    found = Match(family.in_layout_of(tensors), tensors, values, where, config_name, tuple(strays))
     found.find(inputs.options.ignore_unknown)
     told, warnings = _told_by_tensors(inputs, values, found)
     names = " and ".join(f"{prefix}*" for prefix in dict.fromkeys((*found.prefixes.values(), *spelling)))

@@ -140,9 +140,11 @@ def _type_notes(family: Family, planned: Iterable[PlannedTensor], outtype: Outty
     block = GGML_QUANT_SIZES[asked][0]
     for tensor in planned:
         row = family.type_of(tensor.name, len(tensor.shape))
-        if row.note and GGMLQuantizationType[row.for_outtype(outtype.upper())] != asked:
+        wanted = GGMLQuantizationType[row.for_outtype(outtype.upper())]
+        if row.note and wanted != asked:
             notes.append(row.note.format(name=tensor.name))
-        odd += len(tensor.shape) == 2 and tensor.shape[-1] % block > 0
+        # What the tables give another type has not fallen back.
+        odd += len(tensor.shape) == 2 and wanted == asked != tensor.ggml_type
     if odd:
         notes.append(
             f"{odd} matrices are f16: their rows are no multiple of the {block} elements of a {asked.name} block"

@@ -78,6 +78,16 @@ def lengths(axes: tuple[Axis, ...], shape: tuple[int, ...], sizes: Mapping[str, 
     return found
 
 
+def with_ones_of(axes: tuple[Axis, ...], shape: tuple[int, ...], sizes: Mapping[str, int]) -> tuple[int, ...] | None:
+    """Return a shape with the axes of length 1 that axes have, and no others; None when the others are not as many."""
+    right = shape_of(axes, sizes)
+    rest = squeeze(shape)
+    if len(rest) != sum(length != 1 for length in right):
+        return None
+    others = iter(rest)
+    return tuple(1 if length == 1 else next(others) for length in right)
+
+
 def shape_of(axes: tuple[Axis, ...], sizes: Mapping[str, int]) -> tuple[int | None, ...]:
     """Return the lengths of axes; None for one with a part whose size is not known."""
 

@@ -31,8 +31,10 @@ _OTHERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 def supported_families() -> tuple[SupportedFamily, ...]:
     """Return all families, by their names."""
     found = []
-    for module, (met_by, projector_types) in MODULES.items():
+    for module, (names, projector_types) in MODULES.items():
         title, readers = _OTHERS.get(module) or (_title(module), ("llama.cpp",))
+        # Mistral's own layout has no config.json.
+        met_by = names or ("params.json",)
         found.append(SupportedFamily(title, met_by, projector_types, readers))
     return tuple(sorted(found, key=lambda family: family.title.lower()))
 

@@ -62,6 +62,13 @@ class View:
         offset = self.offset + start * self.steps[0] * self.itemsize
         return replace(self, shape=shape, offset=offset, nbytes=math.prod(shape) * self.itemsize)
 
+    def with_ones(self, shape: tuple[int, ...]) -> "View":
+        """Return the same elements with a shape that differs in axes of length 1 alone."""
+        if self.strides is None:
+            return replace(self, shape=shape)
+        steps = iter([step for length, step in zip(self.shape, self.strides, strict=True) if length != 1])
+        return replace(self, shape=shape, strides=tuple(1 if length == 1 else next(steps) for length in shape))
+
     def rearranged(
         self, pattern: Pattern, parts: dict[str, int], count: int
     ) -> "Iterator[tuple[tuple[int, ...], View]]":

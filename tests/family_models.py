@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipgguf.family import Family, Prefix, numbers
+from clipgguf.blocks import numbers
+from clipgguf.family import Family, Prefix
 from clipgguf.inputs import Config
 from clipgguf.shape import shape_of
 from clipgguf.sources.local import LocalFolder
@@ -75,7 +76,8 @@ class FamilyModel:
 
     def files(self) -> dict[str, Any]:
         """Return the JSON files beside the weights."""
-        return {"config.json": self.config}
+        processor = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+        return {"config.json": self.config, "preprocessor_config.json": processor}
 
 
 QWEN2_5_VL_7B = FamilyModel(
@@ -105,7 +107,7 @@ INTERN_VIT_6B = FamilyModel(
             **{"architectures": ["InternVisionModel"], "model_type": "intern_vit_6b", "hidden_act": "gelu"},
             **{"hidden_size": 3200, "image_size": 448, "intermediate_size": 12800, "layer_norm_eps": 1e-06},
             **{"num_attention_heads": 25, "num_hidden_layers": 45, "patch_size": 14, "qk_normalization": True},
-            "norm_type": "rms_norm",
+            **{"norm_type": "rms_norm", "qkv_bias": False},
         },
     },
 )

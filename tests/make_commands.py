@@ -42,7 +42,7 @@ def _section(title: str, *words: str) -> str:
 def row() -> str:
     """Return the row of the README's table that has all families but CLIP's and LLaVA's."""
     titles = [family.title for family in supported_families() if "clip.cpp" not in family.readers]
-    others = ", ".join(title for title in titles if title != "LLaVA")
+    others = ", ".join(dict.fromkeys(title for title in titles if title != "LLaVA"))
     return f"{ROW}{others} | `clipgguf DIR` | `mmproj-model-f16.gguf` | llama.cpp |"
 
 

@@ -17,7 +17,6 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from gguf import GGUFReader
 from clipgguf.checkpoint import Checkpoint
 from clipgguf.sources.local import LocalFolder
 from tests import make_minicpmv
+from tests.corrections import CORRECTIONS, Correction
 from tests.family_fixtures import DTYPES, FIXTURES, OUTTYPES, Fixture, changed, digest, rename
 
 RELEASE = "0.3.36"
@@ -33,7 +33,7 @@ CACHE = Path.home() / ".cache" / "clipgguf-reference"
 WANTED = re.compile(
     r"[^/]+/vendor/llama\.cpp/((?:conversion/|gguf-py/|tools/mtmd/legacy-models/)[^.].*|convert_hf_to_gguf\.py$)"
 )
-# What the reference writes besides, from the names of directories and from model cards.
+# What depends on which tensors it writes, and on the names of directories: of no use where it is corrected.
 GUESSED = ("general.name", "general.basename", "general.finetune", "general.version", "general.size_label")
 JSON_FILES = (
     "config.json",
@@ -44,120 +44,6 @@ JSON_FILES = (
     "tokenizer.json",
     "tekken.json",
 )
-
-
-@dataclass(frozen=True)
-class Correction:
-    """What is done so that the reference, which has a fault, writes what it should.
-
-    ``checkpoint`` are changes of the checkpoint's names before it reads them, ``file`` of the file's names after it has
-    written them: regular expressions and what takes their place. ``config`` is merged into config.json, and before it
-    the object ``lifted`` in it; ``processor`` into preprocessor_config.json. ``without`` are patterns of the tensors
-    and keys that it writes and that the fixture shall not have. ``ones`` are so many axes of length 1 that the
-    checkpoint's tensors of a pattern get at their ends before it reads them; ``types`` the types, of all outtypes, of
-    the file's tensors of a pattern. ``constants`` are given to its classes, by "module.Class.NAME"; ``keys`` are added
-    to the file's metadata. Without ``asserts`` it does not insist on the sizes of one published model.
-    """
-
-    why: str = ""
-    checkpoint: tuple[tuple[str, str], ...] = ()
-    file: tuple[tuple[str, str], ...] = ()
-    config: Mapping[str, Any] = field(default_factory=dict)
-    without: tuple[str, ...] = ()
-    lifted: str = ""
-    ones: tuple[tuple[str, int], ...] = ()
-    types: tuple[tuple[str, str], ...] = ()
-    processor: Mapping[str, Any] = field(default_factory=dict)
-    constants: Mapping[str, Any] = field(default_factory=dict)
-    keys: Mapping[str, Any] = field(default_factory=dict)
-    asserts: bool = True
-
-
-# What the reference's files have of audio.
-AUDIO = (r"clip\.audio\.", r"clip\.has_audio_encoder", r"a\.", r"mm\.a\.")
-
-_ROW_END = Correction(
-    why="It drops whatever is called language_model.*, and with it the row of the embeddings that tools/mtmd asks for.",
-    checkpoint=((r"^(model\.)?language_model\.(model\.)?embed_tokens\.", "model.embed_tokens."),),
-)
-# By the fixture's name.
-CORRECTIONS: dict[str, Correction] = {
-    "cogvlm": Correction(
-        why="It does not write the activation, for which its reader takes quick GELU; the model has GELU.",
-        keys={"clip.use_gelu": ["BOOL", True]},
-    ),
-    "gemma3--resaved": Correction(
-        why="It does not know the tower as transformers 5 saves it, without 'vision_model.' in its names.",
-        checkpoint=((r"^vision_tower\.", "vision_tower.vision_model."),),
-    ),
-    "gemma3n": Correction(
-        why="The reference leaves the scales of layers flat, which llama.cpp cannot multiply channels by: it aborts. "
-        "ggml takes depthwise kernels in F16 only, others in F16 and F32, and aborts on the reference's bf16 and f32 "
-        "files. The image part alone is written yet; llama.cpp runs no audio of Gemma 3n.",
-        ones=((r"layer_scale\.gamma$", 2),),
-        types=(
-            (r"v\..*(dw_\w+\.conv|down_conv)\.weight", "F16 F16 F16 F16"),
-            (r"v\.(blk|msfa)\..*(conv\w*|proj)\.weight", "F32 F16 F16 F16"),
-        ),
-        without=AUDIO,
-    ),
-    "gemma4_unified": Correction(
-        why="The image part alone is written yet.",
-        without=AUDIO,
-    ),
-    "granite4_vision--from_the_front": Correction(
-        why="It sorts deepstack_layer_map before it counts the projectors, and takes hidden state 2 for block 2's, "
-        "which is block 1's, as transformers counts; so it gets a sorted map of layers counted from the back.",
-        checkpoint=(
-            (r"layerwise_projectors\.0", "layerwise_projectors.x"),
-            (r"layerwise_projectors\.1", "layerwise_projectors.0"),
-            (r"layerwise_projectors\.x", "layerwise_projectors.1"),
-        ),
-        config={"deepstack_layer_map": [[-3, 1], [-1, 0]], "spatial_vision_layer": -1},
-    ),
-    "internvl--hf": Correction(
-        why="It drops every tensor without 'model.' before it, and writes a file without any.",
-        checkpoint=((r"^(vision_tower|multi_modal_projector)\.", r"model.\1."),),
-    ),
-    "lfm2_vl--resaved": Correction(
-        why="It does not know the tower as transformers 5 saves it, without 'vision_model.' in its names.",
-        checkpoint=((r"^model\.vision_tower\.", "model.vision_tower.vision_model."),),
-    ),
-    "llama4": Correction(
-        why="Gemma 4's norm after attention has the same name, so that it takes the second norm for one.",
-        file=((r"attn_post_norm", "ln2"),),
-    ),
-    "nemotron_nano_v2_vl": Correction(
-        why="It takes the sizes of ViT-H for granted, whatever the configuration says, and ImageNet's statistics for "
-        "those that the processor calls norm_mean and norm_std.",
-        processor={"image_mean": [0.25, 0.5, 0.75], "image_std": [0.5, 0.25, 0.125]},
-        constants={
-            "nemotron.NemotronNanoV2VLModel._vit_hidden_size": 64,
-            "nemotron.NemotronNanoV2VLModel._vit_intermediate_size": 160,
-            "nemotron.NemotronNanoV2VLModel._vit_num_layers": 4,
-            "nemotron.NemotronNanoV2VLModel._vit_num_heads": 2,
-        },
-    ),
-    "pixtral": _ROW_END,
-    "pixtral--mistral3": _ROW_END,
-    "qwen2_5_vl--in_memory": Correction(
-        why="It drops whatever is not called visual.*, and writes a file without tensors.",
-        checkpoint=((r"^model\.visual\.", "visual."),),
-    ),
-    "qwen3_omni_moe": Correction(
-        why="It looks for thinker.visual.* under a name that it has taken away before, and wants both towers; it is "
-        "given the image tower as Qwen3-VL's, which it is.",
-        checkpoint=(
-            (r"^thinker\.visual\.", "model.visual."),
-            (r"\.merger_list\.", ".deepstack_merger_list."),
-            (r"(merger\.|merger_list\.\d+\.)ln_q\.", r"\1norm."),
-            (r"(merger\.|merger_list\.\d+\.)mlp\.0\.", r"\1linear_fc1."),
-            (r"(merger\.|merger_list\.\d+\.)mlp\.2\.", r"\1linear_fc2."),
-        ),
-        config={"architectures": ["Qwen3VLMoeForConditionalGeneration"], "model_type": "qwen3_vl_moe"},
-        lifted="thinker_config",
-    ),
-}
 
 
 def fetch(cache: Path) -> Path:
@@ -193,7 +79,7 @@ def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
     """Return the reference's part of a fixture."""
     if fixture.module == "minicpmv":
         read, records = make_minicpmv.reference(fixture, home)
-        return {"metadata": keys(read), "tensors": records}
+        return {"metadata": keys(read, is_corrected=True), "tensors": records}
     correction = CORRECTIONS.get(fixture.name, Correction())
     metadata: dict[str, Any] = {}
     tensors: dict[str, dict[str, Any]] = {}
@@ -212,7 +98,7 @@ def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
         for (dtype, outtype), path in files.items():
             read = GGUFReader(path)
             if outtype == "f32":
-                metadata = {**keys(read), **correction.keys}
+                metadata = {**keys(read, is_corrected=fixture.name in CORRECTIONS), **correction.keys}
             for tensor in read.tensors:
                 shape = [int(n) for n in reversed(tensor.shape)]
                 name = changed(tensor.name, correction.file)
@@ -241,6 +127,8 @@ def write_for_reference(fixture: Fixture, directory: Path, dtype: str) -> Path:
             if name == "config.json":
                 values = {**values, **values.pop(correction.lifted, {})}
             (model / name).write_text(json.dumps(merged(values, changes)))
+    for name, (values, shapes) in correction.beside.items():
+        Fixture(name, {"config.json": values}, shapes, {}, {}).write(model / name, dtype)
     return model
 
 
@@ -249,9 +137,9 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return {**values, **{k: merged(values[k], v) if isinstance(v, dict) else v for k, v in changes.items()}}
 
 
-def keys(read: GGUFReader) -> dict[str, Any]:
-    """Return a file's metadata as [types, value] by key, without what depends on the directory and the outtype."""
-    skipped = (*GUESSED, "general.file_type")
+def keys(read: GGUFReader, *, is_corrected: bool) -> dict[str, Any]:
+    """Return a file's metadata as [types, value] by key, without what depends on the outtype."""
+    skipped = ("general.file_type", *(GUESSED if is_corrected else ()))
     return {
         name: [" ".join(kind.name for kind in field.types), field.contents()]
         for name, field in read.fields.items()

@@ -33,7 +33,7 @@ PAIRS = [
 @pytest.mark.parametrize(("dtype", "outtype"), PAIRS)
 @pytest.mark.parametrize("family", FAMILIES, ids=named)
 def test_files_are_the_references(family: Fixture, dtype: str, outtype: Outtype, tmp_path: Path) -> None:
-    model = family.write(tmp_path / "m", dtype, shards=2)
+    model = family.write(tmp_path / family.name, dtype, shards=2)
     found = read(convert(model, tmp_path / "out.gguf", Options(outtype=outtype)).path)
     tensors = {name: (t.tensor_type.name, t.shape[::-1], digest(t.data.tobytes())) for name, t in found.tensors.items()}
     assert tensors == {

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from clipgguf import Options, convert
+from clipgguf import Options, convert, plan
 from tests.clip_checkpoints import (
     write_clip,
     write_processor,
@@ -32,6 +33,20 @@ def test_image_statistics_from_files(kind: str, write: Callable[..., Path], tmp_
     path = convert(model, options=Options(image_mean=(0.7, 0.8, 0.9))).path
     assert value(path, "clip.vision.image_mean") == pytest.approx([0.7, 0.8, 0.9])
     assert value(path, "clip.vision.image_std") == pytest.approx([0.4, 0.5, 0.6])
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        ({}, "image_mean and image_std; the family's own are"),
+        ({"image_mean": (1, 2, 3)}, "image_std; the family's own is"),
+        ({"image_std": (1, 2, 3)}, "image_mean; the family's own is"),
+    ],
+    ids=str,
+)
+def test_the_note_names_what_no_file_gives(options: dict[str, Any], missing: str, tmp_path: Path) -> None:
+    model = write_tower(tmp_path / "m", "vision", processor=None)
+    assert plan(model, Options(**options)).notes == (f"no image processor's file gives {missing} written",)
 
 
 def test_image_statistics_of_open_clip(tmp_path: Path) -> None:

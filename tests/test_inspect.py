@@ -11,6 +11,7 @@ import pytest
 from gguf import GGUFValueType
 
 from clipgguf import CheckpointError, Inspection, Options, convert, inspect
+from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.options import Outtype
 from tests.checkpoints import Clip, Text, Vision, write_model
 from tests.conftest import Run
@@ -20,6 +21,7 @@ from tests.llava_checkpoints import VISION_24, Llava
 from tests.mmproj_files import mmproj
 from tests.other_mmproj import OTHERS, QWEN2_VL, write_other
 from tests.processes import on_a_terminal, taking_at_most
+from tests.siglip_checkpoints import write_siglip_tower
 
 T = GGUFValueType
 TYPE = "clip.projector_type"
@@ -47,6 +49,12 @@ def test_tables(tmp_path: Path, run: Run) -> None:
     assert {name: rows[name][-2:] for name in offsets} == offsets
     assert rows["F16"] == ["36", "105,744", "211,488"]
     assert rows["PowerInfer"][:2] == ["no:", "clip.has_text_encoder"]
+
+
+def test_a_projectors_type_without_a_projector(tmp_path: Path) -> None:
+    path = convert(write_siglip_tower(tmp_path / "m"), tmp_path / "x.gguf").path
+    told = rewritten(path, tmp_path / "y.gguf", metadata=[MetadataItem(TYPE, T.STRING, "mlp")])
+    assert inspect(told).found == inspect(path).found == "vision tower of SigLIP"
 
 
 @pytest.mark.parametrize(

@@ -138,8 +138,8 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[Path, dict[str, Any]]], list[str
         ["p.bin", "'other'", "unknown"],
     ),
     "a tower of another family": (
-        lambda d: (write_hf(d / "m", with_config(LLAVA, vision_config={"model_type": "pixtral"})), {}),
-        ["vision_config", "'pixtral'"],
+        lambda d: (write_hf(d / "m", with_config(LLAVA, vision_config={"model_type": "dinov2"})), {}),
+        ["vision_config", "'dinov2'"],
     ),
     "a checkpoint with something more": (
         lambda d: (with_tensor(write_hf(d / "m", LLAVA), "model.resampler.weight"), {}),

@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from clipgguf import CheckpointError, ConfigError, Options, UsageError, convert, inspect, plan, verify
 from tests.checkpoints import write_model
-from tests.clip_checkpoints import write_tower
+from tests.clip_checkpoints import write_clip, write_tower
 from tests.family_fixtures import fixtures
 from tests.json_files import edit_json
-from tests.llava_checkpoints import Llava, write_hf
+from tests.llava_checkpoints import Llava, write_hf, write_projector
 from tests.open_clip_checkpoints import write_open_clip
-from tests.weights import safetensors_header
+from tests.siglip_checkpoints import write_siglip, write_siglip_llava
+from tests.weights import safetensors_header, write_file
 
 FAMILIES = {family.name: family for family in fixtures() if family.name in ("gemma3", "qwen2_5_vl")}
 
@@ -141,3 +143,86 @@ def test_two_tensors_that_disagree_about_a_size_are_both_named(tmp_path: Path) -
         and problem.endswith(f"asks for (any, {columns})")
         for problem in error.value.problems
     ), error.value
+
+
+def with_architectures(model: Path, model_type: Any, *names: Any) -> Path:
+    return changed(model, lambda c: c.update(model_type=model_type, architectures=list(names)))
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "clip_vision_model", "gemma3"])
+def test_a_model_type_is_no_class(name: str, tmp_path: Path) -> None:
+    model = write_hf(tmp_path / "m", Llava())
+    expected = convert(model, tmp_path / "a.gguf").path.read_bytes()
+    assert convert(with_architectures(model, "llava", name), tmp_path / "b.gguf").path.read_bytes() == expected
+
+
+@pytest.mark.parametrize("model_type", ["foo", 1, {}, ["x"]], ids=str)
+@pytest.mark.parametrize("name", ["clip", "siglip", "llava"])
+def test_a_model_type_among_the_classes_of_nothing(name: str, model_type: Any, tmp_path: Path) -> None:
+    for write in (write_model, lambda directory: write_hf(directory, Llava())):
+        model = with_architectures(write(tmp_path / write.__name__), model_type, name)
+        with pytest.raises(ConfigError, match=r"config\.json: is of model_type .*, which is not supported"):
+            plan(model)
+
+
+def test_a_towers_class_that_is_a_model_type(tmp_path: Path) -> None:
+    model = changed(write_siglip(tmp_path / "m"), lambda c: c["vision_config"].update(architectures=["llava"]))
+    assert plan(model, Options(vision_only=True)).found.startswith("SigLIP (SiglipModel)")
+
+
+@pytest.mark.parametrize("tower", ["vision_cfg", "text_cfg"])
+@pytest.mark.parametrize("given", [False, 0, [], "", {"eps": None}, {}], ids=str)
+def test_open_clips_norm_kwargs_that_tell_nothing(given: Any, tower: str, tmp_path: Path) -> None:
+    model = write_open_clip(tmp_path / "m")
+    expected = convert(model, tmp_path / "a.gguf").path.read_bytes()
+    changed(model, lambda c: c["model_cfg"][tower].update(norm_kwargs=given), "open_clip_config.json")
+    assert convert(model, tmp_path / "b.gguf").path.read_bytes() == expected
+
+
+@pytest.mark.parametrize("option", [{}, {"text_only": True}, {"vision_only": True}], ids=str)
+@pytest.mark.parametrize(
+    ("part", "values", "words"),
+    [
+        ("preprocess_cfg", {"mean": [0.5]}, "preprocess_cfg: mean is"),
+        ("preprocess_cfg", {"std": [0, 0, 0]}, "preprocess_cfg: std is"),
+        ("vision_cfg", {"patch_size": 640}, "patch_size 640 is larger than image_size"),
+        ("vision_cfg", {"mlp_ratio": None}, "vision_cfg: mlp_ratio is None, should be a positive number"),
+        ("vision_cfg", {"mlp_ratio": 1e7}, "vision_cfg: width is 48 and mlp_ratio 10000000.0"),
+        ("vision_cfg", {"width": None}, "vision_cfg: width is None, should be a positive integer"),
+        ("text_cfg", {"width": None}, "text_cfg: width is None, should be a positive integer"),
+        ("vision_cfg", {"head_width": None}, "vision_cfg: head_width is None, should be a positive integer"),
+    ],
+    ids=lambda x: str(x)[:24],
+)
+def test_open_clips_whole_config_is_held(part: str, values: Any, words: str, option: Any, tmp_path: Path) -> None:
+    model = write_open_clip(tmp_path / "m")
+    name = "open_clip_config.json"
+    changed(model, lambda c: (c if part in c else c["model_cfg"])[part].update(values), name)
+    with pytest.raises(ConfigError) as error:
+        plan(model, Options(**option))
+    assert any(f"{name}: " in problem and words in problem for problem in error.value.problems), error.value
+
+
+@pytest.mark.parametrize("layer", ["x", [-2, -1], 99], ids=str)
+def test_a_feature_layer_is_told_by_its_place(layer: Any, tmp_path: Path) -> None:
+    model = changed(write_hf(tmp_path / "m", Llava()), lambda c: c.update(vision_feature_layer=layer))
+    with pytest.raises(ConfigError) as error:
+        plan(model)
+    assert str(error.value).startswith(f"{model / 'config.json'}: vision_feature_layer is {layer!r}")
+
+
+@pytest.mark.parametrize(("asked", "text"), [(None, ""), ("ldp", " as 'ldp'")])
+def test_an_unknown_projector_is_told_what_is_known(asked: Any, text: str, tmp_path: Path) -> None:
+    llava = Llava()
+    file = write_projector(tmp_path / "p.safetensors", llava)
+    write_file(file, {**load_file(file), "model.mm_projector.7.weight": np.ones(4, np.float32)})
+    with pytest.raises(CheckpointError) as error:
+        plan(write_clip(tmp_path / "m", llava.clip), Options(llava_projector=file, projector_type=asked))
+    assert f"readers do not know the projector{text}: compared with " in str(error.value)
+    assert str(error.value).endswith("; supported are mlp, mlp with LayerNorm, ldp, ldpv2")
+
+
+def test_a_vision_config_that_is_no_object(tmp_path: Path) -> None:
+    model = changed(write_siglip_llava(tmp_path / "m"), lambda c: c.update(vision_config=[8]))
+    with pytest.raises(ConfigError, match=r"config\.json: vision_config is \[8\], should be an object"):
+        plan(model)

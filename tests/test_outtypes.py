@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFValueType, LlamaFileType, quants
 
-from clipgguf import Options, convert, verify
+from clipgguf import Options, convert, plan, verify
 from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.options import Outtype
 from tests.checkpoints import Clip, Text, Vision, write_model
@@ -108,6 +108,14 @@ def test_both_numbers_are_verified(outtype: Outtype, tmp_path: Path) -> None:
         item = MetadataItem(FILE_TYPE, GGUFValueType.UINT32, 15)
         result = verify(rewritten(path, tmp_path / "y.gguf", metadata=[item]), model)
         assert [problem.split(" is ")[0] for problem in result.problems] == [f"metadata key '{FILE_TYPE}'"]
+
+
+def test_only_what_falls_back_is_counted(tmp_path: Path) -> None:
+    # Rows of 40 in the text tower; its embeddings are f16 in every file, and no fault of their rows.
+    notes = plan(write_model(tmp_path / "m", CLIP), Options(outtype="q8_0")).notes
+    odd = [note for note in notes if "matrices are f16" in note]
+    matrices = ("attn_k", "attn_v", "attn_q", "attn_out", "ffn_down", "text_projection")
+    assert [note.partition(" ")[0] for note in odd] == [str(len(matrices))]
 
 
 def test_a_number_of_which_there_is_no_matrix(tmp_path: Path) -> None:

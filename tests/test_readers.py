@@ -81,6 +81,14 @@ def test_all_that_keeps_clip_cpp_from_a_file(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("options", [{}, {"vision_only": True}], ids=str)
+def test_a_file_without_a_projector_lacks_no_tensor_of_one(options: dict[str, Any], tmp_path: Path) -> None:
+    path = convert(write_model(tmp_path / "m"), tmp_path / "x.gguf", options=Options(**options)).path
+    found = reasons(path)["PowerInfer"]
+    assert "it has no projector (no tensor is called mm.*), so it is no mmproj" in found
+    assert not any("lacks tensors" in reason for reason in found)
+
+
 def test_numbers_of_tensors_that_clip_cpp_does_not_know(tmp_path: Path) -> None:
     bigg = replace(
         BASE, text=replace(BASE.text, num_hidden_layers=32), vision=replace(BASE.vision, num_hidden_layers=48)

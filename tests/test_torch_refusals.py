@@ -151,6 +151,7 @@ FOREIGN = {
     "gzip": (b"\x1f\x8b\x08\0", "is compressed with gzip"),
     "tar": (bytes(257) + b"ustar\0" + bytes(249), "is a tar archive"),
     "safetensors": (struct.pack("<Q", 2) + b"{}", "is a safetensors file"),
+    "zip without entries": (b"PK\3\4" + bytes(60) + b"PK\5\6" + bytes(18), "is a zip archive with 0 entries"),
     "text": (b"hello", "is no file of torch.save: begins with 68 65 6c 6c, should with 50 4b 03 04"),
     "plain-pickle": (pickle.dumps({"weight": [1.0]}), "is a pickle, but none of torch.save"),
 }

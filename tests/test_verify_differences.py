@@ -197,6 +197,25 @@ def test_missing_and_extra_keys(model: Path, tmp_path: Path) -> None:
     assert result.notes == ("metadata key 'general.author' is one that no conversion writes",)
 
 
+@pytest.mark.parametrize(
+    ("key", "told", "problem"),
+    [
+        ("architecture", "clop", "metadata key 'general.architecture' is 'clop', should be 'clip'"),
+        ("architecturX", "clip", "metadata key 'general.architecture' is missing, should be 'clip'"),
+    ],
+)
+def test_another_architecture(key: str, told: str, problem: str, model: Path, tmp_path: Path) -> None:
+    path = convert(model, tmp_path).path
+    content = path.read_bytes()
+    start, length = content.index(b"general.architecture"), len("general.architecture")
+    # The value's type and length come between the key and the value.
+    between = content[start + length : start + length + 12]
+    new = f"general.{key}".encode() + between + told.encode()
+    result = verify(changed(path, start, new), model)
+    assert not result.agrees
+    assert problem in result.problems
+
+
 def test_the_model_was_renamed(model: Path, tmp_path: Path) -> None:
     path = convert(model, tmp_path).path
     result = verify(path, model.rename(tmp_path / "other"))

@@ -137,7 +137,7 @@ def _read_directory(source: Source) -> dict[str, _Entry]:
         what = f"is a truncated or damaged zip archive: {e} (the file has {source.size:,} bytes)"
         raise CheckpointError(f"{source}: {what}") from e
     infos.sort(key=lambda info: info.header_offset)
-    ends = [*(info.header_offset for info in infos[1:]), directory_offset]
+    ends = [*(info.header_offset for info in infos), directory_offset][1:]
     entries: dict[str, _Entry] = {}
     for info, end in zip(infos, ends, strict=True):
         # Not info.filename: zipfile cuts that off at a NUL, and changes it on Windows.

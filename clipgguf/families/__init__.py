@@ -18,14 +18,16 @@ from clipgguf.sources.given import hub_advice, place
 
 # The module of each family: what of config.json it is met by, and what its files call the projector
 # (clip.projector_type, or clip.vision.projector_type). It is met by a model_type, by a model_type of which the vision
-# tower is another ("llava+pixtral"), or by a class in ``architectures``; the more special one counts. A module has the
-# table FAMILY, or where there is more to do than to read tables, a function open_model.
+# tower is another ("llava+pixtral"), or by a class in ``architectures``, which begins with a capital letter as no
+# model_type does but one that is a class's name; the more special one counts. A module has the table FAMILY, or where
+# there is more to do than to read tables, a function open_model.
 MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "clip": (("clip", "clip_text_model", "clip_vision_model", "siglip", "siglip_vision_model"), ()),
     "cogvlm": (("CogVLMForCausalLM",), ("cogvlm",)),
     "deepseek_ocr": (("DeepseekOCRForCausalLM", "UnlimitedOCRForCausalLM", "unlimited_ocr"), ("deepseekocr",)),
     "deepseek_ocr2": (("DeepseekOCR2ForCausalLM", "deepseek_ocr2"), ("deepseekocr2",)),
     "deepseek_v4_vision": (("DeepseekV4ForCausalLM", "deepseek_v4"), ("deepseek4v",)),
+    "dots3_note": (("dots3_note",), ("dots3note_v",)),
     "dots_ocr": (("dots_ocr",), ("dots_ocr",)),
     "exaone4_5": (("exaone4_5",), ("exaone4_5",)),
     "gemma3": (("gemma3",), ("gemma3",)),
@@ -49,6 +51,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ling3_vl": (("BailingMoeV3VLForConditionalGeneration", "bailing_moe_v3_vl"), ("ling3vl",)),
     "llama4": (("llama4",), ("llama4",)),
     "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
+    "mimo_v2": (("mimo_v2", "MiMoV2ForCausalLM"), ("mimovl",)),
     "minicpmv": (("minicpmv", "minicpmo"), ("resampler",)),
     "minicpmv4_6": (("minicpmv4_6",), ("minicpmv4_6",)),
     "minimax_m3": (("minimax_m3_vl",), ("minimax_m3",)),
@@ -157,7 +160,7 @@ def _met_by(config: Mapping[str, Any]) -> Iterator[str]:
     tower = tower if isinstance(tower, dict) else {}
     for values in (tower, config):
         names = values.get("architectures")
-        # A model_type among them is no class.
+        # A model_type is none there, whatever stands in a list of classes.
         classes = (name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
         yield from (name for name in classes if name[:1].isupper())
     model_type, tower_type = config.get("model_type"), tower.get("model_type")
@@ -172,7 +175,8 @@ def _why_not_supported(config: Mapping[str, Any]) -> str:
     if model_type is None:
         return "has no model_type; `clipgguf families` lists what is supported"
     what = f"is of model_type {shown(model_type)}, which is not supported"
-    if isinstance(model_type, str) and (nearest := difflib.get_close_matches(model_type, MODEL_TYPES, 3, 0.6)):
+    known = [name for name in MODEL_TYPES if "+" not in name]
+    if isinstance(model_type, str) and (nearest := difflib.get_close_matches(model_type, known, 3, 0.6)):
         what += f"; {', '.join(map(repr, nearest))} {'are' if len(nearest) > 1 else 'is'}"
     names = set(map(str, architectures)) if isinstance(architectures, list) else set()
     theirs = "writes an mmproj of it" if names & _LLAMA_CPP_ALONE else "does not know it either"

@@ -14,8 +14,9 @@ from clipgguf.errors import CheckpointError, ConfigError, shown
 from clipgguf.families import tower_tables as tables
 from clipgguf.families.bases import SCRIPT, statistics
 from clipgguf.family import Family, Prefix, Rule, Section, Value, norm
-from clipgguf.inputs import Config, Inputs
-from clipgguf.model import Model, open_family
+from clipgguf.inputs import Config, Inputs, read_values
+from clipgguf.matching import refuse_quantized
+from clipgguf.model import Model, matched_model
 from clipgguf.sources import File
 from clipgguf.vocabulary import read_vocabulary
 
@@ -66,7 +67,12 @@ class VisionTower:
     class_tokens: int
     embeddings: tuple[Rule, ...]
     statistics: ImageStatistics
+    # What stands under the tower's prefix and is left out, with a line for the user.
     noted: tuple[tuple[str, str], ...] = ()
+
+    def noted_after(self, prefix: str) -> tuple[tuple[str, str], ...]:
+        """Return the patterns of what is left out with a line for the user, and that line."""
+        return tuple((re.escape(prefix) + pattern, note) for pattern, note in self.noted)
 
     @property
     def values(self) -> tuple[Value, ...]:
@@ -95,7 +101,7 @@ SIGLIP = VisionTower(
     0,
     tables.SIGLIP_EMBEDDINGS,
     SIGLIP_STATISTICS,
-    ((tables.SIGLIP_HEAD, HEAD_NOTE),),
+    ((r"head\.", HEAD_NOTE),),
 )
 
 TEXT_TOWER = Prefix("embeddings.token_embedding.weight", "text_model.")
@@ -114,12 +120,14 @@ def _tower(part: str, prefix: Prefix, embeddings: tuple[Rule, ...], last: tuple[
 
 # The towers' projections into one space, which stand after both towers.
 PROJECTIONS = {VISION: "visual_projection.weight", TEXT: "text_projection.weight"}
+PREFIXES = {TEXT: TEXT_TOWER, VISION: tables.TOWER}
 # What a checkpoint may hold and a file never does: the temperature of the contrastive loss, and old integer buffers.
-NEVER_WRITTEN = (r"logit_scale$", r"(.*\.)?embeddings\.position_ids$")
+POSITION_IDS = r"embeddings\.position_ids$"
+_NEVER_WRITTEN = (r"logit_scale$", r"(text|vision)_model\." + POSITION_IDS)
 # The tensors of a tower that was not asked for.
 OTHER_TOWER = {
-    TEXT: (r"(.*\.)?text_model\.", r"(text\.)?text_projection"),
-    VISION: (r"(.*\.)?vision_model\.", r"visual_projection"),
+    TEXT: (r"text_model\.", r"text_projection\.weight$"),
+    VISION: (r"vision_model\.", r"visual_projection\.weight$"),
 }
 
 
@@ -158,11 +166,30 @@ def clip_family(
             Value("gelu", of=activation),
         ),
         sections=tuple(sections),
-        left_out=tuple(pattern for tower in (TEXT, VISION) if tower not in towers for pattern in OTHER_TOWER[tower]),
-        ignored=(*NEVER_WRITTEN, *((r"logit_bias$",) if is_siglip else ())),
-        noted=vision.noted,
+        left_out=tuple(pattern for tower in stored if tower not in towers for pattern in OTHER_TOWER[tower]),
         shared=frozenset({"projection"}),
     )
+
+
+def with_names_beside(family: Family, names: Mapping[str, Any], stored: Towers, *, is_siglip: bool) -> Family:
+    """Return CLIP's family with what a checkpoint of these names may hold besides, and no file does.
+
+    A tower whose names have no prefix leaves none for the other tower's.
+    """
+    vision = SIGLIP if is_siglip else CLIP
+    prefixes = {tower: next(iter(PREFIXES[tower].found(names)), PREFIXES[tower].default) for tower in stored}
+    ignored, noted = list(_NEVER_WRITTEN), list[tuple[str, str]]()
+    for tower, prefix in prefixes.items():
+        if tower in family.parts:
+            ignored.append(re.escape(prefix) + POSITION_IDS)
+            noted += vision.noted_after(prefix) if tower == VISION else ()
+        elif prefix:
+            ignored.append(re.escape(prefix))
+    if all(prefixes.values()):
+        ignored += [pattern for tower in PREFIXES if tower not in family.parts for pattern in OTHER_TOWER[tower]]
+    if is_siglip:
+        ignored.append(r"logit_bias$")
+    return replace(family, ignored=tuple(ignored), noted=tuple(noted))
 
 
 # What a model_type is called, and the towers that can go into a file; one that ends in "_model" is of a tower alone.
@@ -196,7 +223,13 @@ def open_model(inputs: Inputs) -> Model:
         )
     towers = towers_asked_for(inputs, title, stored)
     family = clip_family(title, towers, stored=stored, is_siglip=is_siglip(config))
-    return with_value_warnings(open_family(family, inputs), config.path)
+    # All JSON before the headers, whose validation imports numpy: what parsing a vocabulary needs is then free again.
+    values = read_values(family, inputs)
+    checkpoint = inputs.open_checkpoint(lambda name: not family.leaves_out(name))
+    refuse_quantized(inputs.config.values, config.path, checkpoint.tensors.values())
+    family = with_names_beside(family, checkpoint.tensors, stored, is_siglip=is_siglip(config))
+    model = matched_model(family, inputs, values, checkpoint.tensors, checkpoint)
+    return with_value_warnings(model, config.path)
 
 
 def is_siglip(config: Config) -> bool:

@@ -1,8 +1,8 @@
 """Gemma 3n: MobileNetV5, a convolutional tower of four stages, and one matrix after an RMS norm.
 
 Names: transformers' Gemma3nForConditionalGeneration, whose tower is timm's mobilenetv5_300m_enc; llama.cpp's
-``conversion/gemma.py`` and ``tools/mtmd/models/mobilenetv5.cpp``. The tensors alone tell which blocks a
-stage has.
+``conversion/gemma.py`` and ``tools/mtmd/models/mobilenetv5.cpp``. The tensors alone tell which blocks a stage has. It
+is longer than other tables for the parts that blocks are made of.
 """
 
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD

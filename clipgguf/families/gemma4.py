@@ -1,10 +1,11 @@
 """Gemma 4: a gated tower with norms on both sides, pooled, whose linear layers may clip; and one matrix.
 
-Names: transformers' Gemma4ForConditionalGeneration; llama.cpp's ``conversion/gemma.py`` and ``tools/mtmd``.
+Names: transformers' Gemma4ForConditionalGeneration; llama.cpp's ``conversion/gemma.py`` and ``tools/mtmd``. It is
+longer than other tables for the bounds that each linear layer may have.
 """
 
 from clipgguf.config import ImageStatistics
-from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
+from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, statistics
 from clipgguf.family import Family, Prefix, Rule, Section, Value, norm
 
 TOWER = Prefix("patch_embedder.input_proj.weight", "model.vision_tower.")
@@ -44,6 +45,8 @@ FAMILY = Family(
         Value("vision.positions", "vision_config.position_embedding_size", 10240),
         *statistics(STATISTICS),
         Value("vision.scale", "vision_config.pooling_kernel_size", 3, unless=3),
+        # llama.cpp's own converter names none, so that llama.cpp computes quick GELU.
+        *activation("vision_config.hidden_activation", "gelu_pytorch_tanh"),
         Value("vision.standardize", "vision_config.standardize", False),
         Value("clips", "vision_config.use_clipped_linears", False),
         Value("vision.clipping_blocks", of=lambda v: v["vision.blocks"] if v["clips"] else 0),

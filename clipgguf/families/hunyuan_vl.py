@@ -1,7 +1,7 @@
 """HunyuanVL and HunyuanOCR: a tower with a table of positions, and convolutions that merge two by two patches.
 
 Names: transformers' HunYuanVLForConditionalGeneration, those on the hub and in memory (``conversion_mapping.py``);
-llama.cpp's ``conversion/hunyuan.py`` and ``tools/mtmd``.
+llama.cpp's ``conversion/hunyuan.py`` and ``tools/mtmd``. It is longer than other tables for the two spellings.
 """
 
 from clipgguf.config import CLIP_STATISTICS

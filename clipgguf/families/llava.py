@@ -5,14 +5,22 @@ transformers' own (llava-hf). Either is told by its tensors' names, and only the
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 
 from clipgguf.checkpoint import Checkpoint
 from clipgguf.errors import CheckpointError
 from clipgguf.families import module_of
 from clipgguf.families.bases import SCRIPT, statistics
-from clipgguf.families.clip import CLIP, NEVER_WRITTEN, SIGLIP, activation, is_siglip, with_value_warnings
+from clipgguf.families.clip import (
+    CLIP,
+    POSITION_IDS,
+    PROJECTIONS,
+    SIGLIP,
+    VISION,
+    activation,
+    is_siglip,
+    with_value_warnings,
+)
 from clipgguf.families.llava_projectors import NEWLINE, Kind, by_tail, is_projector_name, projector_prefix, recognise
 from clipgguf.families.llava_settings import Settings, check_strategy, settings_values
 from clipgguf.families.llava_tower import find_tower, tower_prefix
@@ -31,12 +39,18 @@ _LANGUAGE_MODEL = re.compile(
     r"(?:model\.|language_model\.|transformer\.|gpt_neox\.)*"
     r"(?:layers|h|blocks|embed_tokens|embed_in|embed_out|wte|norm|norm_f|final_layernorm|final_layer_norm|ln_f|lm_head)\."
 )
+# What a CLIP model has besides its vision tower.
+_BESIDE_TOWER = re.compile(
+    r"text_model\..*|text_projection\.weight|logit_scale|logit_bias|vision_model\.embeddings\.position_ids"
+)
 LLAVA_USES = frozenset({"llava_projector", "feature_layer", "keep_last_layer", "projector_type", "vision_config"})
 # MobileVLM's LDP downsamples a fixed grid in llama.cpp (``build_llava`` in tools/mtmd/models/llava.cpp).
 LDP_GRID = 24
 
 # What the values that depend on LLaVA's settings are called, where there is only a file to tell them.
 _TOLD = (Value("vision.blocks"), Value("vision.feature_layer"))
+# Read for its rows alone, which are the projection_dim that readers ask for.
+_PROJECTION = Section("", "", (Rule(PROJECTIONS[VISION], (), "projection width", optional=True),))
 
 
 def llava_family(
@@ -44,7 +58,7 @@ def llava_family(
 ) -> Family:
     """Return the family of mmproj files with a kind of projector and of tower.
 
-    The final norm and CLIP's projection are known, and not written.
+    CLIP's projection is known, and not written.
     """
     tower = SIGLIP if is_siglip else CLIP
     return Family(
@@ -68,11 +82,8 @@ def llava_family(
             Section("mm.", "", (*kind.rules, NEWLINE)),
             Section(TOWER, "v.", tower.embeddings),
             Section(TOWER + "encoder.layers.{}.", "v.blk.{}.", block, times="layers", stored="blocks"),
-            Section("", "", (Rule("visual_projection.weight", (), "projection width", optional=True),)),
+            *(() if is_siglip else (_PROJECTION,)),
         ),
-        # The parts of CLIP that an image encoder goes without.
-        ignored=(*NEVER_WRITTEN, r"(.*\.)?(text_model|post_layernorm)\.", r"text_projection\.weight$", r"logit_bias$"),
-        noted=tower.noted,
     )
 
 
@@ -107,24 +118,46 @@ def open_model(inputs: Inputs) -> Model:
     if kind.projector_type != "mlp" and grid != LDP_GRID:
         runs = f"which llama.cpp runs on {LDP_GRID} x {LDP_GRID} patches only; this tower has {grid} x {grid}"
         raise CheckpointError(f"{projector_from}: the projector is of kind {kind.name}, {runs}")
-    tensors = {**_rest(checkpoint, tower), **tower.tensors}
-    tensors = {name: tensor for name, tensor in tensors.items() if not is_projector_name(name)}
+    tensors, strays = _sorted(checkpoint, tower)
     tensors |= {f"mm.{tail}": tensor for tail, tensor in named.items()}
     spelling = [projector_prefix(tensor.name) for tensor in projector]
-    model = matched_model(family, inputs, values, tensors, tower, spelling)
+    family = _with_names_beside(family, tower_prefix(tower) or "", is_siglip=siglip)
+    model = matched_model(family, inputs, values, tensors, tower, spelling, strays)
     model = with_value_warnings(model, inputs.config.path)
     model = replace(model, uses=model.uses | LLAVA_USES | ({"vision_tower"} if checkpoint is not None else set()))
     return _in_order_of(projector, model) if keep_order else model
 
 
-def _rest(checkpoint: Checkpoint | None, tower: Checkpoint) -> Mapping[str, View]:
-    """Return what a LLaVA checkpoint has besides a tower of its own, when the tower is from elsewhere."""
-    if checkpoint is None or checkpoint is tower:
-        return {}
-    prefix = tower_prefix(checkpoint)
-    # Beside the tower proper, its CLIP model may have left its projection.
-    root = None if prefix is None else prefix.removesuffix("vision_model.")
-    return {name: t for name, t in checkpoint.tensors.items() if root is None or not name.startswith(root)}
+def _with_names_beside(family: Family, prefix: str, *, is_siglip: bool) -> Family:
+    """Return the family with what a tower may hold after its prefix, and no file does."""
+    start = re.escape(prefix)
+    ignored = (start + POSITION_IDS, start + r"post_layernorm\.(weight|bias)$")
+    return replace(family, ignored=ignored, noted=(SIGLIP if is_siglip else CLIP).noted_after(prefix))
+
+
+def _sorted(checkpoint: Checkpoint | None, tower: Checkpoint) -> tuple[dict[str, View], list[View]]:
+    """Return the tower's tensors by name, and those that are nobody's.
+
+    Nobody's are those of a LLaVA checkpoint but the language model's, the projector's, and what stands where its own
+    tower does; of another directory with a tower, those that CLIP has not.
+    """
+    strays: list[View] = []
+    if checkpoint is not None:
+        prefix = tower_prefix(checkpoint)
+        # Beside the tower proper, its CLIP model may have left its projection.
+        root = None if prefix is None else prefix.removesuffix("vision_model.")
+        own = [(name, t) for name, t in checkpoint.tensors.items() if not is_projector_name(name)]
+        strays += [tensor for name, tensor in own if root is None or not name.startswith(root)]
+    prefix = tower_prefix(tower) or ""
+    found = {name: tensor for name, tensor in tower.tensors.items() if name.startswith(prefix)}
+    if checkpoint is tower:
+        return {name: tensor for name, tensor in found.items() if not is_projector_name(name)}, strays
+    for name, tensor in tower.tensors.items():
+        if name == PROJECTIONS[VISION]:
+            found[name] = tensor
+        elif name not in found and not _BESIDE_TOWER.fullmatch(name):
+            strays.append(tensor)
+    return found, strays
 
 
 def _in_order_of(projector: list[View], model: Model) -> Model:

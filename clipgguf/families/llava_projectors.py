@@ -101,19 +101,23 @@ def projector_prefix(name: str) -> str:
 def by_tail(tensors: Sequence[View]) -> dict[str, View]:
     """Return a projector's tensors by their names in the tables.
 
-    Raises CheckpointError for Phi-3's, which is no LLaVA projector.
+    Raises CheckpointError for Phi-3's, which is no LLaVA projector, and for two of one name after several prefixes.
     """
     found: dict[str, View] = {}
     for tensor in tensors:
         if _NEWLINE.fullmatch(tensor.name):
-            found[NEWLINE.theirs] = tensor
+            tail = NEWLINE.theirs
         elif match := _PREFIX.fullmatch(tensor.name):
             head, _, rest = match["tail"].partition(".")
-            found[f"{_HF_TAILS.get(head, head)}.{rest}" if rest else head] = tensor
+            tail = f"{_HF_TAILS.get(head, head)}.{rest}" if rest else head
         else:
             what = "is of Phi-3's HD projector, which merges patches two by two"
             no_reader = "no reader of GGUF files can run it as a LLaVA projector"
             raise CheckpointError(f"{tensor.file}: tensor {tensor.name!r} {what}; {no_reader}")
+        if other := found.get(tail):
+            both = f"tensors {other.name!r} and {tensor.name!r} are both {tail!r} of a projector"
+            raise CheckpointError(f"{tensor.file}: {both}; supported is one")
+        found[tail] = tensor
     return found
 
 
@@ -127,14 +131,15 @@ def recognise(tensors: Mapping[str, View], projector_type: str | None, where: st
     for kind in kinds:
         if kind.tails == tails:
             return kind
+    supported = f"supported are {', '.join(kind.name for kind in KINDS)}"
     if known := _why_not(tails):
-        raise CheckpointError(f"{where}: {known}; supported are {', '.join(kind.name for kind in KINDS)}")
-    asked = f"as {projector_type!r} " if projector_type else ""
+        raise CheckpointError(f"{where}: {known}; {supported}")
+    asked = f" as {projector_type!r}" if projector_type else ""
     nearest = max(kinds, key=lambda kind: len(kind.tails & tails) - len(kind.tails ^ tails))
     others = (("lacks", nearest.tails - tails), ("has", tails - nearest.tails))
     differs = " and ".join(f"{what} {', '.join(map(repr, sorted(names)))}" for what, names in others if names)
     compared = f"compared with {nearest.name}, it {differs}"
-    raise CheckpointError(f"{where}: readers do not know the projector {asked}: {compared}")
+    raise CheckpointError(f"{where}: readers do not know the projector{asked}: {compared}; {supported}")
 
 
 def _why_not(tails: set[str]) -> str | None:

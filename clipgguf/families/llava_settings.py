@@ -88,8 +88,7 @@ def _own_layers_to_run(inputs: Inputs, settings: Settings, blocks: int) -> int:
     """
     layer, where = inputs.options.feature_layer, "--feature-layer"
     if layer is None:
-        path, layer = settings.find("vision_feature_layer|mm_vision_select_layer")
-        where = settings.label(path)
+        where, layer = settings.find("vision_feature_layer|mm_vision_select_layer")
         if layer is None:
             layer = -1 if settings.is_of("llava_onevision") else -2
             where = f"{settings.path}: the layer where none is given"

@@ -15,7 +15,7 @@ from clipgguf.families.llava_settings import Settings
 from clipgguf.families.tower_tables import TOWER
 from clipgguf.inputs import Config, Inputs
 from clipgguf.json_file import read_json_object
-from clipgguf.matching import refuse_quantized
+from clipgguf.matching import refuse_quantized, the_prefix
 from clipgguf.sources import File, Folder
 from clipgguf.sources.given import given_file, hub_advice, place
 from clipgguf.tensor import View
@@ -86,8 +86,11 @@ def find_tower(inputs: Inputs, llava: Settings, checkpoint: Checkpoint | None) -
 
 
 def tower_prefix(checkpoint: Checkpoint) -> str | None:
-    """Return what stands in front of the names of a checkpoint's tower, or None when it has none."""
-    return next(iter(TOWER.found(checkpoint.tensors)), None)
+    """Return what stands in front of the names of a checkpoint's tower, or None when it has none.
+
+    Raises CheckpointError when it has several.
+    """
+    return the_prefix(TOWER, checkpoint.tensors, checkpoint.folder)
 
 
 def _folder_inside(llava: Settings) -> Folder | None:
@@ -109,7 +112,9 @@ def _inner_config(inputs: Inputs, llava: Settings, tensors: Mapping[str, View], 
     if values is None:
         values = _known_tower(llava, tensors, prefix)
     # One that is there takes CLIPVisionConfig's defaults for what it omits, not LlavaConfig's.
-    model_type = values.get("model_type") if isinstance(values, Mapping) else None
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{llava.label('vision_config')} is {shown(values)}, should be an object")
+    model_type = values.get("model_type")
     if model_type not in (None, *VISION_TYPES):
         wrong = f"vision_config is of model_type {shown(model_type)}"
         raise ConfigError(f"{llava.path}: {wrong}, supported are {', '.join(map(repr, VISION_TYPES))}")

@@ -2,7 +2,8 @@
 
 Names: openbmb's MiniCPMV and MiniCPMO (``modeling_minicpmv.py``, ``resampler.py``). Files: llama.cpp's
 ``tools/mtmd/legacy-models/minicpmv-convert-image-encoder-to-gguf.py``, and ``docs/multimodal/minicpm*.md`` for the
-versions. MiniCPM-V 2.0 has timm's tower, and is not supported.
+versions. MiniCPM-V 2.0 has timm's tower, and is not supported. It is longer than other tables for the versions, and a
+table of positions that is computed.
 """
 
 from collections.abc import Mapping

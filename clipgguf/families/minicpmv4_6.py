@@ -1,6 +1,7 @@
 """MiniCPM-V 4.6: a SigLIP tower whose patches are merged two by two, once inside the tower and once after it.
 
-Names: transformers' MiniCPMV4_6ForConditionalGeneration; llama.cpp's ``conversion/minicpm.py`` and ``tools/mtmd``.
+Names: transformers' MiniCPMV4_6ForConditionalGeneration; llama.cpp's ``conversion/minicpm.py`` and ``tools/mtmd``. It
+is longer than other tables for two mergers, of which one is left out in one of two modes.
 """
 
 from collections.abc import Mapping

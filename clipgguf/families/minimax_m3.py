@@ -1,7 +1,8 @@
 """MiniMax-M3: CLIP's blocks with rotary positions in three axes, whose patches are merged after the projector.
 
 Names: transformers' MiniMaxM3SparseForConditionalGeneration, those on the hub and in memory
-(``conversion_mapping.py``); llama.cpp's ``conversion/minimax.py`` and ``tools/mtmd``.
+(``conversion_mapping.py``); llama.cpp's ``conversion/minimax.py`` and ``tools/mtmd``. It is longer than other tables
+for the two spellings, and an order of rows that no pattern has.
 """
 
 from collections.abc import Mapping

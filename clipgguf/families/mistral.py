@@ -1,7 +1,8 @@
 """Pixtral and Mistral 3 in Mistral's own layout: params.json and consolidated.safetensors, without a config.json.
 
 Names: mistral-inference's VisionEncoderArgs and VisionTransformer; llama.cpp's ``conversion/pixtral.py`` and
-``conversion/llava.py``. The files are those of ``pixtral.py``.
+``conversion/llava.py``. The files are those of ``pixtral.py``. It is longer than other tables for a configuration
+that has other names and places.
 """
 
 from clipgguf.config import CLIP_STATISTICS

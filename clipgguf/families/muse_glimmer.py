@@ -1,6 +1,7 @@
 """Muse-Glimmer: a tower with rotary positions and windows, whose patches are merged two by two.
 
-Names: transformers' MuseGlimmerForConditionalGeneration; llama.cpp's ``conversion/muse_glimmer.py`` and ``tools/mtmd``.
+Names: transformers' MuseGlimmerForConditionalGeneration; llama.cpp's ``conversion/muse_glimmer.py`` and
+``tools/mtmd``. It is longer than other tables for the settings that readers take for granted.
 """
 
 from collections.abc import Mapping

@@ -4,6 +4,7 @@ Names: OpenCLIP's CLIP and CustomTextCLIP classes (``open_clip/model.py``), agai
 ``convert_clip_original_pytorch_to_hf.py``. The files are CLIP's, byte for byte.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -57,7 +58,8 @@ _PROJECTIONS = {
     VISION: Section("visual.", "", (Rule("proj", _VISUAL, _LEFT),)),
     TEXT: Section(_TEXT, "", (_TEXT_PROJECTION,), part=TEXT),
 }
-_OTHER_TOWER = {TEXT: r"(?!visual\.)", VISION: r"visual\."}
+# What a feed-forward layer is wider than a tower by at most; trained ones have about 4.
+LARGEST_RATIO = 10**6
 # Settings with which OpenCLIP computes otherwise than CLIP, and no tensor tells: what CLIP has.
 _SETTINGS = (
     ("model_cfg.vision_cfg.pool_type", ("tok",)),
@@ -69,10 +71,21 @@ _SETTINGS = (
 )
 
 
+def _names_of(tower: str) -> Iterator[str]:
+    """Yield patterns of a tower's names, and of all that stands in any block."""
+    for section in (*_SECTIONS[tower], _PROJECTIONS[tower]):
+        assert isinstance(section.prefix, str)
+        starts = re.escape(section.prefix).replace(r"\{\}", "[0-9]+").replace(r"\|", "|")
+        rules = [one for rule in section.rules for one in (rule, rule.otherwise) if one is not None]
+        tails = "|".join(re.escape(rule.theirs) for rule in rules)
+        yield f"({starts})" if section.times else f"({starts})({tails})$"
+
+
 def _ffn(part: str, values: Mapping[str, Any]) -> int:
     width, ratio = values[f"{part}.width"], values[f"{part}.ratio"]
-    if not 1 <= width * ratio <= LARGEST_UINT32:
-        raise ValueError(f"{part}_cfg: width is {width} and mlp_ratio {ratio}, their product should be a size")
+    if ratio >= LARGEST_RATIO or not 1 <= width * ratio <= LARGEST_UINT32:
+        should = f"it should be less than {LARGEST_RATIO:,}, and their product a size"
+        raise ValueError(f"{part}_cfg: width is {width} and mlp_ratio {ratio}; {should}")
     return int(width * ratio)
 
 
@@ -82,7 +95,23 @@ def _square(key: str, default: int, inputs: Inputs) -> int:
     found = inputs.config.get(path, default)
     if isinstance(found, list) and set(map(type, found)) == {int} and len(set(found)) == 1:
         found = found[0]
-    return int(checked(int, inputs.config.label(path), found))
+    where = inputs.labels[f"vision.{key.removesuffix('_size')}"] = inputs.config.label(path)
+    return int(checked(int, where, found))
+
+
+def _number(kind: type, part: str, key: str, default: float, inputs: Inputs) -> Any:
+    """Return a number that may be missing, but not null: OpenCLIP computes with it."""
+    cfg = f"model_cfg.{part}_cfg"
+    where = inputs.labels[f"{part}.{key}"] = inputs.config.label(f"{cfg}.{key}")
+    return checked(kind, where, inputs.config.get(cfg, {}).get(key, default))
+
+
+def _epsilon(cfg: str, inputs: Inputs) -> Any:
+    """Return the norms' epsilon; ``norm_kwargs`` that are no object are as good as none."""
+    path = f"{cfg}.norm_kwargs"
+    given = inputs.config.get(path)
+    value = given.get("eps") if isinstance(given, dict) else None
+    return checked(float, inputs.config.label(f"{path}.eps"), 1e-5 if value is None else value)
 
 
 def _heads(values: Mapping[str, Any]) -> int:
@@ -100,11 +129,11 @@ def _common(part: str, width: int) -> tuple[Value, ...]:
     """Return the values that both towers have, with the defaults of OpenCLIP's CLIPVisionCfg and CLIPTextCfg."""
     cfg = f"model_cfg.{part}_cfg"
     return (
-        Value(f"{part}.width", f"{cfg}.width", width),
-        Value(f"{part}.ratio", f"{cfg}.mlp_ratio", 4.0),
+        Value(f"{part}.width", partial(_number, int, part, "width", width)),
+        Value(f"{part}.ratio", partial(_number, float, part, "mlp_ratio", 4.0)),
         Value(f"{part}.ffn", of=partial(_ffn, part)),
         Value(f"{part}.blocks", f"{cfg}.layers", 12),
-        Value(f"{part}.epsilon", f"{cfg}.norm_kwargs.eps", 1e-5),
+        Value(f"{part}.epsilon", partial(_epsilon, cfg)),
         Value(f"{part}.projection", "model_cfg.embed_dim", 512, told_by_tensor=True),
         Value(f"{part}.act", _activation),
     )
@@ -116,7 +145,7 @@ _VALUES = (
     Value("text.vocab", "model_cfg.text_cfg.vocab_size", 49408),
     Value("text.positions", "model_cfg.text_cfg.context_length", 77),
     *_common(VISION, 768),
-    Value("head_width", "model_cfg.vision_cfg.head_width", 64),
+    Value("head_width", partial(_number, int, VISION, "head_width", 64)),
     Value("vision.heads", of=_heads),
     Value("vision.image", partial(_square, "image_size", 224)),
     Value("vision.patch", partial(_square, "patch_size", 16)),
@@ -163,7 +192,7 @@ def _family(inputs: Inputs, towers: tuple[str, ...]) -> Family:
     """Return CLIP's family with OpenCLIP's names on the checkpoint's side."""
     # OpenCLIP's config has the image processor's values, too.
     config, where = inputs.config.values.get("preprocess_cfg"), f"{inputs.config.path}: preprocess_cfg"
-    default = rgb_statistics(config, where) if VISION in towers else None
+    default = rgb_statistics(config, where)
     clip = clip_family("OpenCLIP", towers, stored=(TEXT, VISION), default=default)
     own = {value.name for value in _VALUES}
     sections = [section for tower in (TEXT, VISION) if tower in towers for section in _SECTIONS[tower]]
@@ -171,7 +200,7 @@ def _family(inputs: Inputs, towers: tuple[str, ...]) -> Family:
         clip,
         values=(*_VALUES, *(value for value in clip.values if value.name not in own)),
         sections=(*sections, *(_PROJECTIONS[tower] for tower in (VISION, TEXT) if tower in towers)),
-        left_out=tuple(_OTHER_TOWER[tower] for tower in (TEXT, VISION) if tower not in towers),
+        left_out=tuple(pattern for tower in (TEXT, VISION) if tower not in towers for pattern in _names_of(tower)),
         # What a causal text tower of before may hold, its attention mask, follows from the context's length.
         ignored=(r"logit_scale$", r"(text\.)?attn_mask$"),
     )

@@ -1,7 +1,8 @@
 """Qwen3-VL and Qwen3.5, dense and MoE: patches merged two by two, and the features of some blocks besides.
 
 Names: transformers' Qwen3VLForConditionalGeneration and Qwen3_5ForConditionalGeneration; llama.cpp's
-``conversion/qwen3vl.py`` and ``tools/mtmd``.
+``conversion/qwen3vl.py`` and ``tools/mtmd``. It is longer than other tables since Qwen3-Omni and Ling 3 share its
+parts.
 """
 
 from collections.abc import Mapping

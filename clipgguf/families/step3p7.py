@@ -1,7 +1,7 @@
 """Step3-VL and Step 3.7: a tower with rotary positions beside learned ones, and two convolutions that halve its grid.
 
 Names: stepfun-ai/Step3-VL-10B, transformers' Step3p7ForConditionalGeneration; llama.cpp's ``conversion/step3.py`` and
-``tools/mtmd``.
+``tools/mtmd``. It is longer than other tables for the settings that readers take for granted.
 """
 
 from collections.abc import Mapping

@@ -185,7 +185,7 @@ def held_to(file: ClipFile, family: Family, part: str) -> Iterator[str]:
     sizes = {f"{part}.{name}" for name in ("width", "ffn", "heads")} - _zeros(family)
     if count is None or not all(map(values.get, sizes)):
         return  # The keys or sizes are the fault, which others tell.
-    if count > len(file.tensors) and any(section.times == "blocks" for section in family.sections):
+    if count > len(file.tensors) and any("blocks" in (s.times, s.stored) for s in family.sections):
         yield f"its metadata tells of {count:,} blocks, it has {len(file.tensors):,} tensors"
         return
     if file.is_llava and len(file.feature_layers) > 1:

@@ -26,7 +26,8 @@ def holds_llava(file: ClipFile, kinds: Sequence[str]) -> Iterator[str]:
     """A vision tower of CLIP's, and a projector of a kind that the reader has a graph for, and that fits the tower."""
     if not file.projector_names:
         yield NO_PROJECTOR
-    elif file.kind is None or file.kind.name not in kinds:
+        return
+    if file.kind is None or file.kind.name not in kinds:
         what = f"is of kind {file.kind.name}" if file.kind else "is of no known kind"
         yield f"its projector {what}; only {', '.join(kinds)} would be run"
     if file.tells("vision"):

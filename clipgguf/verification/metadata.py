@@ -8,12 +8,12 @@ import numpy as np
 from gguf import GGUFValueType
 
 from clipgguf.checkpoint.gguf_file import MetadataItem
-from clipgguf.clip_file import ClipFile
+from clipgguf.clip_file import ARCHITECTURE, ClipFile
 from clipgguf.keys import KEYS
 from clipgguf.planning import Plan
 
 # All other general.* are labels, which follow from names, the model card and what was asked for; no reader needs them.
-_NO_LABELS = frozenset(KEYS[name].key for name in ("type", "file_type", "quantization_version"))
+_NO_LABELS = frozenset({ARCHITECTURE, *(KEYS[name].key for name in ("type", "file_type", "quantization_version"))})
 # What the torch script does not write and ``clipgguf upgrade`` adds.
 _ADDED_BY_UPGRADE = frozenset({KEYS["projector"].key, KEYS["vision.feature_layer"].key})
 # How many characters of a value a message shows at most.
@@ -52,7 +52,7 @@ class MetadataDifference:
 def compare_metadata(file: ClipFile, plan: Plan) -> tuple[tuple[MetadataDifference, ...], tuple[str, ...]]:
     """Return how a file's metadata differs from a plan's, and notes about what matters to no reader."""
     # Every file has the first key; GGUFWriter adds it, and so a plan has it not.
-    expected = (MetadataItem("general.architecture", GGUFValueType.STRING, "clip"), *plan.metadata)
+    expected = (MetadataItem(ARCHITECTURE, GGUFValueType.STRING, "clip"), *plan.metadata)
     differences: list[MetadataDifference] = []
     notes: list[str] = []
     for item in expected:

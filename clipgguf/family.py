@@ -6,7 +6,8 @@ A table says what the checkpoint has and what the file shall have, so that it se
 
 import fnmatch
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -221,15 +222,12 @@ class Mends:
 class Family:
     """A family of models, whole.
 
-    ``title`` is its name for people, ``projector`` what llama.cpp knows its files by: ``clip.projector_type``, or the
-    value whose short name is ``projector_key``.
+    ``title`` is its name for people, ``projector`` what llama.cpp knows its files by, as the value ``projector_key``.
     ``left_out`` are regular expressions for the beginnings of names that are never written, and whose files are not
-    even opened; ``ignored`` of those that are opened all the same, ``noted`` with a line for the user where any is
-    there. ``shared`` are sizes that all parts have in common. ``layouts`` are other sections that make the same file,
-    of checkpoints with other names and shapes.
-    ``merge`` is how many patches, along one side, become one token: the number, or the value that is it. ``tokens``
-    gives how many tokens a picture becomes, of so many along a side and of the file's values; 0 where that is not told.
-    ``mends`` are faults of the reference's files.
+    even opened; ``noted`` of those with a line for the user; ``ignored`` of those that are opened all the same.
+    ``shared`` are sizes that all parts have in common. ``layouts`` are other sections, of checkpoints with other names.
+    ``merge`` is how many patches, along one side, become one token, or the value that is it. ``tokens`` gives how many
+    tokens a picture becomes, of so many along a side; 0 where that is not told. ``mends`` are faults of other files.
     """
 
     title: str
@@ -269,14 +267,18 @@ class Family:
         """Return whether a checkpoint's tensor is known, and not written."""
         return any(re.match(pattern, name) for pattern in (*self.ignored, *dict(self.noted)))
 
+    def notes_on(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return the lines for the user about those of a checkpoint's tensors that are ``noted``."""
+        counts = Counter(note for name in names for pattern, note in self.noted if re.match(pattern, name))
+        return tuple(note.format(count=count) for note, count in counts.items())
+
     @property
     def all_values(self) -> tuple[Value, ...]:
         """The values, with those of the base and those that the family has as fields."""
         own = {value.name for value in self.values}
         projector = Value(self.projector_key, default=self.projector or None)
         description = Value("description", default=self.description or None)
-        base = (value for value in self.base.values if value.name not in own)
-        return (*base, projector, description, *self.values)
+        return (*(v for v in self.base.values if v.name not in own), projector, description, *self.values)
 
     @property
     def parts(self) -> tuple[str, ...]:

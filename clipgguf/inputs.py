@@ -167,6 +167,8 @@ def read_values(family: Family, inputs: Inputs) -> dict[str, Any]:
         default = value.default_for(model_type if isinstance(model_type, str) else None)
         with collect(problems):
             if value.of is not None:
+                # What is computed from sizes may rely on them.
+                ConfigError.raise_all(_contradictions(family, values, inputs.labels))
                 values[value.name] = None if problems else _made(value, values, inputs.config.path)
             elif isinstance(value.source, str):
                 inputs.labels[value.name], found = inputs.find(value.source)
@@ -243,6 +245,7 @@ def _contradictions(family: Family, values: Mapping[str, Any], labels: Mapping[s
     parts = dict.fromkeys(value.part for value in family.all_values)
     for (one, other, is_wrong, what), part in itertools.product(_CONTRADICTIONS, parts):
         size, limit = f"{part}.{one}", f"{part}.{other}"
-        if size in labels and limit in labels and is_wrong(values[size], values[limit]):
+        sizes = values.get(size), values.get(limit)
+        if size in labels and limit in labels and None not in sizes and is_wrong(*sizes):
             limit_key = labels[limit].rpartition(": ")[2]
-            yield f"{labels[size]} {values[size]} {what} {limit_key} {values[limit]}"
+            yield f"{labels[size]} {sizes[0]} {what} {limit_key} {sizes[1]}"

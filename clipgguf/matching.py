@@ -1,8 +1,6 @@
 """Hold a checkpoint's tensors against a family's tables: every name known, every shape right, and what is written."""
 
 import math
-import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -119,8 +117,7 @@ class Match:
         if not ignore_unknown:
             self.problems += [f"{line}; --ignore-unknown leaves it out" for line in unknown]
         CheckpointError.raise_all(dict.fromkeys(self.problems))
-        noted = Counter(note for name in self.tensors for pattern, note in family.noted if re.match(pattern, name))
-        self.notes = tuple(note.format(count=count) for note, count in noted.items())
+        self.notes = family.notes_on(self.tensors)
         self.warnings = tuple(f"{line}; it is left out" for line in unknown)
 
     def _find_prefixes(self) -> None:

@@ -1,7 +1,7 @@
 """A checkpoint that is understood: what a plan is made of."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clipgguf.checkpoint import Checkpoint
@@ -40,9 +40,17 @@ def open_family(family: Family, inputs: Inputs) -> Model:
     """Open the checkpoint of a family; ConfigError or CheckpointError with all that is wrong."""
     # All JSON before the headers, whose validation imports numpy: what parsing a vocabulary needs is then free again.
     values = read_values(family, inputs)
-    checkpoint = inputs.open_checkpoint(lambda name: not family.leaves_out(name))
+    noted: set[str] = set()
+
+    def wanted(name: str) -> bool:
+        if family.notes_on((name,)):
+            noted.add(name)
+        return not (family.leaves_out(name) or name in noted)
+
+    checkpoint = inputs.open_checkpoint(wanted)
     refuse_quantized(inputs.config.values, inputs.config.path, checkpoint.tensors.values())
-    return matched_model(family, inputs, values, checkpoint.tensors, checkpoint)
+    model = matched_model(family, inputs, values, checkpoint.tensors, checkpoint)
+    return replace(model, notes=(*model.notes, *family.notes_on(noted)))
 
 
 def matched_model(

@@ -68,11 +68,14 @@ class Plan:
         for key, value in ((i.key, i.value) for i in metadata if i.type_name == "UINT32"):
             if not 0 <= value <= LARGEST_UINT32:
                 raise CheckpointError(f"{self.file_name}: {key} would be {shown(value)}, of more than 32 bits")
+        for item in metadata:
+            if item.value == []:
+                raise CheckpointError(f"{self.file_name}: {item.key} would be an empty list, which GGUF cannot have")
 
     @property
     def bytes_in(self) -> int:
         """The bytes of the checkpoint that will be read."""
-        return sum(tensor.source.nbytes for tensor in self.tensors)
+        return sum(view.nbytes for tensor in self.tensors for view in tensor.source.stored)
 
     @property
     def bytes_out(self) -> int:

@@ -3,11 +3,14 @@
 import faulthandler
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from clipgguf import convert
 from tests.checkpoints import write_model
+from tests.family_fixtures import FIXTURES, Fixture, Write, Written
 from tests.llama_client import write_tiny_language_model
 from tests.llava_checkpoints import Llava
 from tests.processes import HANGS_AFTER, interruptible_children, run_here, run_process
@@ -62,6 +65,19 @@ def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("lm") / "llama.gguf"
     write_tiny_language_model(path, Llava().text_width)
     return path
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Write:
+    """Write a family's fixture and convert it, once in a session."""
+
+    @cache
+    def write(name: str) -> Written:
+        directory = tmp_path_factory.mktemp("family")
+        model = Fixture.read(FIXTURES / f"{name}.json").write(directory / "m")
+        return Written(model, convert(model, directory / "out.gguf").path)
+
+    return lambda fixture: write(fixture.name)
 
 
 @pytest.fixture

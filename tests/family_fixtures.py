@@ -8,13 +8,17 @@ the reference's files the metadata, and for every tensor its shape, its type by 
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from clipgguf.options import Outtype
@@ -86,6 +90,26 @@ class Fixture:
         return directory
 
 
+@dataclass(frozen=True)
+class Written:
+    """A fixture's checkpoint in float32, in one file, and what it is converted to; nobody may change them."""
+
+    model: Path
+    file: Path
+
+    def copy(self, directory: Path) -> Path:
+        """Return a model whose JSON files may be changed, and whose weights are the same ones."""
+        directory.mkdir(parents=True)
+        for path in self.model.iterdir():
+            place = os.link if path.suffix == ".safetensors" else shutil.copyfile
+            place(path, directory / path.name)
+        return directory
+
+
+# Write a fixture, once in a session; the pytest fixture ``written``.
+Write = Callable[[Fixture], Written]
+
+
 def rename(model: Path, changes: Sequence[tuple[str, str]], ones: Sequence[tuple[str, int]] = ()) -> None:
     """Give the tensors of a model's only shard other names, and leave their values as they are.
 
@@ -108,12 +132,19 @@ def changed(name: str, changes: Sequence[tuple[str, str]]) -> str:
     return name
 
 
+# The same model is written several times in a row.
+@lru_cache(maxsize=512)
 def weights(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return a tensor's values, which follow from its name; small, so that a model of many blocks stays finite."""
+    """Return a tensor's values, which follow from its name; small, so that a model of many blocks stays finite.
+
+    Nobody may change them in place.
+    """
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
     count = int(np.prod(shape, dtype=np.int64))
     flat = np.concatenate([*values(seed, count), np.empty(0, np.float32)])
-    return (flat.reshape(shape) * np.float32(0.25)).astype(np.float32)
+    array = np.asarray((flat.reshape(shape) * np.float32(0.25)).astype(np.float32))
+    array.flags.writeable = False
+    return array
 
 
 def digest(data: bytes) -> str:
@@ -121,6 +152,23 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def fixtures() -> Iterator[Fixture]:
-    """Yield all fixtures."""
-    return map(Fixture.read, sorted(FIXTURES.glob("*.json")))
+@cache
+def fixtures() -> tuple[Fixture, ...]:
+    """Return all fixtures."""
+    return tuple(map(Fixture.read, sorted(FIXTURES.glob("*.json"))))
+
+
+# One of each way of making a file; what other fixtures add to tests of what is wrong is not worth its time every time.
+REPRESENTATIVES = (
+    *("deepseek_ocr2", "gemma3", "gemma3n", "granite4_vision", "internvl", "minicpmv", "pixtral", "qwen3_vl"),
+)
+
+
+def mostly_slow() -> list[Any]:
+    """Return all fixtures as parameters of a test that is slow but for the representatives."""
+    return [pytest.param(f, marks=() if f.name in REPRESENTATIVES else pytest.mark.slow) for f in fixtures()]
+
+
+def named(value: Any) -> str:
+    """Return what a test's name has of a parameter."""
+    return value.name if isinstance(value, Fixture) else str(value)

@@ -64,8 +64,10 @@ class FamilyModel:
                         continue
                     shape = shape_of(rule.pattern.stored, family.sizes_of(rule.pattern.stored, section.part, sizes))
                     name = start.replace("{}", str(number)) + self._spelled(rule.theirs)
-                    assert None not in shape, (name, rule.shape, sizes)
-                    found[name] = tuple(n for n in shape if n is not None)
+                    # A length that no table names ("any") is one of the sizes by the tensor's name in the file.
+                    known = tuple(self.sizes.get(str(rule.ours)) if n is None else n for n in shape)
+                    assert None not in known, (name, rule.shape, sizes)
+                    found[name] = tuple(n for n in known if n is not None)
         return found
 
     def _spelled(self, names: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clipgguf import ConfigError, convert
+from clipgguf import CheckpointError, ConfigError, convert
 from tests.family_fixtures import FIXTURES, Fixture
 
 _SAM = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
@@ -86,3 +86,27 @@ def test_what_is_wrong_with_granites_projectors(changes: dict[str, Any], message
     fixture = Fixture.read(FIXTURES / "granite4_vision.json")
     with pytest.raises(ConfigError, match=message):
         written(fixture, tmp_path, {**fixture.files["config.json"], **changes})
+
+
+@pytest.mark.parametrize("model_type", ["clip", "siglip", "llava", "gemma3"])
+def test_a_model_type_among_the_classes_is_none_of_them(model_type: str, tmp_path: Path) -> None:
+    fixture = Fixture.read(FIXTURES / "gemma3.json")
+    with pytest.raises(ConfigError, match=r"is of model_type 'x', which is not supported"):
+        written(fixture, tmp_path, {**fixture.files["config.json"], "model_type": "x", "architectures": [model_type]})
+
+
+@pytest.mark.parametrize("name", ["internvl", "internvl--hf", "llama4", "gemma3"])
+def test_a_patch_that_is_larger_than_the_image(name: str, tmp_path: Path) -> None:
+    fixture = Fixture.read(FIXTURES / f"{name}.json")
+    config = fixture.files["config.json"]
+    config = {**config, "vision_config": {**config["vision_config"], "image_size": 9}}
+    with pytest.raises(ConfigError, match=r"patch_size 14 is larger than image_size 9$"):
+        written(fixture, tmp_path, config)
+
+
+def test_a_list_of_no_blocks_is_refused(tmp_path: Path) -> None:
+    fixture = Fixture.read(FIXTURES / "youtu_vl.json")
+    config = fixture.files["config.json"]
+    config = {**config, "vision_config": {**config["vision_config"], "fullatt_block_indexes": []}}
+    with pytest.raises(CheckpointError, match=r"clip\.vision\.\w+ would be an empty list, which GGUF cannot have"):
+        written(fixture, tmp_path, config)

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from clipgguf import Options, plan
 from clipgguf.errors import ClipGGUFError
 from tests.clip_checkpoints import write_clip
+from tests.family_fixtures import REPRESENTATIVES
 from tests.fuzz import __main__ as fuzzer
 from tests.fuzz.mutate import mutate_json
-from tests.fuzz.targets import CLIP, LLAVA, TARGETS, Target
+from tests.fuzz.targets import CLIP, FAMILY, LLAVA, TARGETS, Target
 from tests.llava_checkpoints import write_hf
 from tests.open_clip_checkpoints import write_open_clip
 from tests.processes import HANGS_AFTER
@@ -34,7 +35,16 @@ FEW = 10
 SEED = int(os.environ.get("CLIPGGUF_FUZZ_SEED", "0"))
 
 
-@pytest.mark.parametrize("target", TARGETS)
+# Of the families' targets those of the representatives; the long run has all.
+QUICK = [
+    pytest.param(name, marks=pytest.mark.slow)
+    if name.startswith(FAMILY) and name.removeprefix(FAMILY) not in REPRESENTATIVES
+    else name
+    for name in TARGETS
+]
+
+
+@pytest.mark.parametrize("target", QUICK)
 def test_a_few_inputs_end_in_success_or_an_error(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # In this process, whose memory is not limited.
     monkeypatch.setattr(fuzzer, "limit_memory", lambda: None)

@@ -87,7 +87,6 @@ FAMILY = Family(
     merge=1,
     # With one after each row, and one after all. A larger picture is cut into tiles besides.
     tokens=lambda side, _: side * (side + 1) + 1,
-    left_out=LANGUAGE_MODEL,
-    ignored=(r"(.*\.)?embeddings\.position_ids$",),
+    left_out=(*LANGUAGE_MODEL, r"(.*\.)?embeddings\.position_ids$"),
     types=(Types("v.patch_embd.weight", F32), *SAM_TYPES),
 )

@@ -134,7 +134,6 @@ FAMILY = Family(
     sections=sections(own=True),
     layouts=(sections(own=False),),
     merge="vision.scale",
-    left_out=LANGUAGE_MODEL,
-    # Only for training.
-    ignored=(r".*embeddings\.mask_token$",),
+    # The mask is only for training.
+    left_out=(*LANGUAGE_MODEL, r".*embeddings\.mask_token$"),
 )

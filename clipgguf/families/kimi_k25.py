@@ -65,7 +65,6 @@ FAMILY = Family(
         Section("mm_projector.|model.mm_projector.", "mm.", MERGER),
     ),
     merge="vision.scale",
-    left_out=LANGUAGE_MODEL,
     # A table of sinusoids for the frames of a video; one image has none.
-    ignored=(r".*\.pos_emb\.time_weight$",),
+    left_out=(*LANGUAGE_MODEL, r".*\.pos_emb\.time_weight$"),
 )

@@ -88,7 +88,9 @@ FAMILY = Family(
         ),
     ),
     merge="vision.scale",
-    left_out=(r"(model\.)?language_model\.", r"lm_head\."),
     # RADIO normalizes images itself, which its processor does here; videos have kernels of their own.
-    ignored=(r"(.*\.)?radio_model\.(input_conditioner\.|summary_idxs$)", r"(.*\.)?patch_generator\.video_embedder\."),
+    left_out=(
+        *(r"(model\.)?language_model\.", r"lm_head\."),
+        *(r"(.*\.)?radio_model\.(input_conditioner\.|summary_idxs$)", r"(.*\.)?patch_generator\.video_embedder\."),
+    ),
 )

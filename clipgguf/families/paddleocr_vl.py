@@ -53,7 +53,6 @@ FAMILY = Family(
         Section(TOWER, "v.", POST_NORM),
     ),
     merge=2,
-    left_out=(*LANGUAGE_MODEL, SIGLIP_HEAD),
-    # Of the published model, whose code does not use it where images are of any size.
-    ignored=(r".*\.packing_position_embedding\.weight$",),
+    # The last one is of the published model, whose code does not use it where images are of any size.
+    left_out=(*LANGUAGE_MODEL, SIGLIP_HEAD, r".*\.packing_position_embedding\.weight$"),
 )

@@ -56,6 +56,8 @@ def attack(target: Target, directory: Path, chance: random.Random) -> str | None
         except ClipGGUFError as e:
             if not e.problems or not all(e.problems):
                 return "an error without a word"
+            if any(len(problem.splitlines()) > 1 for problem in e.problems):
+                return f"a problem of several lines: {e.problems}"[:5000]
         except UsageError:  # The input has become a model to which an option does not apply.
             pass
         except Exception:

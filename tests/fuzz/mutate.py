@@ -1,13 +1,16 @@
 """Change a file a little, at random but repeatably: bytes, numbers in headers, and JSON as the tree that it is."""
 
 import json
+import math
 import random
+import re
 import struct
 import zipfile
 from collections.abc import Callable
 from typing import Any
 
 from tests import torch_bytes
+from tests.weights import safetensors_header
 
 Chance = random.Random
 Mutate = Callable[[bytes, Chance], bytes]
@@ -17,6 +20,13 @@ NUMBERS = (
     *(0, 1, -1, 2, 3, 127, 128, 255, 2**15, 2**16 - 1, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53, 2**62),
     *(2**63 - 1, 2**63, 2**64 - 1),
 )
+
+
+# Bytes of an element; float8 and integers are what no tower has.
+ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1, "F8_E4M3": 1}
+ODD_NAMES = ("\x1b[31m", "\n", "{}", "{0}", "%s", "weight", "bias", "a" * 64, "é", "\U0001f600")
+# Elements of a tensor whose data are written.
+LARGEST = 1 << 20
 
 
 class Literal(str):
@@ -172,6 +182,75 @@ def mutate_safetensors(data: bytes, chance: Chance) -> bytes:
     if chance.random() < 0.15:
         body = chance.choice((body[:-1], body + b"\0", b"", body * 2))
     return struct.pack("<Q", length) + header + body
+
+
+def mutate_tensors(data: bytes, chance: Chance) -> bytes:
+    """Change a safetensors file's names, shapes and dtypes so that it is a sound file still, whose data are zeros."""
+    length = int.from_bytes(data[:8], "little")
+    tensors = {
+        name: (about["dtype"], tuple(about["shape"]))
+        for name, about in json.loads(data[8 : 8 + length]).items()
+        if name != "__metadata__"
+    }
+    for _ in range(chance.choice((1, 1, 1, 2, 4, 16))):
+        if not tensors:
+            break
+        name, other = chance.choice(list(tensors)), chance.choice(list(tensors))
+        dtype, shape = tensors.pop(name)
+        match chance.choice(("rename", "rename", "shape", "shape", "shape", "dtype", "remove")):
+            case "rename":
+                name = _renamed(name, other, chance)
+            case "shape":
+                shape = _reshaped(shape, chance)
+            case "dtype":
+                dtype = chance.choice(tuple(ITEMSIZE))
+            case "remove":
+                continue
+        tensors[name] = (dtype, shape)
+    header, offset = {}, 0
+    for name, (dtype, shape) in tensors.items():
+        end = offset + math.prod(shape) * ITEMSIZE[dtype]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    return safetensors_header(header) + bytes(offset)
+
+
+def _renamed(name: str, other: str, chance: Chance) -> str:
+    """Return a tensor's name changed a little: its numbers, what stands in front, or what other tensors are called."""
+    parts = name.split(".")
+    at = chance.randrange(len(parts))
+    match chance.choice(("number", "number", "drop", "double", "tail", "front", "odd")):
+        case "number":
+            return re.sub(r"\d+", lambda _: str(chance.choice((0, 1, 2, 9, 10**8, 10**30, "007"))), name)
+        case "drop":
+            return ".".join(parts[:at] + parts[at + 1 :])
+        case "double":
+            return ".".join(parts[: at + 1] + parts[at:])
+        case "tail":
+            return ".".join((*parts[:-1], other.rpartition(".")[2]))
+        case "front":
+            return f"{chance.choice(('model', 'module', 'language_model', 'lm_head', 'visual'))}.{name}"
+    return chance.choice((other, "", "\u0000", f"{name}.{chance.choice(ODD_NAMES)}", name.upper(), name * 20))
+
+
+def _reshaped(shape: tuple[int, ...], chance: Chance) -> tuple[int, ...]:
+    """Return a shape with axes in another order, more or fewer of them, or of other lengths; never very large."""
+    axes = list(shape)
+    match chance.choice(("order", "length", "length", "length", "insert", "drop", "flat", "none")):
+        case "order":
+            chance.shuffle(axes)
+        case "length" if axes:
+            at = chance.randrange(len(axes))
+            axes[at] = chance.choice((0, 1, 2, 3, axes[at] + 1, axes[at] - 1, axes[at] * 2, axes[at] // 2, 2**31))
+        case "insert":
+            axes.insert(chance.randrange(len(axes) + 1), chance.choice((1, 1, 2, 0)))
+        case "drop" if axes:
+            del axes[chance.randrange(len(axes))]
+        case "flat":
+            axes = [math.prod(axes)]
+        case "none":
+            axes = []
+    return tuple(axes) if math.prod(axes) <= LARGEST else shape
 
 
 def mutate_torch(data: bytes, chance: Chance) -> bytes:

@@ -13,13 +13,15 @@ from clipgguf.writer import write_plan
 from tests import torch_bytes
 from tests.checkpoints import Clip, Text, Vision
 from tests.clip_checkpoints import write_clip, write_tower
-from tests.fuzz.mutate import Chance, Mutate, mutate_gguf, mutate_json, mutate_safetensors, mutate_torch
+from tests.family_fixtures import Fixture, fixtures
+from tests.fuzz.mutate import Chance, Mutate, mutate_gguf, mutate_json, mutate_safetensors, mutate_tensors, mutate_torch
 from tests.gguf_bytes import rewritten
+from tests.json_files import write_json
 from tests.llava_checkpoints import Llava, write_hf, write_original, write_projector, write_vision_config
 from tests.mmproj_files import NEW_KEYS
 from tests.open_clip_checkpoints import write_open_clip
 from tests.siglip_checkpoints import write_siglip_tower
-from tests.weights import arrays_of
+from tests.weights import arrays_of, write_sparse_safetensors
 
 VISION = Vision(32, 64, 2, 2, image_size=8, patch_size=4)
 CLIP = Clip(Text(32, 32, 1, 2, vocab_size=11, max_position_embeddings=4), VISION, projection_dim=8)
@@ -27,6 +29,8 @@ LLAVA = Llava(VISION, text_width=32, has_newline=True)
 # mm_vision_tower's sizes are known for a few published towers only, which are large.
 LLAVA_15 = Llava(VISION, text_width=32)
 
+# The beginning of the names of families' targets.
+FAMILY = "family-"
 _KINDS: Mapping[str, Mutate] = {
     ".json": mutate_json,
     ".safetensors": mutate_safetensors,
@@ -50,6 +54,8 @@ class Target:
 
     def mutate(self, name: str, data: bytes, chance: Chance) -> bytes:
         """Change one of the files."""
+        if self.name.startswith(FAMILY) and name.endswith(".safetensors") and chance.random() < 0.8:
+            return mutate_tensors(data, chance)
         return _KINDS[Path(name).suffix](data, chance)
 
 
@@ -69,6 +75,34 @@ def _convert(directory: Path, output: Path, chance: Chance, is_mmproj: bool, **o
     write_plan(plan(directory / "model", asked), path, threads=1)
     # What we write, we can read.
     read_gguf(LocalFile(path))
+
+
+def _family(fixture: Fixture) -> Target:
+    """Return the target of a family's fixture, whose data are one hole: the header is what is changed."""
+    weights = "model.safetensors" if fixture.config_name == "config.json" else "consolidated.safetensors"
+
+    def build(directory: Path) -> None:
+        (directory / "model").mkdir()
+        for name, value in fixture.files.items():
+            write_json(directory / "model" / name, value)
+        write_sparse_safetensors(directory / "model" / weights, fixture.shapes)
+
+    return Target(
+        f"{FAMILY}{fixture.name}",
+        tuple(f"model/{name}" for name in (*fixture.files, weights)),
+        build,
+        _convert_and_verify,
+    )
+
+
+def _convert_and_verify(directory: Path, output: Path, chance: Chance) -> None:
+    asked = Options(outtype=chance.choice(get_args(Outtype)), ignore_unknown=chance.random() < 0.5)
+    made = plan(directory / "model", asked)
+    path = output / "out.gguf"
+    write_plan(made, path, threads=1)
+    found = verify(path, directory / "model", options=Options(ignore_unknown=asked.ignore_unknown), threads=1)
+    assert found.agrees, found.problems
+    assert inspect(path).towers
 
 
 def _convert_with(*, is_mmproj: bool = False, **options: str) -> Callable[[Path, Path, Chance], None]:
@@ -199,6 +233,7 @@ TARGETS = {
             ),
             _convert_with(is_mmproj=True, vision_tower="tower"),
         ),
+        *map(_family, fixtures()),
         Target("upgrade", ("old.gguf",), _gguf, _upgrade),
         Target("inspect", ("new.gguf",), _gguf, _inspect),
         Target("verify", ("new.gguf", "model/config.json"), _gguf, _verify),

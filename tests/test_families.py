@@ -153,7 +153,7 @@ def test_inspect_knows_the_family(family: Fixture, written: Write) -> None:
         upgrade(path)
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=named)
+@pytest.mark.parametrize("family", mostly_slow(), ids=named)
 def test_what_does_not_apply_is_refused(family: Fixture, written: Write, tmp_path: Path) -> None:
     model = written(family).model
     for options in (Options(feature_layer=-2), Options(vocab=tmp_path), Options(keep_last_layer=True)):
@@ -162,7 +162,7 @@ def test_what_does_not_apply_is_refused(family: Fixture, written: Write, tmp_pat
 
 
 @pytest.mark.skipif(not is_available(), reason="xllamacpp is not installed (extra: client)")
-@pytest.mark.parametrize("family", FAMILIES, ids=named)
+@pytest.mark.parametrize("family", mostly_slow(), ids=named)
 def test_llama_cpp_answers_about_a_picture(family: Fixture, written: Write, tmp_path: Path) -> None:
     if family.unrunnable:
         pytest.skip(family.unrunnable)

@@ -10,7 +10,7 @@ from clipgguf.families.bases import MTMD
 from clipgguf.family import Family, PerModel, Prefix, Section, Value
 from clipgguf.holding import hold, values_of
 from clipgguf.layers import linear, norm
-from tests.family_fixtures import fixtures
+from tests.family_fixtures import FIXTURES, Fixture
 
 FAMILY = Family(
     title="A family",
@@ -70,7 +70,7 @@ def test_spellings_of_what_comes_after_a_prefix() -> None:
 
 
 def test_a_value_too_large_for_its_key_is_named(tmp_path: Path) -> None:
-    (family,) = (family for family in fixtures() if family.name == "qwen3_vl")
+    family = Fixture.read(FIXTURES / "qwen3_vl.json")  # To be changed: the others are shared.
     family.files["config.json"]["vision_config"] |= {"patch_size": 2**31, "num_position_embeddings": 2**30}
     with pytest.raises(ConfigError, match=r"the sizes make vision\.image 70,368,744,177,664"):
         plan(family.write(tmp_path / "m"))

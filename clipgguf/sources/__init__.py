@@ -51,6 +51,24 @@ class Source(Protocol):
             offset, nbytes = offset + len(part), nbytes - len(part)
 
 
+class Fetch(Protocol):
+    """A range of a source that was asked for, and comes in order."""
+
+    def read(self, target: memoryview) -> None:
+        """Fill ``target`` with the next bytes. Raises CheckpointError when they do not come."""
+
+    def close(self) -> None:
+        """End it, whether or not all was read; also while another thread reads, which then gets an error."""
+
+
+class FarSource(Source):
+    """A source over a line on which one request takes long, so that many are sent before their bytes are needed."""
+
+    def fetch(self, start: int, stop: int) -> Fetch:
+        """Ask for a range, without waiting for it."""
+        raise NotImplementedError
+
+
 class Folder(Protocol):
     """The files of a model by name: a directory, or what is like one elsewhere. ``name`` is what messages call it."""
 

@@ -34,7 +34,7 @@ from clipgguf.workers import MOST_THREADS, Workers
 # enough that it stays in the processor's cache between the steps.
 SOURCE_NBYTES = 1 << 20
 BUFFER_NBYTES = 1 << 19
-# The most bytes of a range that is handed out unread, on which progress depends; the least, below which reading is less.
+# The most bytes of a range that is handed out unread (progress depends on it), and the least: reading less is cheaper.
 RANGE_NBYTES = 1 << 24
 LEAST_RANGE = 1 << 16
 # The least bytes that are mapped and not read: below, copying them costs less.

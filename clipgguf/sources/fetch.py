@@ -53,6 +53,7 @@ class WebFetch(Fetch):
         self._tries = 0
         self._closing = threading.Event()
         self._response: Response | None = None
+        self._is_read = False
         self._ask()
 
     def _ask(self) -> None:
@@ -73,6 +74,15 @@ class WebFetch(Fetch):
 
     def read(self, target: memoryview) -> None:
         """Fill ``target`` with the next bytes. Raises CheckpointError when the line stays broken."""
+        self._is_read = True
+        try:
+            self._read(target)
+        finally:
+            self._is_read = False
+            if self._closing.is_set():
+                self._drop()
+
+    def _read(self, target: memoryview) -> None:
         while target:
             if self._response is None:
                 self._wait_for_answer()
@@ -94,9 +104,7 @@ class WebFetch(Fetch):
 
     def _again(self, error: LineError | None) -> None:
         """Ask for what is still missing, after a while."""
-        if self._response is not None:
-            self._response.close()
-            self._response = None
+        self._drop()
         if error is not None:
             self._tries += 1
             waited(self._file.name, error, self._tries, self._closing)
@@ -104,16 +112,22 @@ class WebFetch(Fetch):
             raise CheckpointError(f"{self._file.name}: reading was ended")
         self._ask()
 
+    def _drop(self) -> None:
+        if self._response is not None and self._at < self._end:
+            self._response.close()
+        self._response = None
+
     def close(self) -> None:
         """End it, also while another thread reads."""
         self._closing.set()
-        response, end = self._response, self._end
         try:
             self._answer.set_exception(CheckpointError(f"{self._file.name}: reading was ended"))
         except InvalidStateError:  # It has come.
-            if response is None and self._answer.exception() is None:
-                response, end = self._answer.result()
-        if response is not None and self._at < end:
+            if not self._is_read and self._response is None and self._answer.exception() is None:
+                self._response, self._end = self._answer.result()
+        response = self._response
+        if self._is_read and response is not None:
             with contextlib.suppress(ValueError, RuntimeError, OSError):
-                response.shutdown()  # Wakes a thread that waits for bytes, which closing would not.
-            response.close()
+                response.shutdown()  # Wakes the thread that waits for bytes, which then closes it.
+        else:
+            self._drop()

@@ -9,6 +9,7 @@ from clipgguf.clip_file import ClipFile
 from clipgguf.errors import shown
 from clipgguf.options import PathLike
 from clipgguf.readers import Verdict, verdicts
+from clipgguf.sources.given import shown_place
 from clipgguf.tensor import View
 
 # Of what the metadata calls a projector, which is a word; nothing keeps a file from having megabytes there.
@@ -77,7 +78,7 @@ class Inspection:
     ``reads`` is None where that is not known here.
     """
 
-    path: Path
+    path: Path | str
     found: str
     nbytes: int
     version: int
@@ -91,13 +92,13 @@ class Inspection:
 
 
 def inspect(path: PathLike) -> Inspection:
-    """Look into a GGUF file, of CLIP or not; reads its header alone, whatever its size.
+    """Look into a GGUF file, of CLIP or not, at a path or an address; reads its header alone, whatever its size.
 
     Raises CheckpointError when it is missing, truncated or no GGUF file, or when its header contradicts itself.
     """
     file = ClipFile.read(path)
     return Inspection(
-        path=Path(path),
+        path=shown_place(path),
         found=_found(file),
         nbytes=file.file.source.size,
         version=file.file.version,

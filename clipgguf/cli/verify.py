@@ -27,7 +27,7 @@ COLUMNS = {"tensor": FOLD, "shape": WIDE, "from": WIDE, "to": WHOLE, "verdict": 
 @takes_options(verifies=True)
 def verify_command(
     file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="The GGUF file.")],
-    model_dir: Annotated[Path, MODEL_DIR],
+    model_dir: Annotated[str, MODEL_DIR],
     options: Any = None,
     show_all: Annotated[
         bool, typer.Option("--all", help=f"Show every tensor, and not only the {MOST_WORST} worst of what is wrong.")
@@ -55,7 +55,7 @@ def verify_command(
     messages("error", [f"{file}: {problem}" for problem in result.problems])
     if not (quiet or as_json):
         words = "agrees: {} is" if result.agrees else "differs: {} is not"
-        show(f"{words.format(file)} what a conversion of {model_dir} gives")
+        show(f"{words.format(file)} what a conversion of {result.model_dir} gives")
     if not result.agrees:
         raise typer.Exit(1)
 

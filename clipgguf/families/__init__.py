@@ -4,6 +4,7 @@ import difflib
 import importlib
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from clipgguf.checkpoint import CONTAINERS, Checkpoint
@@ -94,14 +95,16 @@ def open_model(given: PathLike, options: Options, told: Told | None = None) -> M
     can be converted as requested, UsageError when there are options that do not apply to it.
     """
     try:
-        model = place(given)
+        model = place(given, options.revision)
         opened = _open(model, options, told)
     except OSError as e:  # A directory that may not be searched, a name that is too long.
         raise CheckpointError(f"{e.filename or given}: cannot be read: {os_reason(e)}") from e
     description = opened.family.description or f"image encoder of {opened.family.title}"
+    folder = model.folder if isinstance(model, File) else model
     uses = opened.uses | (set() if isinstance(model, File) else {"variant"})
+    uses |= set() if folder.revision is None else {"revision"}
     options.refuse_unused(uses, f"{model} gives {'an' if description[0] in 'aeiou' else 'a'} {description}")
-    return opened
+    return replace(opened, place=model)
 
 
 def _open(model: Folder | File, options: Options, told: Told | None) -> Model:

@@ -3,6 +3,7 @@
 import io
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -73,11 +74,19 @@ class Folder(Protocol):
     """The files of a model by name: a directory, or what is like one elsewhere. ``name`` is what messages call it."""
 
     name: str
+    # The revision that was asked for, and the commit that is read, of what has any.
+    revision: str | None = None
+    commit: str | None = None
 
     @property
     def title(self) -> str:
         """The model's name where nothing else says it."""
         return self.name
+
+    @property
+    def home(self) -> Path | None:
+        """The directory that files made of it go into unless they are asked for elsewhere; None without one."""
+        return None
 
     def __str__(self) -> str:
         """Return the name, so that messages can have the folder itself."""
@@ -88,6 +97,10 @@ class Folder(Protocol):
 
     def open(self, file: str) -> Source:
         """Open a file. Raises CheckpointError when it is missing or none that a model has."""
+
+    def open_any(self, file: str) -> Source:
+        """Open a file that need not be one that a model has; CheckpointError when it is missing."""
+        return self.open(file)
 
     def name_of(self, file: str) -> str:
         """Return what messages call a file of this name, also where there is none."""

@@ -37,7 +37,7 @@ def stream_ahead(parts: Iterable[Part]) -> "Ahead | None":
 
 
 class Ahead:
-    """The stream. ``taken`` gives out its parts in order, in one thread; they may then be read in any."""
+    """The stream, of ``nbytes``. ``taken`` gives out its parts in order, in one thread; they may be read in any."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         """Take all parts that ``taken`` will be asked for, in order. Nothing is asked for before the first is read."""
@@ -46,6 +46,7 @@ class Ahead:
         end = 0
         for share in shares:
             share.position, end = end, end + share.stop - share.start
+        self.nbytes = end
         self._ranges = _requests([(share.file, share.start, share.stop) for share in shares])
         self._under_way: deque[tuple[Fetch, list[int]]] = deque()
         self._change = threading.Condition()

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from clipgguf.errors import CheckpointError
-from clipgguf.regular_file import NO_MODEL_FILES
+from clipgguf.regular_file import NO_MODEL_FILES, STAND_INS
 from clipgguf.sources import FarSource, Folder
 from clipgguf.sources.fetch import MOST_TRIES, WebFetch, waited
 from clipgguf.sources.line import LINE, Access, Answer, LineError, RefusedError, Response, told_wait
@@ -26,7 +26,7 @@ REQUEST_NBYTES = 2 << 20
 LARGEST_WHOLE = 8 << 20
 # What is kept of a file when it is closed: small configurations are opened several times.
 KEPT_NBYTES = 1 << 14
-_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+AGAIN = (408, 425, 429, 500, 502, 503, 504)
 _MISSING = (404, 410)
 NOBODY = Access()
 _NOTHING: Mapping[bytes, str] = MappingProxyType({})
@@ -157,8 +157,8 @@ class WebFile(FarSource):
         said = f"the server answered {status} {reason}".rstrip()
         if status == 206 or (start == 0 and place is None and status in (200, 416)):
             return
-        if status in _AGAIN:
-            raise LineError(said, told_wait(answer.response))
+        if status in AGAIN:
+            raise LineError(said, told_wait(status, answer.response.headers))
         if status in (401, 403) and answer.url != self._url:
             with self._resolving if place is not None else contextlib.nullcontext():
                 if self._place is place:
@@ -207,7 +207,7 @@ class WebFolder(Folder):
         parts = urlsplit(url)
         self._url, self._access = urlunsplit(parts._replace(path=parts.path.rstrip("/") + "/")), access
         self.name = shown_address(self._url)
-        self._files: dict[str, WebFile | None] = {}
+        self._files: dict[str, WebFile] = {}
         self._is_there: dict[str, bool] = {}
 
     @property
@@ -246,6 +246,10 @@ class WebFolder(Folder):
             self._files[file], self._is_there[file] = found, True
         return found
 
+    def open_any(self, file: str) -> WebFile:
+        """Open a file that need not be a model's."""
+        return WebFile(self.name_of(file), self._address(file), self._access, STAND_INS)
+
     def name_of(self, file: str) -> str:
         """Return a file's address."""
         return self.name + file
@@ -263,9 +267,9 @@ def ask_status(name: str, url: str, access: Access) -> int:
         try:
             response = LINE.ask("HEAD", url, {}, access).response
             response.close()
-            if response.status not in _AGAIN:
+            if response.status not in AGAIN:
                 return response.status
-            error = LineError(f"the server answered {response.status}", told_wait(response))
+            error = LineError(f"the server answered {response.status}", told_wait(response.status, response.headers))
         except LineError as e:
             error = e
         except RefusedError as e:

@@ -69,6 +69,11 @@ class Access:
     url: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    @classmethod
+    def of_user(cls, url: str, user: str) -> "Access":
+        """Return what gives access where an address has "user:password@" in front of its host."""
+        return cls(url, urllib3.make_headers(basic_auth=unquote(user))) if user else cls(url)
+
     def headers_for(self, url: str) -> Mapping[str, str]:
         """Return the headers for a request, which are none for another origin."""
         return self.headers if self.headers and origin(url) == origin(self.url) else {}
@@ -225,11 +230,11 @@ def in_words(error: BaseException) -> str:
     return re.sub(r"\?\S*", "", re.sub(r"^(\w+\(host=.*?\)|<.*?>): ", "", text))
 
 
-def told_wait(response: Response) -> float | None:
+def told_wait(status: int, headers: Mapping[str, str]) -> float | None:
     """Return how many seconds a server asks to wait, by ``RateLimit`` (t=55) or ``Retry-After``; None without any."""
     # The hub has that header in all of its answers.
-    limit = re.search(r";\s*t=(\d+)", response.headers.get("RateLimit", "")) if response.status == 429 else None
-    after = response.headers.get("Retry-After", "")
+    limit = re.search(r";\s*t=(\d+)", headers.get("RateLimit", "")) if status == 429 else None
+    after = headers.get("Retry-After", "")
     # The other form, a date, needs clocks that agree.
     seconds = after if re.fullmatch(r"[0-9]{1,6}", after) else limit[1] if limit else None
     return None if seconds is None else float(seconds)

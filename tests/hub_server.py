@@ -28,9 +28,9 @@ class Fault:
     """What goes wrong with ``times`` answers after ``skip`` that went well; the kinds are in ``_Handler._send_file``.
 
     ``status`` answers with a status and headers; ``drop`` ends the connection after so many bytes of the body, before
-    the headers for 0; ``stall`` waits ``seconds`` there. ``short`` is an honest answer with less than asked; ``shift``
-    one that begins earlier; ``ignore`` the whole file; ``gzip`` a compressed one; ``expire`` says that a signature has
-    expired; ``swap`` is another version of the file.
+    the headers for 0; ``stall`` waits ``seconds`` there, ``wait`` before any answer. ``short`` is an honest answer with
+    less than asked, ``shift`` one that begins earlier, ``ignore`` the whole file, ``gzip`` a compressed one, ``swap``
+    another version; ``expire`` says that a signature has expired.
     """
 
     kind: str
@@ -93,7 +93,6 @@ class HubServer:
         return sum(r.sent for r in self.requests if fnmatch.fnmatch(urlsplit(r.path).path, f"*{file}"))
 
     def commit(self, repo: str) -> str:
-        """Return a repo's commit, which is another one when a file has changed."""
         return hashlib.sha1(repr(sorted(self.files(repo).items())).encode()).hexdigest()
 
     def files(self, repo: str) -> dict[str, tuple[int, int]]:
@@ -151,6 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             path = unquote(url.path).lstrip("/")
             self.fault = self.hub.fault(self.server.name, self.command, path)
+            time.sleep(self.fault.seconds if self.fault and self.fault.kind == "wait" else 0)
             if self.fault and self.fault.kind == "status":
                 self._send(self.fault.status, b"no", self.fault.headers)
             elif self.fault and self.fault.kind == "drop" and not self.fault.after:

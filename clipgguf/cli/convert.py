@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipgguf.cli.options import MODEL_DIR, AsJson, Threads, takes_options
-from clipgguf.cli.output import message, progress_bar, show_json, show_messages, show_path, size
+from clipgguf.cli.output import message, show_json, show_messages, show_path, size
 from clipgguf.cli.tables import FOLD, RIGHT, WHOLE, WIDE, axes_text, metadata_object, metadata_table, show, table
 from clipgguf.errors import OutputError, UsageError
 from clipgguf.options import Options
@@ -49,6 +49,7 @@ def convert_command(
 
     Nothing but the file's path goes to standard output.
     """
+    from clipgguf.cli.progress import progress_bar
     from clipgguf.conversion import convert
 
     if use_f32 and options.get("outtype", "f32") != "f32":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipgguf.cli.options import MODEL_DIR, AsJson, Threads, takes_options
-from clipgguf.cli.output import messages, progress_bar, show_json, show_messages
+from clipgguf.cli.output import messages, show_json, show_messages
 from clipgguf.cli.tables import FOLD, RIGHT, WHOLE, WIDE, WIDE_RIGHT, axes_text, show, table
 from clipgguf.options import Options
 
@@ -43,6 +43,7 @@ def verify_command(
     Exits 1 unless the file is what a conversion would write now. Towers, element types and layers are taken from the
     file; of the conversion's other options, give those that it had.
     """
+    from clipgguf.cli.progress import progress_bar
     from clipgguf.verification import verify
 
     with progress_bar(quiet) as progress:

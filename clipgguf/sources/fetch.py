@@ -1,6 +1,7 @@
 """A range of a file on a web server: its bytes in order, asked for again at the byte where the line breaks."""
 
 import contextlib
+import logging
 import random
 import threading
 from concurrent.futures import InvalidStateError
@@ -12,6 +13,8 @@ from clipgguf.errors import CheckpointError
 from clipgguf.sources import Fetch
 from clipgguf.sources.line import LINE, LineError, Response, in_words
 
+# Tells what one has to wait for; the command line shows it.
+LOG = logging.getLogger("clipgguf")
 # How much of a body is read at a time, and how often without a single byte.
 PIECE_NBYTES = 1 << 18
 MOST_TRIES = 5
@@ -40,7 +43,7 @@ def waited(name: str, error: LineError, tries: int, closing: threading.Event) ->
     own = min(FIRST_WAIT * 2 ** (tries - 1), LONGEST_WAIT) * random.uniform(0.75, 1.25)
     left = error.left(told or (0 if error.is_expired else own))
     if told and left:
-        LINE.tell(f"{name}: {error}, and asks to wait {told:.0f} s")
+        LOG.info("%s: %s, and asks to wait %.0f s", name, error, told)
     closing.wait(left)
 
 

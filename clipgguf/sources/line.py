@@ -89,15 +89,11 @@ class Answer:
 
 
 class Line:
-    """The client: pools of connections, and daemon threads that wait for answers. ``received`` counts bodies' bytes.
-
-    ``tell`` is called with a line of text when a server has us wait.
-    """
+    """The client: pools of connections, and daemon threads that wait for answers. ``received`` counts bodies' bytes."""
 
     def __init__(self) -> None:
         """Open nothing yet."""
         self.received = 0
-        self.tell: Callable[[str], None] = lambda text: None
         self._lock = threading.Lock()
         self._pools: dict[str | None, urllib3.PoolManager] = {}
         self._context: ssl.SSLContext | None = None

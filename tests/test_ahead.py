@@ -13,7 +13,7 @@ from clipgguf import CheckpointError, Options, convert
 from clipgguf.families import _open
 from clipgguf.planning import make_plan
 from clipgguf.sources import FarSource, Fetch
-from clipgguf.sources.ahead import MOST_IN_FLIGHT, REQUEST_NBYTES, Ahead, stream_ahead
+from clipgguf.sources.ahead import MOST_IN_FLIGHT, REQUEST_NBYTES, Ahead, read_many, stream_ahead
 from clipgguf.sources.https import WebFolder
 from clipgguf.stream import ChunkStream
 from clipgguf.tensor import Computed, View
@@ -192,6 +192,20 @@ def test_an_error_is_everybodys() -> None:
     thread.join()
     assert problems == ["far: the line is broken"]
     assert file.open == 0
+
+
+def test_many_small_ranges_are_read_together() -> None:
+    file = Far(40 << 20)
+    ranges = [(at, at + 40) for at in range(0, file.size, 1 << 20)]
+    close = [(100 + at, 140 + at) for at in range(0, 60_000, 100)]
+    found = read_many(file, [*close, *ranges])
+    assert found == {start: file.data[start:stop] for start, stop in (*ranges, *close)}
+    assert (len(file.asked), file.open, file.most_open) == (40, 0, MOST_IN_FLIGHT)
+    assert read_many(file, []) == {}
+    broken = Far(9000, broken_at=5000)
+    with pytest.raises(CheckpointError, match="the line is broken"):
+        read_many(broken, [(0, 10), (8000, 8010)])
+    assert broken.open == 0
 
 
 # ---- the real thing --------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clipgguf import ClipGGUFError, Options, convert, verify
+from clipgguf import ClipGGUFError, Options, convert, plan, verify
 from clipgguf.sources import fetch
 from tests.checkpoints import write_model
 from tests.hub_server import Fault, HubServer
@@ -72,6 +72,11 @@ def test_archives_of_torch(kind: str, hub: HubServer, tmp_path: Path) -> None:
             for name, data in entries.items():
                 unpacked.writestr(name, data)
     path = convert(model, tmp_path / "a.gguf").path
+    if kind == "stored":
+        hub.requests.clear()
+        assert plan(f"{hub.plain}/o/m").bytes_in > 0
+        # The directory, data.pkl, and the headers of storages, which lie close together here.
+        assert len([r for r in hub.requests if r.path.endswith(".bin") and r.method == "GET"]) < 12
     hub.faults.append(Fault("drop", "*.bin", after=30_000, skip=1, times=5))
     made = convert(f"{hub.plain}/o/m", tmp_path / "b.gguf", Options()).path
     assert made.read_bytes() == path.read_bytes()

@@ -36,6 +36,38 @@ def stream_ahead(parts: Iterable[Part]) -> "Ahead | None":
     return Ahead(found) if any(isinstance(view.file, FarSource) for part in found for view in part.stored) else None
 
 
+def read_many(file: FarSource, ranges: Sequence[tuple[int, int]]) -> dict[int, bytes]:
+    """Return the bytes of small ranges by where they start, read many at a time; CheckpointError as ``read`` raises it.
+
+    What lies so close together that reading on costs less than another request is read as one.
+    """
+    together: list[list[tuple[int, int]]] = []
+    end = 0
+    for start, stop in sorted(ranges):
+        if together and start < end + file.read_cost // MOST_IN_FLIGHT and stop - together[-1][0][0] < REQUEST_NBYTES:
+            together[-1].append((start, stop))
+        else:
+            together.append([(start, stop)])
+        end = max(end, stop)
+    found: dict[int, bytes] = {}
+    left, under_way = iter(together), deque[tuple[Fetch, list[tuple[int, int]]]]()
+    try:
+        while True:
+            while len(under_way) < MOST_IN_FLIGHT and (group := next(left, None)) is not None:
+                under_way.append((file.fetch(group[0][0], max(stop for _, stop in group)), group))
+            if not under_way:
+                return found
+            fetch, group = under_way[0]
+            first = group[0][0]
+            data = bytearray(max(stop for _, stop in group) - first)
+            fetch.read(memoryview(data))
+            found.update((start, bytes(data[start - first : stop - first])) for start, stop in group)
+            under_way.popleft()[0].close()
+    finally:
+        for fetch, _ in under_way:
+            fetch.close()
+
+
 class Ahead:
     """The stream, of ``nbytes``. ``taken`` gives out its parts in order, in one thread; they may be read in any."""
 

@@ -12,7 +12,6 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -149,7 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         try:
             path = unquote(url.path).lstrip("/")
-            self.fault = self.hub.fault(self.server.name, self.command, path)
+            is_there = not path.startswith("plain/") or (self.hub.root / path.removeprefix("plain/")).is_file()
+            self.fault = self.hub.fault(self.server.name, self.command, path) if is_there else None
             time.sleep(self.fault.seconds if self.fault and self.fault.kind == "wait" else 0)
             if self.fault and self.fault.kind == "status":
                 self._send(self.fault.status, b"no", self.fault.headers)
@@ -243,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_json(entries[start:stop], {"Link": more} if stop < len(entries) else {})
 
     def _etag(self, repo: str, name: str) -> str:
-        return hashlib.sha256((self.hub.root / repo / name).read_bytes()).hexdigest()
+        return hashlib.sha256(repr((name, self.hub.files(repo)[name])).encode()).hexdigest()
 
     def _resolve(self, repo: str, name: str) -> None:
         if not (self.hub.root / repo / name).is_file():
@@ -263,38 +263,31 @@ class _Handler(BaseHTTPRequestHandler):
         if not path.is_file():
             self._send(404, b"not found")
             return
-        data = path.read_bytes()
-        is_same = fault.kind != "swap"
-        etag = f'"{hashlib.md5(data).hexdigest()}"' if is_same else '"another"'
-        self._send_data(data if is_same else bytes(255 - b for b in data), etag, fault)
-
-    def _send_data(self, data: bytes, etag: str, fault: Fault) -> None:
-        headers, size = {"ETag": etag}, len(data)
+        status = path.stat()
+        headers, size = {"ETag": f'"{fault.kind == "swap"} {status.st_mtime_ns} {status.st_size}"'}, status.st_size
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if fault.kind == "gzip" or "gzip" in self.headers.get("Accept-Encoding", ""):
-            self._send(200, gzip.compress(data, 1), {**headers, "Content-Encoding": "gzip"})
+            self._send(200, gzip.compress(path.read_bytes(), 1), {**headers, "Content-Encoding": "gzip"})
             return
         if wanted and int(wanted[1]) >= size and fault.kind != "ignore":
             self._send(416, b"", {"Content-Range": f"bytes */{size}"})
             return
-        start, end, status = 0, size, 200
+        start, end, code = 0, size, 200
         if wanted and fault.kind != "ignore":
-            start, end, status = int(wanted[1]), min(size, int(wanted[2]) + 1), 206
+            start, end, code = int(wanted[1]), min(size, int(wanted[2]) + 1), 206
             if fault.kind == "short":
                 end = min(end, start + max(1, fault.after))
             if fault.kind == "shift":
                 start, end = max(0, start - fault.after), end - min(start, fault.after)
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-        self._begin(status, end - start, headers)
-        for at in self._pieces(start, end, fault) if self.command == "GET" else ():
-            piece = data[at : min(at + PIECE, end)]
-            self.wfile.write(piece)
-            self.sent += len(piece)
-
-    def _pieces(self, start: int, end: int, fault: Fault) -> Iterator[int]:
-        for at in range(start, end, PIECE):
-            if fault.kind in ("drop", "stall") and at - start >= fault.after:
-                if fault.kind == "drop":
-                    raise ConnectionError
-                time.sleep(fault.seconds)
-            yield at
+        self._begin(code, end - start, headers)
+        with path.open("rb") as file:
+            file.seek(start)
+            for at in range(start, end, PIECE) if self.command == "GET" else ():
+                if fault.kind in ("drop", "stall") and at - start >= fault.after:
+                    if fault.kind == "drop":
+                        raise ConnectionError
+                    time.sleep(fault.seconds)
+                piece = file.read(min(PIECE, end - at))
+                self.wfile.write(bytes(255 - b for b in piece) if fault.kind == "swap" else piece)
+                self.sent += len(piece)

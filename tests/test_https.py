@@ -163,6 +163,16 @@ def test_what_is_no_file(hub: HubServer) -> None:
     assert WebFolder("http://localhost").title == "localhost"
 
 
+def test_what_is_forbidden_counts_as_missing(hub: HubServer, expected: bytes, converted: Convert) -> None:
+    # As object stores answer where a file is not there, and may not be listed.
+    (hub.root / "o" / "m" / "open_clip_config.json").write_text("{}")
+    hub.faults += [
+        Fault("status", "*open_clip_config.json", method=way, status=403, times=9) for way in ("GET", "HEAD")
+    ]
+    assert converted() == expected
+    assert sum(fault.times for fault in hub.faults) < 18
+
+
 def test_nobody_answers() -> None:
     with pytest.raises(CheckpointError, match=r"^x: cannot be read: (?!.*(secret|127)).*[Rr]efused, 5 times$"):
         WebFile("x", "http://127.0.0.1:9/x?secret")

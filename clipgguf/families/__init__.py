@@ -84,6 +84,11 @@ _LLAMA_CPP_ALONE = frozenset(
 LLAVA_KEYS = ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OPEN_CLIP_NAMES = re.compile(r"visual\.|(text\.)?transformer\.resblocks\.")
+# What is looked for in nearly every directory.
+EXPECTED = (
+    *("config.json", OPEN_CLIP_CONFIG, "params.json", "preprocessor_config.json", "processor_config.json"),
+    *("generation_config.json", "README.md", "vocab.json"),
+)
 # Mistral's own layout.
 PARAMS = "params.json"
 
@@ -115,6 +120,7 @@ def _open(model: Folder | File, options: Options, told: Told | None) -> Model:
             raise CheckpointError(f"{model}: is missing, {should}")
         # Before its directory is looked at: somebody may have given something else than weights.
         model.open().close()
+    directory.expect(EXPECTED, () if isinstance(model, File) else CONTAINERS)
     path, own = directory.file("config.json"), directory.file(OPEN_CLIP_CONFIG)
     if not path.is_present and not own.is_present and (what := other_folder(directory)):
         raise CheckpointError(f"{directory}: {what}")

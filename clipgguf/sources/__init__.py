@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from typing_extensions import Buffer
 
 # How many bytes are copied at a time where the system does not copy by itself.
@@ -94,6 +96,13 @@ class Folder(Protocol):
 
     def __contains__(self, file: str) -> bool:
         """Return whether there is something of this name, readable or not."""
+
+    def expect(self, files: "Iterable[str]", one_of: "Iterable[str]" = ()) -> None:
+        """Learn which files will be looked for soon, and of others the first that is there.
+
+        Where opening one takes long, they are opened at the same time.
+        """
+        return
 
     def open(self, file: str) -> Source:
         """Open a file. Raises CheckpointError when it is missing or none that a model has."""

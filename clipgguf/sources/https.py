@@ -7,7 +7,7 @@ Whatever else comes is an error, or a reason to ask again at the byte where it e
 import contextlib
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -15,6 +15,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from clipgguf.errors import CheckpointError
 from clipgguf.regular_file import NO_MODEL_FILES, STAND_INS
 from clipgguf.sources import FarSource, Folder
+from clipgguf.sources.expected import Files
 from clipgguf.sources.fetch import MOST_TRIES, WebFetch, waited
 from clipgguf.sources.line import LINE, Access, Answer, LineError, RefusedError, Response, told_wait
 
@@ -164,7 +165,7 @@ class WebFile(FarSource):
                 if self._place is place:
                     self._place = None
             raise LineError(f"{said} to a signed address", is_expired=place is not None)
-        if status in _MISSING:
+        if status in _MISSING or (status == 403 and self.size < 0):  # Which some servers say of what is not there.
             raise MissingError(f"{self.name}: is missing: {said}")
         if status == 200:
             said = "the server ignores ranges, and sends the whole file"
@@ -207,7 +208,7 @@ class WebFolder(Folder):
         parts = urlsplit(url)
         self._url, self._access = urlunsplit(parts._replace(path=parts.path.rstrip("/") + "/")), access
         self.name = shown_address(self._url)
-        self._files: dict[str, WebFile] = {}
+        self._files = Files(lambda file: WebFile(self.name_of(file), self._address(file), access, NO_MODEL_FILES))
         self._is_there: dict[str, bool] = {}
 
     @property
@@ -223,28 +224,35 @@ class WebFolder(Folder):
     def __contains__(self, file: str) -> bool:
         """Return whether the server has something of this name; what it forbids to look at counts as missing."""
         if file not in self._is_there:
-            self._is_there[file] = self._asked(file)
+            self._is_there[file] = self._is_opened(file) if file in self._files else self._asked(file)
         return self._is_there[file]
+
+    def _is_opened(self, file: str) -> bool:
+        try:
+            self.open(file)
+        except MissingError:
+            return False
+        except CheckpointError:  # It is there, and what is wrong with it is for who needs it.
+            pass
+        return True
 
     def _asked(self, file: str) -> bool:
         status = ask_status(self.name_of(file), self._address(file), self._access)
         if status in (403, *_MISSING):
             return False
         if status in (405, 501):  # The server has no HEAD.
-            try:
-                self.open(file)
-            except MissingError:
-                return False
-        elif status >= 400:
+            return self._is_opened(file)
+        if status >= 400:
             raise CheckpointError(f"{self.name_of(file)}: cannot be read: the server answered {status}")
         return True
 
     def open(self, file: str) -> WebFile:
         """Open a file. Raises CheckpointError when it is missing or none that a model has."""
-        if (found := self._files.get(file)) is None:
-            found = WebFile(self.name_of(file), self._address(file), self._access, NO_MODEL_FILES)
-            self._files[file], self._is_there[file] = found, True
-        return found
+        return self._files.get(file)
+
+    def expect(self, files: Iterable[str], one_of: Iterable[str] = ()) -> None:
+        """Open files at the same time, of which some may be missing."""
+        self._files.expect([*files, *one_of])
 
     def open_any(self, file: str) -> WebFile:
         """Open a file that need not be a model's."""

@@ -5,7 +5,7 @@ local cache has of that commit is read there; nothing is written into it.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from clipgguf.errors import CheckpointError
 from clipgguf.regular_file import NO_MODEL_FILES, STAND_INS
 from clipgguf.sources import File, Folder, Source
 from clipgguf.sources.address import HubAddress
+from clipgguf.sources.expected import Files
 from clipgguf.sources.fetch import MOST_TRIES, waited
 from clipgguf.sources.https import AGAIN, WebFile
 from clipgguf.sources.line import Access, LineError, told_wait
@@ -49,7 +50,7 @@ class HubFolder(Folder):
         self.repository, self.path = repository, path
         self.revision, self.commit = repository.revision, repository.commit
         self.name = str(HubAddress(repository.id, repository.revision, path))
-        self._files: dict[str, Source] = {}
+        self._files = Files(lambda file: self._opened(file, NO_MODEL_FILES))
 
     @property
     def title(self) -> str:
@@ -66,9 +67,12 @@ class HubFolder(Folder):
 
     def open(self, file: str) -> Source:
         """Open a file. Raises CheckpointError when it is missing or none that a model has."""
-        if file not in self._files:
-            self._files[file] = self._opened(file, NO_MODEL_FILES)
-        return self._files[file]
+        return self._files.get(file)
+
+    def expect(self, files: Iterable[str], one_of: Iterable[str] = ()) -> None:
+        """Open files at the same time, as far as they are there."""
+        here, others = ([n for n in names if self._path(n) in self.repository.files] for names in (files, one_of))
+        self._files.expect([*here, *others[:1]])
 
     def open_any(self, file: str) -> Source:
         """Open a file that need not be a model's."""

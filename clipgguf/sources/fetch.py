@@ -103,7 +103,7 @@ class WebFetch(Fetch):
             target = target[len(data) :]
             self._at += len(data)
             self._tries = 0
-            LINE.received += len(data)
+            LINE.count(len(data))
 
     def _again(self, error: LineError | None) -> None:
         """Ask for what is still missing, after a while."""

@@ -162,6 +162,11 @@ class Line:
                     self._pools[proxy] = urllib3.ProxyManager(address, proxy_headers=given, **options)
             return self._pools[proxy]
 
+    def count(self, nbytes: int) -> None:
+        """Count bytes of a body that have come."""
+        with self._lock:
+            self.received += nbytes
+
     def submit(self, do: Callable[[], T], discard: Callable[[T], None]) -> "Future[T]":
         """Have something done in a thread that nobody waits for when the process ends.
 

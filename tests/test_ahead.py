@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
 
 from clipgguf import CheckpointError, Options, convert
 from clipgguf.families import _open
-from clipgguf.planning import make_plan
+from clipgguf.planning import PlannedTensor, make_plan
 from clipgguf.sources import FarSource, Fetch
 from clipgguf.sources.ahead import MOST_IN_FLIGHT, REQUEST_NBYTES, Ahead, read_many, stream_ahead
 from clipgguf.sources.https import WebFolder
@@ -192,6 +193,23 @@ def test_an_error_is_everybodys() -> None:
     thread.join()
     assert problems == ["far: the line is broken"]
     assert file.open == 0
+
+
+@pytest.mark.parametrize("shape", [(1500, 1301), (30, 20)])
+def test_transposed_tensors_come_once(shape: tuple[int, int]) -> None:
+    rows, columns = shape
+    file = Far(4 * rows * columns + 12)
+    name, f32 = "t", GGMLQuantizationType.F32
+    across = View(name, "F32", (columns, rows), file, 12, 4 * rows * columns, (1, columns))
+    after = view(file, 0, 1, 3)
+    tensors = [PlannedTensor(v, name, v.shape, f32, v.nbytes) for v in (across, across, after)]
+    with ChunkStream(tensors, 3) as stream:
+        found = b"".join(bytes(chunk.data) for chunk in stream if isinstance(chunk.data, memoryview))
+    matrix = np.frombuffer(file.data[12:], "<u4").reshape(rows, columns).T.tobytes()
+    assert found == 2 * matrix + file.data[:12]
+    # Both have the bytes at the same time.
+    assert sum(stop - start for start, stop in file.asked) == file.size
+    assert (file.direct, file.open) == ([], 0)
 
 
 def test_many_small_ranges_are_read_together() -> None:

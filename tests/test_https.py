@@ -6,8 +6,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,9 @@ import pytest
 from clipgguf import CheckpointError, Options, convert
 from clipgguf.families import _open
 from clipgguf.planning import make_plan
-from clipgguf.sources import fetch
+from clipgguf.sources import fetch, https
 from clipgguf.sources.https import WebFile, WebFolder
-from clipgguf.sources.line import LINE, Access, LineError, RefusedError, in_words
+from clipgguf.sources.line import LINE, Access, Line, LineError, RefusedError, in_words
 from clipgguf.writer import write_plan
 from tests.checkpoints import write_model
 from tests.conftest import Run
@@ -257,6 +259,21 @@ def test_proxies_are_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LineError) as caught:
         LINE.ask("GET", "https://h.example/a", {}, Access())
     assert "pass" not in str(caught.value)
+
+
+def test_without_threads(hub: HubServer, expected: bytes, converted: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    fresh = Line()
+    for module in (fetch, https):
+        monkeypatch.setattr(module, "LINE", fresh)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    # The server needs threads of its own.
+    monkeypatch.setattr(ThreadingHTTPServer, "process_request", HTTPServer.process_request)
+    for server in hub._servers.values():
+        monkeypatch.setattr(server.RequestHandlerClass, "protocol_version", "HTTP/1.0")
+    assert converted() == expected
 
 
 # ---- the end at any moment -------------------------------------------------------------------------------------------

@@ -189,19 +189,29 @@ class Line:
         with self._lock:
             self._work.put(run)
             self._waiting += 1
-            if self._waiting > self._idle and self._threads < MOST_THREADS:
-                self._threads += 1
-                threading.Thread(target=self._serve, name="line", daemon=True).start()
+            is_needed = self._waiting > self._idle and self._threads < MOST_THREADS
+            with contextlib.suppress(RuntimeError):  # No more can be started: those that there are will come to it.
+                if is_needed:
+                    threading.Thread(target=self._serve, name="line", daemon=True).start()
+                    self._threads += 1
+            is_alone = not self._threads
+        if is_alone:
+            self._next()()
         return future
+
+    def _next(self) -> Callable[[], None]:
+        run = self._work.get()
+        with self._lock:
+            self._waiting -= 1
+        return run
 
     def _serve(self) -> None:
         while True:
             with self._lock:
                 self._idle += 1
-            run = self._work.get()
+            run = self._next()
             with self._lock:
                 self._idle -= 1
-                self._waiting -= 1
             run()
             del run  # It holds what it was done for.
 

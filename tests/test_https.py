@@ -1,11 +1,5 @@
 """Checkpoints on web servers: whatever the line does, the file is that of the local conversion, or there is none."""
 
-import contextlib
-import os
-import re
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +16,7 @@ from clipgguf.sources.https import WebFile, WebFolder
 from clipgguf.sources.line import LINE, Access, Line, LineError, RefusedError, in_words
 from clipgguf.writer import write_plan
 from tests.checkpoints import write_model
-from tests.conftest import Run
 from tests.hub_server import Fault, HubServer
-from tests.processes import command, uncovered
 from tests.test_sources import DEEP
 
 Convert = Callable[[], bytes]
@@ -109,6 +101,9 @@ BAD_FAULTS = {
     "gzip-json": (Fault("gzip", "*.json", times=99), "the server compresses it"),
     "shift": (Fault("shift", after=7, skip=4), "were asked for, the server answered"),
     "swap": (Fault("swap", skip=4), "has changed: the server answers with another version"),
+    "206": (Fault("status", status=206, skip=4), "the server answered 206 without a Content-Range"),
+    "head-418": (Fault("status", "*", method="HEAD", status=418, times=9), "the server answered 418"),
+    "head-dropped": (Fault("drop", "*", method="HEAD", times=99), "cannot be read: .*, 5 times"),
     "204": (Fault("status", status=204, skip=4), "the server answered 204"),
 }
 
@@ -261,6 +256,23 @@ def test_proxies_are_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pass" not in str(caught.value)
 
 
+def test_a_large_file_of_a_server_without_ranges(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(https, "LARGEST_WHOLE", 400_000)
+    for size, is_taken in ((300_000, True), (400_001, False)):
+        data = bytes(range(250)) * (size // 250) + bytes(size % 250)
+        (hub.root / "o" / "m" / "a.bin").write_bytes(data)
+        hub.faults[:] = [Fault("ignore", "*.bin", times=9)]
+        if is_taken:
+            file = WebFolder(f"{hub.plain}/o/m").open("a.bin")
+            file.close()
+            target = bytearray(size)
+            file.read(0, memoryview(target))
+            assert target == data
+        else:
+            with pytest.raises(CheckpointError, match="the server ignores ranges, and sends the whole file"):
+                WebFolder(f"{hub.plain}/o/m").open("a.bin")
+
+
 def test_without_threads(hub: HubServer, expected: bytes, converted: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -274,64 +286,3 @@ def test_without_threads(hub: HubServer, expected: bytes, converted: Convert, mo
     for server in hub._servers.values():
         monkeypatch.setattr(server.RequestHandlerClass, "protocol_version", "HTTP/1.0")
     assert converted() == expected
-
-
-# ---- the end at any moment -------------------------------------------------------------------------------------------
-
-STALLS = {
-    "opening": Fault("wait", "*config.json", seconds=60),
-    "headers": Fault("wait", seconds=60, times=99, skip=3),
-    "body": Fault("stall", seconds=60, times=99, skip=3),
-    "429": Fault("status", status=429, headers={"Retry-After": "200"}, times=99, skip=3),
-    "tries": Fault("status", times=99, skip=3),
-}
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to one process")
-@pytest.mark.parametrize("kind", STALLS)
-def test_ctrl_c_ends_at_once(kind: str, hub: HubServer, tmp_path: Path) -> None:
-    hub.faults.append(Fault(**vars(STALLS[kind])))
-    words = command(f"{hub.plain}/o/m", "-o", tmp_path / "out", "--threads", 3)
-    process = subprocess.Popen(words, env=uncovered(), stderr=subprocess.PIPE, text=True)
-    while hub.faults[0].times == STALLS[kind].times:
-        assert process.poll() is None, "ended before it could be interrupted"
-        time.sleep(0.01)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    started = time.monotonic()
-    _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - started < 10
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
-def test_progress_shows_what_comes_over_the_line(hub: HubServer, tmp_path: Path) -> None:
-    import pty
-
-    controller, terminal = pty.openpty()
-    hub.faults.append(Fault("stall", seconds=0.3, skip=3))
-    words = command(f"{hub.plain}/o/m", "-o", tmp_path / "out")
-    environment = {**uncovered(), "TERM": "xterm", "COLUMNS": "160"}
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=terminal, env=environment)
-    os.close(terminal)
-    shown = b""
-    with contextlib.suppress(OSError):  # What a terminal raises on Linux when nobody holds its other end any more.
-        while data := os.read(controller, 65_536):
-            shown += data
-    os.close(controller)
-    assert process.wait(timeout=60) == 0
-    assert re.search(
-        r"[0-9.]+ [kM]B over the line, [0-9.]+ [kM]?B/s", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    )
-
-
-def test_waits_are_told_on_the_command_line(hub: HubServer, run: Run) -> None:
-    hub.faults.append(Fault(**vars(GOOD_FAULTS["429"])))
-    result = run(f"{hub.plain}/o/m", "-o", "out")
-    assert result.returncode == 0
-    assert "answered 429 Too Many Requests, and asks to wait 1 s" in result.stderr
-    hub.faults.append(Fault(**vars(GOOD_FAULTS["429"])))
-    assert run(f"{hub.plain}/o/m", "-o", "out", "-q").stderr == ""
-    assert hub.faults[-1].times == 0

@@ -1,56 +1,28 @@
-"""Models of the Hugging Face hub: found, read by ranges at one commit, and who may read what."""
+"""Models of the Hugging Face hub: read by ranges at one commit, whatever goes wrong, and who may read what."""
 
 import json
 import os
-import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from clipgguf import CheckpointError, Options, convert, inspect, plan, verify
+from clipgguf import CheckpointError, Options, convert, plan
 from clipgguf.checkpoint.safetensors import read_safetensors_header
-from clipgguf.sources import fetch
-from clipgguf.sources.address import HubAddress
+from clipgguf.sources.given import place
 from clipgguf.sources.local import LocalFile
-from tests.checkpoints import write_model
-from tests.clip_checkpoints import write_pipeline
 from tests.conftest import Run
+from tests.hub_models import HubFolder, cached, local, served
 from tests.hub_server import Fault, HubServer
-from tests.llava_checkpoints import Llava, write_hf, write_original
+from tests.llava_checkpoints import Llava, write_hf
 from tests.processes import run_process
-from tests.test_sources import DEEP
 from tests.weights import write_sparse_safetensors
-
-try:
-    import huggingface_hub
-except ImportError:
-    pytest.skip("the extra hub is not installed", allow_module_level=True)
-from huggingface_hub import constants, file_download
 
 
 @pytest.fixture(autouse=True)
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _no_hub: None) -> Iterator[HubServer]:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", huggingface_hub)
-    monkeypatch.setattr(fetch, "FIRST_WAIT", 0.01)
-    root = tmp_path / "root"
-    write_model(root / "o" / "tiny-clip", DEEP, shards=3)
-    with HubServer(root, page=3) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace("https://huggingface.co", server.endpoint)
-        for module in (constants, file_download):  # Version 0.36 has it in both.
-            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    with served(tmp_path, monkeypatch) as server:
         yield server
-
-
-def local(hub: HubServer, directory: Path, name: str = "o/tiny-clip", **options: Any) -> bytes:
-    return convert(hub.root / name, directory / "local.gguf", Options(**options)).path.read_bytes()
 
 
 def test_the_file_is_that_of_the_local_conversion(hub: HubServer, tmp_path: Path, work: Path, run: Run) -> None:
@@ -125,26 +97,6 @@ def test_the_token_goes_to_the_hub_alone(hub: HubServer, tmp_path: Path, monkeyp
     assert hub.token not in str(caught.value) and "Signature" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ("hf://o/nothing", r"^hf://o/nothing: does not exist on the hub, or is private"),
-        ("o/nothing", r"^o/nothing: is no directory here; hf://o/nothing: does not exist on the hub"),
-        ("hf://o/tiny-clip@v9", r"^hf://o/tiny-clip@v9: the model has no revision v9$"),
-        ("hf://o/tiny-clip/sub", r"^hf://o/tiny-clip/sub: is missing, commit [0-9a-f]{40} does not have it$"),
-        ("hf://datasets/o/tiny-clip", "is no model of the hub, should be hf://OWNER/NAME"),
-        ("hf://tiny", "is no model of the hub, should be"),
-        ("hf://o/gated", "is a gated model: its page asks for consent"),
-        ("hf://o/a--b", "is no model's name on the hub"),
-    ],
-)
-def test_what_is_not_there(given: str, words: str, hub: HubServer) -> None:
-    write_model(hub.root / "o" / "gated")
-    hub.gated.add("o/gated")
-    with pytest.raises(CheckpointError, match=words):
-        convert(given)
-
-
 def test_the_hub_is_down(hub: HubServer) -> None:
     hub.faults.append(Fault("status", "*", server="hub", times=99))
     with pytest.raises(CheckpointError, match=r"^hf://o/tiny-clip: cannot be read: the hub answered 503, 5 times$"):
@@ -154,88 +106,24 @@ def test_the_hub_is_down(hub: HubServer) -> None:
         convert("hf://o/tiny-clip")
 
 
-def test_a_bare_name_is_the_hubs_where_it_is_no_path(hub: HubServer, work: Path, run: Run) -> None:
-    result = run("o/tiny-clip", "-o", "x.gguf")
-    assert result.returncode == 0, result.stderr
-    assert "hf://" not in result.stdout
-    write_model(work / "o" / "tiny-clip")
-    hub.requests.clear()
-    assert run("o/tiny-clip", "-o", "y.gguf").returncode == 0
-    assert run("o/other", "-o", "y.gguf").stderr.startswith("clipgguf: error: o/other: is missing, ")
-    assert hub.requests == []
-
-
-def test_revisions(hub: HubServer, run: Run) -> None:
-    commit = hub.commit("o/tiny-clip")
-    for words in (
-        (f"hf://o/tiny-clip@{commit}",),
-        ("hf://o/tiny-clip", "--revision", commit),
-        ("hf://o/tiny-clip@main",),
-    ):
-        assert run(*words, "-o", "x.gguf").returncode == 0
-    result = run("hf://o/tiny-clip@main", "--revision", commit)
-    assert (result.returncode, "names another" in result.stderr) == (2, True)
-    result = run(hub.root / "o" / "tiny-clip", "--revision", "main")
-    assert result.returncode == 2
-    assert "--revision is for models of the Hugging Face hub" in result.stderr
-
-
-def test_dry_run_and_verify(hub: HubServer, tmp_path: Path, run: Run) -> None:
-    path = convert(hub.root / "o" / "tiny-clip", tmp_path / "a.gguf").path
-    result = run("hf://o/tiny-clip", "--dry-run")
-    assert result.returncode == 0, result.stderr
-    made = plan("hf://o/tiny-clip")
-    assert f"{made.bytes_in:,} bytes in" in result.stdout
-    assert f"; {made.bytes_in:,} bytes would come over the line, from commit {made.commit}" in result.stdout
-    assert run("verify", path, "hf://o/tiny-clip").returncode == 0
-    assert verify(path, "hf://o/tiny-clip", threads=3).agrees
-    other = convert(hub.root / "o" / "tiny-clip", tmp_path / "b.gguf", Options(outtype="q8_0")).path
-    data = bytearray(other.read_bytes())
-    data[-4096] ^= 8
-    other.write_bytes(data)
-    result = run("verify", other, "hf://o/tiny-clip")
-    assert result.returncode == 1
-    assert "is not what a conversion of hf://o/tiny-clip gives" in result.stdout
-
-
-def test_inspect_reads_the_header_alone(hub: HubServer, tmp_path: Path, run: Run) -> None:
-    large = write_model(tmp_path / "m", DEEP)
-    path = convert(large, hub.root / "o" / "tiny-clip" / "m.gguf", Options(outtype="f32")).path
-    with path.open("ab") as file:
-        file.write(bytes(4 << 20))
-    for address in ("hf://o/tiny-clip/m.gguf", f"{hub.plain}/o/tiny-clip/m.gguf?secret=1"):
-        hub.requests.clear()
-        result = run("inspect", address, "--json")
-        assert result.returncode == 0, result.stderr
-        assert json.loads(result.stdout)["tensors"] == json.loads(run("inspect", path, "--json").stdout)["tensors"]
-        assert hub.sent("m.gguf") <= (1 << 18) + len("found")
-        assert "secret" not in result.stdout
-    assert inspect("hf://o/tiny-clip/m.gguf").path == "hf://o/tiny-clip/m.gguf"
-    assert "is missing" in run("inspect", "hf://o/tiny-clip/n.gguf").stderr
-
-
-def test_parts_from_the_hub(hub: HubServer, tmp_path: Path) -> None:
-    model = write_original(tmp_path / "llava", Llava())
-    tower = write_model(hub.root / "o" / "tower", Llava().clip)
-    expected = convert(model, tmp_path / "a.gguf", Options(vision_tower=tower)).path.read_bytes()
-    # What the checkpoint itself names is not fetched.
-    with pytest.raises(CheckpointError, match="has no vision tower"):
-        convert(model, tmp_path / "b.gguf")
-    assert hub.requests == []
-    for given in ("hf://o/tower", "o/tower", f"{hub.plain}/o/tower/"):
-        made = convert(model, tmp_path / "b.gguf", Options(vision_tower=given)).path.read_bytes()
-        assert made == expected
-    write_model(hub.root / "o" / "words", DEEP)
-    vocab = convert("hf://o/tiny-clip", tmp_path / "c.gguf", Options(vocab="hf://o/words/vocab.json"))
-    assert vocab.path.read_bytes() == local(hub, tmp_path)
-
-
-def test_a_folder_of_a_model(hub: HubServer, tmp_path: Path) -> None:
-    write_pipeline(hub.root / "o" / "sd", DEEP)
-    expected = local(hub, tmp_path, "o/sd/text_encoder")
-    assert convert("hf://o/sd/text_encoder", tmp_path / "a.gguf").path.read_bytes() == expected
-    address = f"{hub.plain}/o/sd/text_encoder"
-    assert convert(address, tmp_path / "b.gguf").path.read_bytes() == expected
+def test_a_version_that_is_another_at_the_same_commit(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "commit", lambda repo: "a" * 40)
+    path = next((hub.root / "o" / "tiny-clip").glob("*.safetensors"))
+    folder = place("hf://o/tiny-clip")
+    assert isinstance(folder, HubFolder)
+    file = folder.open(path.name)
+    file.close()
+    os.utime(path, (1, 1))
+    hub.faults.append(Fault("expire"))
+    with pytest.raises(CheckpointError, match="it has changed: the hub answers with another version than before"):
+        file.read(0, memoryview(bytearray(9)))
+    other = place("hf://o/tiny-clip")
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert isinstance(other, HubFolder)
+    with pytest.raises(CheckpointError, match=r"has [0-9,]+ bytes, the hub lists [0-9,]+$"):
+        other.open(path.name)
+    with pytest.raises(CheckpointError, match=r"/nothing: is missing, commit a{40} does not have it$"):
+        other.open("nothing")
 
 
 def test_only_the_tower_comes(hub: HubServer, tmp_path: Path) -> None:
@@ -256,15 +144,6 @@ def test_only_the_tower_comes(hub: HubServer, tmp_path: Path) -> None:
     assert hub.sent("b.safetensors") == 0
     head = min(1 << 18, (model / "a.safetensors").stat().st_size)
     assert hub.sent("a.safetensors") <= plan("hf://o/llava").bytes_far + head + len("found")
-
-
-def cached(hub: HubServer, directory: Path) -> Path:
-    """Put the model into a cache as the hub's client does, and return its snapshot."""
-    repository, commit = directory / "models--o--tiny-clip", hub.commit("o/tiny-clip")
-    shutil.copytree(hub.root / "o" / "tiny-clip", repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(commit)
-    return repository / "snapshots" / commit
 
 
 def test_the_cache_is_read_and_never_written(hub: HubServer, tmp_path: Path, run: Run, work: Path) -> None:
@@ -296,46 +175,3 @@ def test_offline(hub: HubServer, tmp_path: Path) -> None:
     result = run_process("hf://o/other", cwd=tmp_path, env=environment)
     assert "hf://o/other: is not in the local cache" in result.stderr
     assert hub.requests == []
-
-
-def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    result = run("hf://o/tiny-clip")
-    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
-    assert "`pip install 'clipgguf[hub]'` lets clipgguf read from there" in result.stderr
-    assert "with `pip install 'clipgguf[hub]'` clipgguf reads" in run("o/tiny-clip").stderr
-
-
-IMPORTED = """
-import sys
-from clipgguf import convert
-convert({model!r}, {out!r})
-print(*(name for name in sys.modules if name in ("huggingface_hub", "urllib3", "ssl", "clipgguf.sources.line")))
-"""
-
-
-def test_local_work_imports_nothing_of_it(hub: HubServer, tmp_path: Path, run_alone: Callable[..., Any]) -> None:
-    import subprocess
-
-    code = IMPORTED.format(model=str(hub.root / "o" / "tiny-clip"), out=str(tmp_path / "a.gguf"))
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == []
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("hf://o/n", HubAddress("o/n")),
-        ("hf://models/o/n@v1.0/a/b/", HubAddress("o/n", "v1.0", "a/b")),
-        ("hf://o/n@refs/pr/7/a", HubAddress("o/n", "refs/pr/7", "a")),
-        ("https://huggingface.co/o/n", HubAddress("o/n")),
-        ("https://huggingface.co/o/n/tree/main", HubAddress("o/n", "main")),
-        ("https://huggingface.co/o/n/tree/main/a", HubAddress("o/n", "main", "a")),
-        ("hf.co/o/n/blob/refs%2Fpr%2F7/a.gguf", HubAddress("o/n", "refs/pr/7", "a.gguf")),
-        ("https://huggingface.co/o/n/resolve/main/a.gguf?download=true", HubAddress("o/n", "main", "a.gguf")),
-        ("https://example.com/o/n", None),
-        ("o/n", None),
-    ],
-)
-def test_addresses(text: str, found: HubAddress | None) -> None:
-    assert HubAddress.read(text) == found

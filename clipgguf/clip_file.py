@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from clipgguf.checkpoint.gguf_file import GGUFFile, MetadataItem
@@ -20,7 +19,7 @@ from clipgguf.families.tower_tables import CLIP_EMBEDDINGS, MODERN_BLOCK, POST_N
 from clipgguf.family import BEGUN, Family
 from clipgguf.keys import KEYS
 from clipgguf.options import PathLike
-from clipgguf.sources.local import LocalFile
+from clipgguf.sources.given import given_source
 from clipgguf.tensor import View
 
 ARCHITECTURE = "general.architecture"
@@ -46,8 +45,8 @@ class ClipFile:
 
     @classmethod
     def read(cls, path: PathLike) -> "ClipFile":
-        """Read a file's header; CheckpointError as ``read_gguf`` raises it."""
-        file = read_gguf(LocalFile(Path(path)))
+        """Read a file's header, here or far away; CheckpointError as ``read_gguf`` raises it."""
+        file = read_gguf(given_source(path))
         return cls(file, {item.key: item for item in file.metadata}, {tensor.name: tensor for tensor in file.tensors})
 
     def value(self, name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from clipgguf.destination import check_output, output_path, safe_name
 from clipgguf.families import open_model
 from clipgguf.options import DEFAULTS, Options, PathLike
-from clipgguf.sources.local import LocalFolder
+from clipgguf.sources.given import bytes_received
 
 # numpy and gguf, 20 MB of code and as much of a second as all the rest, are imported by the functions that need them,
 # after the JSON is read: the memory that parsing a vocabulary took then serves them, instead of adding to the peak.
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Conversion:
     """What a conversion did: ``bytes_in`` and ``bytes_out`` count tensor data, ``seconds`` is wall time.
+
+    ``bytes_read`` are what came over the line where the checkpoint is not on this machine, and ``commit`` is which
+    version of it, where it is the Hugging Face hub's.
 
     ``warnings`` and ``notes`` are lines of text; a warning says that the file may not be what was wanted, a note that
     it is, and how. ``found`` says what the checkpoint was taken for, and ``outtype`` which element type "auto" became.
@@ -34,6 +37,8 @@ class Conversion:
     notes: tuple[str, ...]
     found: str
     outtype: str
+    bytes_read: int = 0
+    commit: str | None = None
 
 
 def convert(
@@ -46,10 +51,11 @@ def convert(
 ) -> Conversion:
     """Convert a checkpoint to one GGUF file.
 
-    ``model_dir`` is the model's directory, or a file of weights with the configuration beside it. ``output`` is the
-    file itself if it ends in ``.gguf``, else a directory, made if missing; without it the file goes into the model
-    directory. In it ``{name}`` stands for the option ``name``, else for the model directory's, as far as files can be
-    called so, and ``{outtype}`` for the element type.
+    ``model_dir`` is the model's directory, or a file of weights with the configuration beside it; as text it may be
+    "hf://OWNER/NAME[@REVISION][/FOLDER]" or an https address. ``output`` is the file itself if it ends in ``.gguf``,
+    else a directory, made if missing; without it the file goes into the model directory, or into the working directory
+    where the model has none of its own here. In it ``{name}`` stands for the option ``name``, else for the model
+    directory's, as far as files can be called so, and ``{outtype}`` for the element type.
 
     ``threads`` is how many convert; the result does not depend on it. ``progress`` is called with the bytes of tensor
     data written and the bytes to write.
@@ -58,10 +64,10 @@ def convert(
     can be converted, or the file cannot be written; whatever was on disk is then as it was. Raises UsageError (a
     ValueError) for options that do not apply to the model, and for an output that can be no file.
     """
-    started = time.perf_counter()
+    started, before = time.perf_counter(), bytes_received()
     check_output(output)
     made = plan(model_dir, options)
-    path = planned_path(model_dir, output, options, made)
+    path = planned_path(output, options, made)
     from clipgguf.writer import write_plan
 
     overflows = write_plan(made, path, threads=threads, progress=progress)
@@ -75,6 +81,8 @@ def convert(
         notes=made.notes,
         found=made.found,
         outtype=made.outtype,
+        bytes_read=bytes_received() - before,
+        commit=made.commit,
     )
 
 
@@ -86,12 +94,10 @@ def plan(model_dir: PathLike, options: Options = DEFAULTS) -> "Plan":
     return make_plan(model, options.outtype)
 
 
-def planned_path(model_dir: PathLike, output: PathLike | None, options: Options, made: "Plan") -> Path:
+def planned_path(output: PathLike | None, options: Options, made: "Plan") -> Path:
     """Return where the file of a plan goes; UsageError when ``output`` does not say it."""
-    model = Path(model_dir)
-    directory = model if model.is_dir() else model.parent
-    name = safe_name(LocalFolder(directory).title if options.name is None else options.name)
-    return output_path(directory, output, made.file_name, {"name": name, "outtype": made.outtype})
+    name = safe_name(made.title if options.name is None else options.name)
+    return output_path(made.directory or Path(), output, made.file_name, {"name": name, "outtype": made.outtype})
 
 
 def _overflow_warnings(plan: "Plan", overflows: dict[str, int]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from clipgguf.holding import values_of
 from clipgguf.options import PathLike
 from clipgguf.picture import merge_of, tokens_of
 from clipgguf.readers import Verdict, verdicts
+from clipgguf.sources.given import shown_place
 from clipgguf.tensor import View
 
 # Of what the metadata calls a projector, which is a word; nothing keeps a file from having megabytes there.
@@ -83,7 +84,7 @@ class Inspection:
     ``reads`` is None where that is not known here.
     """
 
-    path: Path
+    path: Path | str
     found: str
     nbytes: int
     version: int
@@ -97,13 +98,13 @@ class Inspection:
 
 
 def inspect(path: PathLike) -> Inspection:
-    """Look into a GGUF file, of CLIP or not; reads its header alone, whatever its size.
+    """Look into a GGUF file, of CLIP or not, at a path or an address; reads its header alone, whatever its size.
 
     Raises CheckpointError when it is missing, truncated or no GGUF file, or when its header contradicts itself.
     """
     file = ClipFile.read(path)
     return Inspection(
-        path=Path(path),
+        path=shown_place(path),
         found=_found(file),
         nbytes=file.file.source.size,
         version=file.file.version,

@@ -9,6 +9,7 @@ from clipgguf.family import Family
 from clipgguf.inputs import Inputs, read_values
 from clipgguf.matching import Match, Output, refuse_quantized
 from clipgguf.model_card import ModelCard
+from clipgguf.sources import File, Folder
 from clipgguf.tensor import View
 
 # The options that a file with a part has a use for, of those that do not apply to every model.
@@ -22,7 +23,8 @@ class Model:
     ``values`` are the metadata by short name, and sizes besides; ``outputs`` the tensors in the order of the file.
     ``found`` says for people what the checkpoint was taken for. ``warnings`` and ``notes`` are lines for the user,
     ``told_notes`` those about a file that is verified. ``uses`` are the options that not every model has a use for.
-    ``card`` is what the metadata ``general.*`` are made from, where the file shall have them all.
+    ``card`` is what the metadata ``general.*`` are made from, where the file shall have them all. ``place`` is the
+    directory or file that was given.
     """
 
     family: Family
@@ -34,6 +36,7 @@ class Model:
     uses: frozenset[str] = frozenset()
     told_notes: tuple[str, ...] = ()
     card: ModelCard | None = None
+    place: Folder | File | None = None
 
 
 def open_family(family: Family, inputs: Inputs) -> Model:

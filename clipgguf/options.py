@@ -66,6 +66,8 @@ class Options:
         "Which of several weights: fp16 for model.fp16.safetensors.", "directories with several weights"))
     vocab: PathLike | None = field(default=None, metadata=_option(
         "vocab.json or tokenizer.json, or their directory, if not beside the model.", _READS))
+    revision: str | None = field(default=None, metadata=_option(
+        "The branch, tag or commit. [default: the model's main branch]", "models of the Hugging Face hub"))
     ignore_unknown: bool = field(default=False, metadata=_option(
         "Leave out tensors that are not known, with a warning."))
     # fmt: on

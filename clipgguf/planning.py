@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType
 
@@ -17,6 +18,8 @@ from clipgguf.matching import Output
 from clipgguf.model import Model
 from clipgguf.options import Outtype
 from clipgguf.shape import squeeze
+from clipgguf.sources import File
+from clipgguf.sources.ahead import stream_ahead
 from clipgguf.tensor import Tensor, View
 
 
@@ -48,7 +51,9 @@ class Plan:
     """A whole GGUF file that is not yet written.
 
     ``warnings`` and ``notes`` are lines for the user, and so is ``found``, what the checkpoint was taken for.
-    ``outtype`` is a key of OUTTYPES, or empty where a file's tensors are copied.
+    ``outtype`` is a key of OUTTYPES, or empty where a file's tensors are copied. ``title`` is the checkpoint's name
+    where nothing else says it, ``directory`` where the file goes unless it is asked for elsewhere (None: wherever one
+    works), and ``commit`` the version of a checkpoint that is on the Hugging Face hub, or from there.
     """
 
     file_name: str
@@ -58,6 +63,9 @@ class Plan:
     notes: tuple[str, ...]
     found: str = ""
     outtype: str = ""
+    title: str = ""
+    directory: Path | None = None
+    commit: str | None = None
 
     def __post_init__(self) -> None:
         """Raise CheckpointError when the file would be more than the format, ``inspect`` or ``verify`` takes."""
@@ -78,6 +86,12 @@ class Plan:
         return sum(view.nbytes for tensor in self.tensors for view in tensor.source.stored)
 
     @property
+    def bytes_far(self) -> int:
+        """Those of them that are not on this machine; what is used twice may come twice."""
+        ahead = stream_ahead(part for tensor in self.tensors for part in tensor.source.parts)
+        return 0 if ahead is None else ahead.nbytes
+
+    @property
     def bytes_out(self) -> int:
         """The bytes of tensor data that will be written, padding not counted."""
         return sum(tensor.nbytes for tensor in self.tensors)
@@ -91,6 +105,7 @@ def make_plan(model: Model, outtype: Outtype) -> Plan:
     if model.card is not None:
         general, warnings = general_metadata(model.card, sum(math.prod(tensor.shape) for tensor in planned))
     dtypes = dict.fromkeys(part.dtype for tensor in planned for part in tensor.source.stored)
+    folder = model.place.folder if isinstance(model.place, File) else model.place
     return Plan(
         file_name=f"{model.family.file_prefix}model-{outtype}.gguf",
         metadata=_metadata(model, outtype, general),
@@ -99,6 +114,9 @@ def make_plan(model: Model, outtype: Outtype) -> Plan:
         notes=(*model.notes, *_type_notes(model.family, planned, outtype)),
         found=f"{model.found}, {' and '.join(dtypes)}",
         outtype=outtype,
+        title="" if folder is None else folder.title,
+        directory=None if folder is None else folder.home,
+        commit=None if folder is None else folder.commit,
     )
 
 

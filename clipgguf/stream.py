@@ -25,6 +25,7 @@ from clipgguf.computed import ComputedBytes
 from clipgguf.encode import SCRATCH_NBYTES, Encoder, encoder
 from clipgguf.planning import PlannedTensor
 from clipgguf.sources import Source
+from clipgguf.sources.ahead import stream_ahead
 from clipgguf.sources.keeping import Keeping, Kept
 from clipgguf.tensor import Computed, View
 from clipgguf.workers import MOST_THREADS, Workers
@@ -33,8 +34,7 @@ from clipgguf.workers import MOST_THREADS, Workers
 # enough that it stays in the processor's cache between the steps.
 SOURCE_NBYTES = 1 << 20
 BUFFER_NBYTES = 1 << 19
-# The most bytes of a range that is handed out unread; how often progress is told depends on it. And the least: reading
-# what is small together with its neighbours costs less.
+# The most bytes of a range that is handed out unread (progress depends on it), and the least: reading less is cheaper.
 RANGE_NBYTES = 1 << 24
 LEAST_RANGE = 1 << 16
 # The least bytes that are mapped and not read: below, copying them costs less.
@@ -199,7 +199,8 @@ class ChunkStream:
         # More than there are chunks would find nothing to do; but every small model takes the same.
         chunks = 1 + sum(tensor.source.nbytes + tensor.nbytes for tensor in tensors) // BUFFER_NBYTES
         self._threads = min(threads, max(chunks, MOST_THREADS))
-        self._ranges = ranges
+        self._ahead = stream_ahead(part for tensor in tensors for part in tensor.source.parts)
+        self._ranges = ranges and self._ahead is None
         self._keeping = Keeping([view.file for tensor in tensors for view in tensor.source.stored])
         self._workers = Workers(self._threads, "encode")
 
@@ -211,14 +212,15 @@ class ChunkStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the threads and close the files."""
+        if self._ahead is not None:
+            self._ahead.close()
         self._workers.shutdown(cancel_futures=True)
         self._keeping.close()
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks in the order of the tensors; each one's data lasts until the next is asked for."""
         # Made only now, from the memory that writing the metadata took, and filled, so that every model takes the same.
-        # Buffer i serves batches i, i + n, i + 2n, ...: with never more than n of them under way, its turn comes only
-        # after what was in it before was handed out and used.
+        # Buffer i serves batches i, i + n, ...: with never more than n under way, what it held before was handed out.
         count = self._threads + LOOK_AHEAD
         buffers = itertools.cycle([np.full(BUFFER_NBYTES, 0, np.uint8) for _ in range(count)])
         workspaces: SimpleQueue[_Workspace] = SimpleQueue()
@@ -260,7 +262,7 @@ class ChunkStream:
         for tensor in self._tensors:
             for part in tensor.source.parts:
                 kept = [self._keeping.of(next(numbers)) for _ in part.stored]
-                yield from self._part_jobs(tensor, part, kept)
+                yield from self._part_jobs(tensor, part if self._ahead is None else self._ahead.taken(part), kept)
 
     def _part_jobs(self, tensor: PlannedTensor, part: View | Computed, kept: Sequence[Kept]) -> Iterator[_Job | Chunk]:
         codec = encoder(part.dtype, tensor.ggml_type)

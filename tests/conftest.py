@@ -2,6 +2,7 @@
 
 import faulthandler
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,12 @@ def _never_waits(request: pytest.FixtureRequest) -> Iterator[None]:
         faulthandler.dump_traceback_later(HANGS_AFTER, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(autouse=True)
+def _no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no huggingface_hub, so that no name is looked for on the hub; tests/test_hub.py has it."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
 
 
 @pytest.fixture

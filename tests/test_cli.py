@@ -157,7 +157,10 @@ def test_quiet_still_warns(model: Path, run: Run) -> None:
     assert quiet.splitlines() == [line for line in loud.splitlines() if "warning: " in line] != []
 
 
-CONVERT_KEYS = ["path", "tensors", "bytes_in", "bytes_out", "seconds", "warnings", "notes", "found", "outtype"]
+CONVERT_KEYS = [
+    *("path", "tensors", "bytes_in", "bytes_out", "seconds", "warnings", "notes", "found", "outtype"),
+    *("bytes_read", "commit"),
+]
 PLAN_KEYS = ["name", "type", "shape", "bytes", "source", "source_type", "source_bytes"]
 
 

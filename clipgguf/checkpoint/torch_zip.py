@@ -9,7 +9,7 @@ compression; other programs that pack the archive anew compress it. Files of bef
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from clipgguf.checkpoint.deflate import Deflated, InflatedStorage, inflate
@@ -18,7 +18,8 @@ from clipgguf.checkpoint.torch_pickle import LARGEST_PICKLE, unpickle
 from clipgguf.checkpoint.torch_state import StorageBytes, source_tensors
 from clipgguf.checkpoint.torch_stream import read_stream
 from clipgguf.errors import CheckpointError
-from clipgguf.sources import Source, SourceIO
+from clipgguf.sources import FarSource, Source, SourceIO
+from clipgguf.sources.ahead import read_many
 from clipgguf.tensor import View
 
 # An archive's directory takes about 100 bytes for a storage.
@@ -42,6 +43,7 @@ LOCAL_HEADER = struct.Struct("<4s2xHH4xIIIHH")
 SIZES_COME_LATER = 1 << 3
 # A size that is in the extra field (4.5.3).
 IN_EXTRA_FIELD = 0xFFFFFFFF
+_NO_HEADERS: Mapping[int, bytes] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ def _read_zip(source: Source) -> tuple[object, Callable[[Storage], StorageBytes]
     state = unpickle(pickled, f"{source}: data.pkl").value
     found: dict[str, StorageBytes] = {}
     compressed = [0, 0]
+    headers = _far_headers(source, [entry for name, entry in entries.items() if name.startswith(f"{root}/data/")])
 
     def locate(storage: Storage) -> StorageBytes:
         if storage.key not in found:
@@ -116,7 +119,7 @@ def _read_zip(source: Source) -> tuple[object, Callable[[Storage], StorageBytes]
             if entry is None:
                 what = f"lacks the entry data/{name_text(storage.key)}, a storage that data.pkl refers to"
                 raise CheckpointError(f"{source}: {what}")
-            found[storage.key] = _locate(source, entry)
+            found[storage.key] = _locate(source, entry, headers)
             if isinstance(found[storage.key].file, InflatedStorage):
                 compressed[0] += entry.info.compress_size
                 compressed[1] += entry.info.file_size
@@ -181,11 +184,19 @@ def _find_root(source: Source, entries: dict[str, _Entry]) -> str:
     return roots[0]
 
 
-def _locate(source: Source, entry: _Entry) -> StorageBytes:
-    """Return where an entry's bytes lie, which only its local header says."""
+def _far_headers(source: Source, entries: list[_Entry]) -> dict[int, bytes]:
+    """Return the local headers of entries by offset where each would be a wait of its own; else none."""
+    if not isinstance(source, FarSource):
+        return {}
+    ranges = [(e.info.header_offset, e.info.header_offset + LOCAL_HEADER.size + len(e.raw_name)) for e in entries]
+    return read_many(source, [(start, stop) for start, stop in ranges if 0 <= start < stop <= source.size])
+
+
+def _locate(source: Source, entry: _Entry, headers: Mapping[int, bytes] = _NO_HEADERS) -> StorageBytes:
+    """Return where an entry's bytes lie, which only its local header says; it may be among ``headers``."""
     info, name = entry.info, entry.info.orig_filename
-    where, header = f"{source}: entry {name_text(name)}", b""
-    if info.header_offset >= 0:
+    where, header = f"{source}: entry {name_text(name)}", headers.get(info.header_offset, b"")
+    if not header and info.header_offset >= 0:
         header = SourceIO(source, info.header_offset).read(LOCAL_HEADER.size + len(entry.raw_name))
     if len(header) < LOCAL_HEADER.size or not header.startswith(ZIP_MAGIC):
         raise CheckpointError(f"{where} has no local header at byte {info.header_offset:,}, where it should be")

@@ -100,8 +100,9 @@ class OrderedBlocks(OpenedSource):
 
     def _open(self) -> IO[bytes]:
         what = f"{self.name}: a tensor of shape {self._view.shape} is not contiguous, and cannot be put into order in"
-        # One at a time: its memory comes on top of the threads' buffers.
-        with _MAKING_BANDS, self._view.file.in_use():
+        # One at a time: its memory comes on top of the threads' buffers. Before its turn it is sure that the bytes are
+        # there: those from far away come in order, and an earlier view may still wait for its turn.
+        with self._view.file.in_use(), _MAKING_BANDS:
             return temporary_file(self._read_bands(), what)
 
     def _read_bands(self) -> Iterator[memoryview]:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipgguf.cli.options import MODEL_DIR, AsJson, Threads, takes_options
-from clipgguf.cli.output import message, progress_bar, show_json, show_messages, show_path, size
+from clipgguf.cli.output import message, show_json, show_messages, show_path, size
 from clipgguf.cli.tables import FOLD, RIGHT, WHOLE, WIDE, axes_text, metadata_object, metadata_table, show, table
 from clipgguf.errors import OutputError, UsageError
 from clipgguf.options import Options
 
 if TYPE_CHECKING:
+    from clipgguf.conversion import Conversion
     from clipgguf.destination import Outlook
     from clipgguf.planning import Plan
 
@@ -32,7 +33,7 @@ def convert_command(
             metavar="PATH",
             help="Directory for the file (made if missing), or the file itself if PATH ends in .gguf. {name} and "
             "{outtype} stand for the model's name and the element type: 'out/{name}-{outtype}.gguf'. "
-            "[default: the model's directory]",
+            "[default: the model's directory, the current one where it has none here]",
         ),
     ] = None,
     options: Any = None,
@@ -48,6 +49,7 @@ def convert_command(
 
     Nothing but the file's path goes to standard output.
     """
+    from clipgguf.cli.progress import progress_bar
     from clipgguf.conversion import convert
 
     if use_f32 and options.get("outtype", "f32") != "f32":
@@ -70,9 +72,15 @@ def convert_command(
     if not quiet:
         message(
             f"{result.found}: {result.tensors:,} tensors, {size(result.bytes_in)} in, {size(result.bytes_out)} out, "
-            f"{result.seconds:.1f} s"
+            f"{result.seconds:.1f} s{_origin_text(result)}"
         )
     show_path(result.path)
+
+
+def _origin_text(result: "Conversion") -> str:
+    """Return what came over the line, and of which version the checkpoint is; empty for one that just lies here."""
+    over = f", {size(result.bytes_read)} over the line" if result.bytes_read else ""
+    return f"{over}, from commit {result.commit}" if result.commit else over
 
 
 def _dry_run(model: str, options: Options, output: str | None, *, as_json: bool, quiet: bool) -> None:
@@ -82,7 +90,7 @@ def _dry_run(model: str, options: Options, output: str | None, *, as_json: bool,
 
     check_output(output)
     made = plan(model, options)
-    path = planned_path(model, output, options, made)
+    path = planned_path(output, options, made)
     expected = outlook(path, made.bytes_out)
     show_messages(made.warnings, () if quiet or as_json else made.notes)
     if as_json:
@@ -105,6 +113,8 @@ def _json_object(plan: "Plan", path: Path, expected: "Outlook") -> dict[str, Any
         "notes": plan.notes,
         "found": plan.found,
         "outtype": plan.outtype,
+        "bytes_read": plan.bytes_far,
+        "commit": plan.commit,
         "replaces": expected.replaces,
         "problem": expected.problem,
         "plan": {
@@ -137,7 +147,9 @@ def _show_plan(plan: "Plan", path: Path, expected: "Outlook") -> None:
         plan.found,
         metadata_table(plan.metadata),
         table(columns, rows),
-        f"{len(plan.tensors):,} tensors, {plan.bytes_in:,} bytes in, {plan.bytes_out:,} bytes out",
+        f"{len(plan.tensors):,} tensors, {plan.bytes_in:,} bytes in, {plan.bytes_out:,} bytes out"
+        + (f"; {plan.bytes_far:,} bytes would come over the line" if plan.bytes_far else "")
+        + (f", from commit {plan.commit}" if plan.commit else ""),
         f"{path}: {_outlook_text(expected)}",
     )
 

@@ -4,7 +4,6 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import Field, fields
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +11,9 @@ import typer
 from clipgguf.options import Options, Outtype, ProjectorType
 
 MODEL_DIR = typer.Argument(
-    metavar="MODEL_DIR", help="Directory of the model (config.json and its weights), or a file of weights in it."
+    metavar="MODEL_DIR",
+    help="Directory of the model (config.json and its weights), or a file of weights in it; also hf://OWNER/NAME or an "
+    "https:// address.",
 )
 Threads = Annotated[
     int | None,
@@ -27,17 +28,18 @@ KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 # What the command line takes the fields for, and calls their values; all others are switches.
 _TYPES: dict[str, tuple[Any, str | None]] = {
     "name": (str | None, "NAME"),
-    "metadata": (Path | None, "FILE"),
+    "metadata": (str | None, "FILE"),
     "outtype": (Outtype | None, None),
     "image_mean": (tuple[float, float, float] | None, "R G B"),
     "image_std": (tuple[float, float, float] | None, "R G B"),
-    "llava_projector": (Path | None, "PATH"),
-    "vision_tower": (Path | None, "DIR"),
-    "vision_config": (Path | None, "FILE"),
+    "llava_projector": (str | None, "PATH"),
+    "vision_tower": (str | None, "DIR"),
+    "vision_config": (str | None, "FILE"),
     "feature_layer": (int | None, "N"),
     "projector_type": (ProjectorType | None, None),
     "variant": (str | None, "NAME"),
-    "vocab": (Path | None, "PATH"),
+    "vocab": (str | None, "PATH"),
+    "revision": (str | None, "REVISION"),
 }
 
 

@@ -1,11 +1,11 @@
-"""What every command prints: messages, progress, JSON; safe for a terminal, whatever a checkpoint has in it."""
+"""What every command prints: messages, results, JSON; safe for a terminal, whatever a checkpoint has in it."""
 
 import contextlib
 import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +51,6 @@ def messages(kind: str, lines: Sequence[str]) -> None:
     """Print what is a "note", a "warning" or an "error", a line each, of very many the first of each sort."""
     for line in condensed(lines):
         message(f"{kind}: {line}")
-
-
-@contextlib.contextmanager
-def progress_bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Show a bar over bytes with the rate on standard error while in use, where somebody is looking."""
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def show_json(value: "Mapping[str, Any] | Sequence[Any]") -> None:

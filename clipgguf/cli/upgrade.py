@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from clipgguf.cli.output import message, progress_bar, show_path
+from clipgguf.cli.output import message, show_path
 
 
 def upgrade_command(
@@ -38,6 +38,7 @@ def upgrade_command(
 
     The file that is replaced keeps its mode and owner. Its path is all that goes to standard output.
     """
+    from clipgguf.cli.progress import progress_bar
     from clipgguf.upgrading import upgrade
 
     with progress_bar(quiet) as progress:

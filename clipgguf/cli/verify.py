@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipgguf.cli.options import MODEL_DIR, AsJson, Threads, takes_options
-from clipgguf.cli.output import messages, progress_bar, show_json, show_messages
+from clipgguf.cli.output import messages, show_json, show_messages
 from clipgguf.cli.tables import FOLD, RIGHT, WHOLE, WIDE, WIDE_RIGHT, axes_text, show, table
 from clipgguf.options import Options
 
@@ -27,7 +27,7 @@ COLUMNS = {"tensor": FOLD, "shape": WIDE, "from": WIDE, "to": WHOLE, "verdict": 
 @takes_options(verifies=True)
 def verify_command(
     file: Annotated[Path, typer.Argument(metavar="FILE.gguf", help="The GGUF file.")],
-    model_dir: Annotated[Path, MODEL_DIR],
+    model_dir: Annotated[str, MODEL_DIR],
     options: Any = None,
     show_all: Annotated[
         bool, typer.Option("--all", help=f"Show every tensor, and not only the {MOST_WORST} worst of what is wrong.")
@@ -43,6 +43,7 @@ def verify_command(
     Exits 1 unless the file is what a conversion would write now. Towers, element types and layers are taken from the
     file; of the conversion's other options, give those that it had.
     """
+    from clipgguf.cli.progress import progress_bar
     from clipgguf.verification import verify
 
     with progress_bar(quiet) as progress:
@@ -55,7 +56,7 @@ def verify_command(
     messages("error", [f"{file}: {problem}" for problem in result.problems])
     if not (quiet or as_json):
         words = "agrees: {} is" if result.agrees else "differs: {} is not"
-        show(f"{words.format(file)} what a conversion of {model_dir} gives")
+        show(f"{words.format(file)} what a conversion of {result.model_dir} gives")
     if not result.agrees:
         raise typer.Exit(1)
 

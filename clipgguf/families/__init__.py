@@ -3,6 +3,7 @@
 import importlib
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from clipgguf.checkpoint import CONTAINERS, Checkpoint
@@ -85,6 +86,11 @@ _LLAMA_CPP_ALONE = frozenset(
 LLAVA_KEYS = ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OPEN_CLIP_NAMES = re.compile(r"visual\.|(text\.)?transformer\.resblocks\.")
+# What is looked for in nearly every directory.
+EXPECTED = (
+    *("config.json", OPEN_CLIP_CONFIG, "params.json", "preprocessor_config.json", "processor_config.json"),
+    *("generation_config.json", "README.md", "vocab.json"),
+)
 # Mistral's own layout.
 PARAMS = "params.json"
 
@@ -96,14 +102,16 @@ def open_model(given: PathLike, options: Options, told: Told | None = None) -> M
     can be converted as requested, UsageError when there are options that do not apply to it.
     """
     try:
-        model = place(given)
+        model = place(given, options.revision)
         opened = _open(model, options, told)
     except OSError as e:  # A directory that may not be searched, a name that is too long.
         raise CheckpointError(f"{e.filename or given}: cannot be read: {os_reason(e)}") from e
     description = opened.family.description or f"image encoder of {opened.family.title}"
+    folder = model.folder if isinstance(model, File) else model
     uses = opened.uses | (set() if isinstance(model, File) else {"variant"})
+    uses |= set() if folder.revision is None else {"revision"}
     options.refuse_unused(uses, f"{model} gives {'an' if description[0] in 'aeiou' else 'a'} {description}")
-    return opened
+    return replace(opened, place=model)
 
 
 def _open(model: Folder | File, options: Options, told: Told | None) -> Model:
@@ -114,6 +122,7 @@ def _open(model: Folder | File, options: Options, told: Told | None) -> Model:
             raise CheckpointError(f"{model}: is missing, {should}")
         # Before its directory is looked at: somebody may have given something else than weights.
         model.open().close()
+    directory.expect(EXPECTED, () if isinstance(model, File) else CONTAINERS)
     path, own = directory.file("config.json"), directory.file(OPEN_CLIP_CONFIG)
     if not path.is_present and not own.is_present and (what := other_folder(directory)):
         raise CheckpointError(f"{directory}: {what}")

@@ -3,9 +3,12 @@
 import io
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from typing_extensions import Buffer
 
 # How many bytes are copied at a time where the system does not copy by itself.
@@ -51,15 +54,41 @@ class Source(Protocol):
             offset, nbytes = offset + len(part), nbytes - len(part)
 
 
+class Fetch(Protocol):
+    """A range of a source that was asked for, and comes in order."""
+
+    def read(self, target: memoryview) -> None:
+        """Fill ``target`` with the next bytes. Raises CheckpointError when they do not come."""
+
+    def close(self) -> None:
+        """End it, whether or not all was read; also while another thread reads, which then gets an error."""
+
+
+class FarSource(Source):
+    """A source over a line on which one request takes long, so that many are sent before their bytes are needed."""
+
+    def fetch(self, start: int, stop: int) -> Fetch:
+        """Ask for a range, without waiting for it."""
+        raise NotImplementedError
+
+
 class Folder(Protocol):
     """The files of a model by name: a directory, or what is like one elsewhere. ``name`` is what messages call it."""
 
     name: str
+    # The revision that was asked for, and the commit that is read, of what has any.
+    revision: str | None = None
+    commit: str | None = None
 
     @property
     def title(self) -> str:
         """The model's name where nothing else says it."""
         return self.name
+
+    @property
+    def home(self) -> Path | None:
+        """The directory that files made of it go into unless they are asked for elsewhere; None without one."""
+        return None
 
     def __str__(self) -> str:
         """Return the name, so that messages can have the folder itself."""
@@ -68,8 +97,19 @@ class Folder(Protocol):
     def __contains__(self, file: str) -> bool:
         """Return whether there is something of this name, readable or not."""
 
+    def expect(self, files: "Iterable[str]", one_of: "Iterable[str]" = ()) -> None:
+        """Learn which files will be looked for soon, and of others the first that is there.
+
+        Where opening one takes long, they are opened at the same time.
+        """
+        return
+
     def open(self, file: str) -> Source:
         """Open a file. Raises CheckpointError when it is missing or none that a model has."""
+
+    def open_any(self, file: str) -> Source:
+        """Open a file that need not be one that a model has; CheckpointError when it is missing."""
+        return self.open(file)
 
     def name_of(self, file: str) -> str:
         """Return what messages call a file of this name, also where there is none."""

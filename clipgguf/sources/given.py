@@ -1,35 +1,144 @@
-"""What a path means that the command line or Python gives: a folder, or a file in one."""
+"""What the command line or Python gives means: a path, a model of the Hugging Face hub, an address on a web server."""
 
-import re
-from pathlib import Path
+import importlib.util
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit, urlunsplit
 
+from clipgguf.errors import CheckpointError, UsageError
 from clipgguf.options import PathLike
-from clipgguf.sources import File, Folder
-from clipgguf.sources.local import LocalFolder
+from clipgguf.sources import File, Folder, Source
+from clipgguf.sources.address import HubAddress, is_web
+from clipgguf.sources.local import LocalFile, LocalFolder
 
-# A model's name on the Hugging Face hub, also as a part of its address there.
-_HUB = re.compile(r"(?:https?:/(?:www\.)?huggingface\.co/|hf\.co/)?([\w-][\w.-]*/[\w-][\w.-]*)(?:/(?:tree|blob)/.*)?")
-_FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json")
+_FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".projector", ".gguf", ".json")
+_INSTALL = "`pip install 'clipgguf[hub]'`"
 
 
-def place(given: PathLike) -> Folder | File:
-    """Return the folder that a path leads to, or else the file that it is meant to be; either need not be there."""
+def place(given: PathLike, revision: str | None = None) -> Folder | File:
+    """Return the folder that something given leads to, or else the file that it is meant to be.
+
+    Paths need not be there. What is OWNER/NAME and no path here is looked for on the hub; ``revision`` is for models of
+    the hub. Raises CheckpointError when there is nothing on the hub, or huggingface_hub is needed and not installed.
+    """
+    if (far := _far(given, revision)) is not None:
+        return far
     path = Path(given)
-    return LocalFolder(path) if path.is_dir() else given_file(path)
+    return LocalFolder(path) if path.is_dir() else _local_file(path)
 
 
 def given_file(given: PathLike) -> File:
-    """Return the file that a path is meant to be; it need not be there."""
-    path = Path(given)
+    """Return the file that something given is meant to be; it need not be there."""
+    if (far := _far(given, None, is_file=True)) is None:
+        return _local_file(Path(given))
+    if isinstance(far, File):
+        return far
+    raise CheckpointError(f"{far}: is a folder, should be a file")
+
+
+def given_source(given: PathLike) -> Source:
+    """Open a file of any kind. Raises CheckpointError when it is missing."""
+    if not is_far(given):
+        return LocalFile(Path(given))
+    file = given_file(given)
+    return file.folder.open_any(file.name)
+
+
+def is_far(given: PathLike) -> bool:
+    """Return whether something given is an address, and no path. What has only the form of one is a path."""
+    return isinstance(given, str) and (given.startswith("hf://") or is_web(given))
+
+
+def shown_place(given: PathLike) -> Path | str:
+    """Return what is given for messages and results: a path, or an address without what may give access."""
+    if not is_far(given):
+        return Path(given)
+    text = os.fspath(given)
+    parts = urlsplit(text)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")) if is_web(text) else text
+
+
+def bytes_received() -> int:
+    """Return how many bytes this process has had over the line, without a client where nobody needed one."""
+    line = sys.modules.get("clipgguf.sources.line")
+    return 0 if line is None else int(line.LINE.received)
+
+
+def _local_file(path: Path) -> File:
     return LocalFolder(path.parent).file(path.name)
 
 
+def _far(given: PathLike, revision: str | None, *, is_file: bool = False) -> Folder | File | None:
+    """Return what an address names, None for a path."""
+    if not isinstance(given, str):
+        return None
+    address = HubAddress.read(given)
+    if address is not None and (given.startswith("hf://") or _has_hub()):
+        return _on_the_hub(_at(address, revision))
+    if (address is None and is_web(given)) or (address is not None and address.path and is_web(given)):
+        return _on_the_web(given, is_file)
+    if not is_file and address is None and (bare := _bare(given)) is not None and _has_hub():
+        try:
+            return _on_the_hub(_at(bare, revision))
+        except CheckpointError as e:
+            raise CheckpointError(*(f"{given}: is no directory here; {problem}" for problem in e.problems)) from e
+    return None
+
+
+def _at(address: HubAddress, revision: str | None) -> HubAddress:
+    if revision is not None and address.revision not in (None, revision):
+        raise UsageError(f"is {revision}, but {address} names another", "revision")
+    return replace(address, revision=revision or address.revision)
+
+
+def _bare(given: str) -> HubAddress | None:
+    """Return what OWNER/NAME may be on the hub, where it can hardly be meant as a path."""
+    path = Path(given)
+    if path.suffix in _FILE_SUFFIXES or os.path.lexists(path) or path.parent.exists():
+        return None
+    return HubAddress.bare(given)
+
+
+def _has_hub() -> bool:
+    try:
+        return importlib.util.find_spec("huggingface_hub") is not None
+    except ValueError:  # Somebody has put None in its place, as one does to be without a module.
+        return False
+
+
+def _on_the_hub(address: HubAddress) -> Folder | File:
+    if not _has_hub():
+        raise CheckpointError(f"{address}: is on the Hugging Face hub; {_INSTALL} lets clipgguf read from there")
+    from clipgguf.sources.hub import hub_place
+
+    return hub_place(address)
+
+
+def _on_the_web(given: str, is_file: bool) -> Folder | File:
+    from clipgguf.sources.https import WebFolder
+    from clipgguf.sources.line import Access
+
+    parts = urlsplit(given)
+    user, host = parts.netloc.rpartition("@")[::2]
+    url = urlunsplit(parts._replace(netloc=host, fragment=""))
+    access = Access.of_user(url, user)
+    suffix = PurePosixPath(parts.path).suffix
+    if parts.path.endswith("/") or not (is_file or suffix in _FILE_SUFFIXES):
+        return WebFolder(url, access)
+    path, _, name = parts.path.rpartition("/")
+    folder = WebFolder(urlunsplit(urlsplit(url)._replace(path=path + "/")), access)
+    return folder.file(unquote(name))
+
+
 def hub_advice(given: Folder | File) -> str:
-    """Return how to download what a path that is not there may mean on the Hugging Face hub; empty for any other."""
-    path = Path(str(given))
-    match = _HUB.fullmatch(path.as_posix())
-    if match is None or path.suffix in _FILE_SUFFIXES or path.parent.exists():
+    """Return how to come by what a path that is not there may mean on the Hugging Face hub; empty for any other."""
+    text = Path(str(given)).as_posix().replace("https:/h", "https://h").replace("http:/h", "http://h")
+    address = HubAddress.read(text) or _bare(text)
+    if address is None or Path(text).suffix in _FILE_SUFFIXES:
         return ""
-    name = match[1].rpartition("/")[2]
-    download = f"`hf download {match[1]} --local-dir {name}`"
-    return f"; if it is a model of the Hugging Face hub, {download} gets it, and {name} can then be converted"
+    name = address.repo.rpartition("/")[2]
+    read = "" if _has_hub() else f"; with {_INSTALL} clipgguf reads models from the Hugging Face hub"
+    download = f"`hf download {address.repo} --local-dir {name}`"
+    return f"{read}; if it is a model of the Hugging Face hub, {download} gets it, and {name} can then be converted"

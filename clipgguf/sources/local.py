@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -18,6 +19,8 @@ from clipgguf.regular_file import NO_MODEL_FILES, STAND_INS, open_regular
 from clipgguf.sources import Folder, Source
 from clipgguf.sources.mapping import window
 
+# A snapshot of a model in the hub's cache, and what is in it (huggingface_hub's documentation, "Understand caching").
+_SNAPSHOT = re.compile(r"/models--(?:[^/]+--)?(?P<name>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})(?P<inside>/.+)?$")
 # How many files are open at a time, besides those that are being read. A model may have a hundred shards and a thousand
 # compressed storages; some systems give a process 256 descriptors.
 MOST_OPEN = 16
@@ -177,14 +180,28 @@ class LocalFolder(Folder):
     def __init__(self, path: Path) -> None:
         """Take the directory, which need not be there."""
         self.path, self.name = path, str(path)
+        self._snapshot = _SNAPSHOT.search(self._whole.as_posix())
+        self.commit = self._snapshot and self._snapshot["commit"]
+
+    @property
+    def _whole(self) -> Path:
+        path = self.path.absolute()
+        return path.resolve() if path.name == ".." else path
 
     @property
     def title(self) -> str:
-        """The directory's base name, whatever way it is spelled; ".." is the parent's. UTF-8 whatever the locale."""
-        path = self.path.absolute()
-        if path.name in ("", ".."):
-            path = path.resolve()
-        return os.fsencode(path.name).decode("utf-8", "replace")
+        """The directory's base name, whatever way it is spelled; ".." is the parent's. UTF-8 whatever the locale.
+
+        A snapshot in the hub's cache is called as the model is, and not as its commit.
+        """
+        if self._snapshot and not self._snapshot["inside"]:
+            return self._snapshot["name"]
+        return os.fsencode(self._whole.name).decode("utf-8", "replace")
+
+    @property
+    def home(self) -> Path | None:
+        """The directory itself, unless it is of the hub's cache, which is huggingface_hub's."""
+        return None if self._snapshot else self.path
 
     def __contains__(self, file: str) -> bool:
         """Return whether there is something of this name; a broken symbolic link does not pass for nothing."""

@@ -11,6 +11,7 @@ from clipgguf.clip_file import ClipFile
 from clipgguf.mending import mended
 from clipgguf.options import DEFAULTS, Options, PathLike
 from clipgguf.planning import Plan
+from clipgguf.sources.given import shown_place
 from clipgguf.verification.expected import expected_plan
 from clipgguf.verification.metadata import MetadataDifference, compare_metadata
 from clipgguf.verification.tensors import Pair, compare_tensors
@@ -103,7 +104,7 @@ class Verification:
     """
 
     path: Path
-    model_dir: Path
+    model_dir: Path | str
     found: str
     outtype: str
     tensors: tuple[TensorCheck, ...]
@@ -141,9 +142,9 @@ def verify(
     ConfigError when the file is no GGUF file of a known family, or the directory nothing that can be converted to one
     of its kind; UsageError (a ValueError) for options that do not apply.
     """
-    path, model = Path(file), Path(model_dir)
+    path = Path(file)
     stored = ClipFile.read(path)
-    plan = expected_plan(stored, model, options)
+    plan = expected_plan(stored, model_dir, options)
     differences, notes = compare_metadata(stored, plan)
     tensors = _check_tensors(stored, plan, threads, progress)
     infinite = [
@@ -154,7 +155,7 @@ def verify(
     ]
     return Verification(
         path=path,
-        model_dir=model,
+        model_dir=shown_place(model_dir),
         found=plan.found,
         outtype=plan.outtype,
         tensors=tensors,

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from clipgguf.clip_file import ClipFile
 from clipgguf.element_types import OUTTYPES, file_type
@@ -11,11 +10,12 @@ from clipgguf.errors import CheckpointError
 from clipgguf.families import PROJECTORS, open_model
 from clipgguf.inputs import Told
 from clipgguf.keys import KEYS
-from clipgguf.options import Options, Outtype
+from clipgguf.options import Options, Outtype, PathLike
 from clipgguf.planning import Plan, make_plan
+from clipgguf.sources.given import shown_place
 
 
-def expected_plan(file: ClipFile, model_dir: Path, options: Options) -> Plan:
+def expected_plan(file: ClipFile, model_dir: PathLike, options: Options) -> Plan:
     """Plan the conversion that a file should have come from; its notes say what is unusual.
 
     What the file tells replaces options: towers, outtype, layers. Raises CheckpointError or ConfigError when the file
@@ -26,15 +26,16 @@ def expected_plan(file: ClipFile, model_dir: Path, options: Options) -> Plan:
         feature_layer=layers[0] if len(layers) == 1 and layers[0] > 0 else None,
         stored_blocks=file.value("vision.blocks") or file.blocks_stored("vision"),
     )
+    where = shown_place(model_dir)
     model = open_model(model_dir, _with_towers(file, options), told)
     other = PROJECTORS.get(model.family.projector)
     if file.family is not None and file.module != other and {file.module, other} - {"clip", "llava", None}:
         raise CheckpointError(
-            f"{file.file.source}: is a file of {file.family.title}, {model_dir} is a checkpoint of {model.family.title}"
+            f"{file.file.source}: is a file of {file.family.title}, {where} is a checkpoint of {model.family.title}"
         )
     if file.projector_names and not model.family.projector:
         raise CheckpointError(
-            f"{file.file.source}: has a LLaVA projector, {model_dir} has none; --llava-projector takes it"
+            f"{file.file.source}: has a LLaVA projector, {where} has none; --llava-projector takes it"
         )
     outtype = _outtype(file)
     plan = make_plan(model, outtype)

@@ -1,0 +1,292 @@
+"""Files of web servers as sources, read by ranges over lines that break, and the addresses below one as a folder.
+
+An answer counts when it is a 206 (RFC 9110, 15.3.7) of the range, the size and the version (ETag) that were asked for.
+Whatever else comes is an error, or a reason to ask again at the byte where it ended.
+"""
+
+import contextlib
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
+
+from clipgguf.errors import CheckpointError
+from clipgguf.regular_file import NO_MODEL_FILES, STAND_INS
+from clipgguf.sources import FarSource, Folder
+from clipgguf.sources.expected import Files
+from clipgguf.sources.fetch import MOST_TRIES, WebFetch, waited
+from clipgguf.sources.line import LINE, Access, Answer, LineError, RefusedError, Response, told_wait
+
+# The first request of a file: nearly every header is in it (the 590 tensors of a CLIP have one of 77 kB).
+HEAD_NBYTES = 1 << 18
+# A request that is larger does not fit the socket's buffer, in which its answer waits for its turn.
+REQUEST_NBYTES = 2 << 20
+# What a server that knows no ranges may send whole: a tokenizer.json has 3.6 MB.
+LARGEST_WHOLE = 8 << 20
+# What is kept of a file when it is closed: small configurations are opened several times.
+KEPT_NBYTES = 1 << 14
+AGAIN = (408, 425, 429, 500, 502, 503, 504)
+_MISSING = (404, 410)
+NOBODY = Access()
+_NOTHING: Mapping[bytes, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a file's bytes are now: the address after redirects, which may be signed, and the ETag there."""
+
+    url: str
+    version: str | None
+
+
+class MissingError(CheckpointError):
+    """There is no such file."""
+
+
+class WebFile(FarSource):
+    """A file at an address, which must stay as it is."""
+
+    read_cost = 1 << 20
+
+    def __init__(self, name: str, url: str, access: Access = NOBODY, refused: Mapping[bytes, str] = _NOTHING) -> None:
+        """Ask for its beginning. Raises CheckpointError when there is none, or what is ``refused``."""
+        self.name, self.size = name, -1
+        self._url, self._access = url, access
+        self._resolving = threading.Lock()
+        self._place: _Place | None = None
+        self._last = _Place("", None)
+        self._linked: Mapping[str, str] = {}
+        self._block = 0, b""
+        fetch = WebFetch(self, 0, HEAD_NBYTES)
+        with contextlib.closing(fetch):
+            head = bytearray(fetch.begun())
+            fetch.read(memoryview(head))
+        self._block = 0, bytes(head)
+        # Then ranges are of no use, or there is nothing else to read.
+        self._is_kept = len(head) > HEAD_NBYTES or self.size == len(head) <= KEPT_NBYTES
+        for pattern, what in refused.items():
+            if re.match(pattern, head[:64]):
+                raise CheckpointError(f"{name}: {what}")
+
+    def read(self, offset: int, target: memoryview) -> None:
+        """Fill ``target``, of single bytes, with those from ``offset`` on; CheckpointError when they cannot be read."""
+        if offset + len(target) > self.size:
+            what = f"bytes {offset:,} to {offset + len(target):,} cannot be read"
+            raise CheckpointError(f"{self.name}: {what}: the file has {self.size:,}")
+        while target:
+            start, block = self._block
+            if start <= offset < start + len(block):
+                part = memoryview(block)[offset - start :][: len(target)]
+                target[: len(part)] = part
+                offset, target = offset + len(part), target[len(part) :]
+                continue
+            # What is read on from where the last block ended is read in ever larger ones.
+            grown = 2 * len(block) if offset == start + len(block) else 0
+            nbytes = min(self.size - offset, max(HEAD_NBYTES, min(grown, REQUEST_NBYTES)))
+            if len(target) >= nbytes:
+                for at in range(0, len(target), REQUEST_NBYTES):
+                    self._read_into(offset + at, target[at : at + REQUEST_NBYTES])
+                return
+            data = bytearray(nbytes)
+            self._read_into(offset, memoryview(data))
+            self._block = offset, bytes(data)
+
+    def _read_into(self, offset: int, target: memoryview) -> None:
+        with contextlib.closing(self.fetch(offset, offset + len(target))) as fetch:
+            fetch.read(target)
+
+    def fetch(self, start: int, stop: int) -> "WebFetch":
+        """Ask for a range, to be read in order."""
+        return WebFetch(self, start, stop)
+
+    def close(self) -> None:
+        """Forget what was read, unless that is all and little, or could not be read again."""
+        if not self._is_kept:
+            self._block = 0, b""
+
+    def answer(self, start: int, stop: int) -> tuple[Response, int]:
+        """Ask once for a range; return an answer that begins at its first byte, and the byte where it ends.
+
+        Raises LineError when it is worth to ask again, CheckpointError when it is not.
+        """
+        headers = {"Range": f"bytes={start}-{stop - 1}"}
+        try:
+            with self._resolving:
+                if (place := self._place) is None:
+                    answer = LINE.ask("GET", self._url, headers, self._access)
+                    return self._checked(answer, None, start, stop)
+            return self._checked(LINE.ask("GET", place.url, headers, self._access), place, start, stop)
+        except RefusedError as e:
+            raise self._error(str(e)) from e
+
+    def _error(self, what: str) -> CheckpointError:
+        return CheckpointError(f"{self.name}: cannot be read: {what}")
+
+    def _checked(self, answer: Answer, place: _Place | None, start: int, stop: int) -> tuple[Response, int]:
+        """Return an answer's body and where it ends, after holding it against what was asked for."""
+        try:
+            self._check_status(answer, place, start)
+            headers = answer.response.headers
+            if (encoding := headers.get("Content-Encoding", "identity")) != "identity":
+                raise self._error(f"the server compresses it ({encoding}), which was not asked for")
+            is_whole = answer.response.status == 200
+            if is_whole or answer.response.status == 416:
+                first, total = 0, self._whole_size(answer.response, start)
+                end = total
+            else:
+                found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", headers.get("Content-Range", ""))
+                if found is None:
+                    raise self._error("the server answered 206 without a Content-Range")
+                first, end, total = int(found[1]), int(found[2]) + 1, int(found[3])
+                if first != start or not start < end <= min(stop, total):
+                    asked = f"bytes {start:,} to {min(stop, total):,} were asked for"
+                    raise self._error(f"{asked}, the server answered {first:,} to {end:,}")
+            length = headers.get("Content-Length")
+            if answer.response.status != 416 and length is not None and length != str(end - first):
+                raise self._error(f"the server answered {length} bytes instead of {end - first:,}")
+            self._check_version(answer, place, total)
+        except BaseException:
+            answer.response.close()
+            raise
+        return answer.response, end
+
+    def _check_status(self, answer: Answer, place: _Place | None, start: int) -> None:
+        """Raise an error for an answer that is neither a range nor, as the first one may be, a whole small file."""
+        status, reason = answer.response.status, answer.response.reason or ""
+        said = f"the server answered {status} {reason}".rstrip()
+        if status == 206 or (start == 0 and place is None and status in (200, 416)):
+            return
+        if status in AGAIN:
+            raise LineError(said, told_wait(status, answer.response.headers))
+        if status in (401, 403) and answer.url != self._url:
+            with self._resolving if place is not None else contextlib.nullcontext():
+                if self._place is place:
+                    self._place = None
+            raise LineError(f"{said} to a signed address", is_expired=place is not None)
+        if status in _MISSING or (status == 403 and self.size < 0):  # Which some servers say of what is not there.
+            raise MissingError(f"{self.name}: is missing: {said}")
+        if status == 200:
+            said = "the server ignores ranges, and sends the whole file"
+        if status == 416:
+            said = f"it has changed: it had {self.size:,} bytes, and now fewer"
+        raise self._error(said)
+
+    def _whole_size(self, response: Response, start: int) -> int:
+        """Return the size of a file that comes whole, or is empty."""
+        length = response.headers.get("Content-Length", "")
+        if response.status == 416:
+            if response.headers.get("Content-Range") == "bytes */0":
+                return 0
+            raise self._error("the server answered 416 to a range from its first byte")
+        if not re.fullmatch(r"\d{1,12}", length) or int(length) > LARGEST_WHOLE:
+            raise self._error("the server ignores ranges, and sends the whole file")
+        return int(length)
+
+    def _check_version(self, answer: Answer, place: _Place | None, size: int) -> None:
+        """Raise CheckpointError when it is not the version that was first answered; remember where its bytes are."""
+        headers = answer.response.headers
+        version = headers.get("ETag") or headers.get("Last-Modified")
+        if self.size < 0:
+            self.size, self._linked = size, answer.linked
+        elif size != self.size:
+            raise self._error(f"it has changed: it had {self.size:,} bytes, and now {size:,}")
+        elif place is None and answer.linked != self._linked:
+            raise self._error("it has changed: the hub answers with another version than before")
+        elif version != (place or self._last).version and not (place is None and self._linked.get("X-Linked-Etag")):
+            raise self._error("it has changed: the server answers with another version (ETag) than before")
+        if place is None:
+            self._place = self._last = _Place(answer.url, version)
+
+
+class WebFolder(Folder):
+    """The files below an address that are known by name; what a server lists is not looked at."""
+
+    def __init__(self, url: str, access: Access = NOBODY) -> None:
+        """Take the address."""
+        parts = urlsplit(url)
+        self._url, self._access = urlunsplit(parts._replace(path=parts.path.rstrip("/") + "/")), access
+        self.name = shown_address(self._url)
+        self._files = Files(lambda file: WebFile(self.name_of(file), self._address(file), access, NO_MODEL_FILES))
+        self._is_there: dict[str, bool] = {}
+
+    @property
+    def title(self) -> str:
+        """The last part of the address, the server's name where there is none."""
+        parts = urlsplit(self.name)
+        return unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.hostname or self.name
+
+    def _address(self, file: str) -> str:
+        parts = urlsplit(self._url)
+        return urlunsplit(parts._replace(path=parts.path + quote(file)))
+
+    def __contains__(self, file: str) -> bool:
+        """Return whether the server has something of this name; what it forbids to look at counts as missing."""
+        if file not in self._is_there:
+            self._is_there[file] = self._is_opened(file) if file in self._files else self._asked(file)
+        return self._is_there[file]
+
+    def _is_opened(self, file: str) -> bool:
+        try:
+            self.open(file)
+        except MissingError:
+            return False
+        except CheckpointError:  # It is there, and what is wrong with it is for who needs it.
+            pass
+        return True
+
+    def _asked(self, file: str) -> bool:
+        status = ask_status(self.name_of(file), self._address(file), self._access)
+        if status in (403, *_MISSING):
+            return False
+        if status in (405, 501):  # The server has no HEAD.
+            return self._is_opened(file)
+        if status >= 400:
+            raise CheckpointError(f"{self.name_of(file)}: cannot be read: the server answered {status}")
+        return True
+
+    def open(self, file: str) -> WebFile:
+        """Open a file. Raises CheckpointError when it is missing or none that a model has."""
+        return self._files.get(file)
+
+    def expect(self, files: Iterable[str], one_of: Iterable[str] = ()) -> None:
+        """Open files at the same time, of which some may be missing."""
+        self._files.expect([*files, *one_of])
+
+    def open_any(self, file: str) -> WebFile:
+        """Open a file that need not be a model's."""
+        return WebFile(self.name_of(file), self._address(file), self._access, STAND_INS)
+
+    def name_of(self, file: str) -> str:
+        """Return a file's address."""
+        return self.name + file
+
+    def folder(self, name: str) -> "WebFolder":
+        """Return a folder inside, or beside where ``name`` begins with "../"."""
+        parts = urlsplit(self._url)
+        base = parts.path.rstrip("/").rpartition("/")[0] + "/" if name.startswith("../") else parts.path
+        return WebFolder(urlunsplit(parts._replace(path=base + quote(name.removeprefix("../")))), self._access)
+
+
+def ask_status(name: str, url: str, access: Access) -> int:
+    """Return the status that a server answers to HEAD, after the usual tries; CheckpointError when there is none."""
+    for tries in range(1, MOST_TRIES + 1):
+        try:
+            response = LINE.ask("HEAD", url, {}, access).response
+            response.close()
+            if response.status not in AGAIN:
+                return response.status
+            error = LineError(f"the server answered {response.status}", told_wait(response.status, response.headers))
+        except LineError as e:
+            error = e
+        except RefusedError as e:
+            raise CheckpointError(f"{name}: cannot be read: {e}") from e
+        waited(name, error, tries, threading.Event())
+    raise AssertionError
+
+
+def shown_address(url: str) -> str:
+    """Return an address for messages: without what may give access, which is a user's password or a query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

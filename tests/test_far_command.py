@@ -1,0 +1,87 @@
+"""The command line while it reads over a line: Ctrl-C, the progress, and what it waits for."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import write_model
+from tests.conftest import Run
+from tests.hub_server import Fault, HubServer
+from tests.processes import command, uncovered
+from tests.test_sources import DEEP
+
+WAIT = Fault("status", status=429, headers={"Retry-After": "1"}, skip=3)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    write_model(tmp_path / "root" / "o" / "m", DEEP, shards=3)
+    with HubServer(tmp_path / "root") as server:
+        yield server
+
+
+STALLS = {
+    "opening": Fault("wait", "*config.json", seconds=60),
+    "headers": Fault("wait", seconds=60, times=99, skip=3),
+    "body": Fault("stall", seconds=60, times=99, skip=3),
+    "429": Fault("status", status=429, headers={"Retry-After": "200"}, times=99, skip=3),
+    "tries": Fault("status", times=99, skip=3),
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to one process")
+@pytest.mark.parametrize("kind", STALLS)
+def test_ctrl_c_ends_at_once(kind: str, hub: HubServer, tmp_path: Path) -> None:
+    hub.faults.append(Fault(**vars(STALLS[kind])))
+    words = command(f"{hub.plain}/o/m", "-o", tmp_path / "out", "--threads", 3)
+    process = subprocess.Popen(words, env=uncovered(), stderr=subprocess.PIPE, text=True)
+    while hub.faults[0].times == STALLS[kind].times:
+        assert process.poll() is None, "ended before it could be interrupted"
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+def test_progress_shows_what_comes_over_the_line(hub: HubServer, tmp_path: Path) -> None:
+    import pty
+
+    controller, terminal = pty.openpty()
+    hub.faults.append(Fault("stall", seconds=0.3, skip=3))
+    words = command(f"{hub.plain}/o/m", "-o", tmp_path / "out")
+    environment = {**uncovered(), "TERM": "xterm", "COLUMNS": "160"}
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=terminal, env=environment)
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # What a terminal raises on Linux when nobody holds its other end any more.
+        while data := os.read(controller, 65_536):
+            shown += data
+    os.close(controller)
+    assert process.wait(timeout=60) == 0
+    assert re.search(
+        r"[0-9.]+ [kM]B over the line, [0-9.]+ [kM]?B/s", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    )
+
+
+def test_waits_are_told_on_the_command_line(hub: HubServer, run: Run) -> None:
+    hub.faults.append(Fault(**vars(WAIT)))
+    result = run(f"{hub.plain}/o/m", "-o", "out")
+    assert result.returncode == 0
+    assert "answered 429 Too Many Requests, and asks to wait 1 s" in result.stderr
+    hub.faults.append(Fault(**vars(WAIT)))
+    assert run(f"{hub.plain}/o/m", "-o", "out", "-q").stderr == ""
+    assert hub.faults[-1].times == 0

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from clipgguf import convert
 from tests.checkpoints import write_model
 from tests.conftest import Run
 from tests.hub_server import Fault, HubServer
@@ -77,6 +79,16 @@ def test_progress_shows_what_comes_over_the_line(hub: HubServer, tmp_path: Path)
     )
 
 
+def test_a_proxy_is_the_environments(hub: HubServer, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", hub.cdn)  # It is its own proxy: it looks at the path of an address alone.
+    address = "http://nowhere.invalid/plain/o/m"
+    result = run(address, "-o", "out")
+    assert result.returncode == 0, result.stderr
+    assert all(request.path.startswith(f"{address}/") for request in hub.requests)
+
+
 def test_waits_are_told_on_the_command_line(hub: HubServer, run: Run) -> None:
     hub.faults.append(Fault(**vars(WAIT)))
     result = run(f"{hub.plain}/o/m", "-o", "out")
@@ -85,3 +97,20 @@ def test_waits_are_told_on_the_command_line(hub: HubServer, run: Run) -> None:
     hub.faults.append(Fault(**vars(WAIT)))
     assert run(f"{hub.plain}/o/m", "-o", "out", "-q").stderr == ""
     assert hub.faults[-1].times == 0
+
+
+def test_https_is_trusted_as_the_system_says(hub: HubServer, run_alone: Run, tmp_path: Path) -> None:
+    # A certificate of its own for "localhost", with its key; made by openssl, and good for a hundred years.
+    certificate = Path(__file__).parent / "fixtures" / "localhost.pem"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    for server in hub._servers.values():
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    address = hub.plain.replace("http:", "https:") + "/o/m"
+    result = run_alone(address, "-o", "out")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"clipgguf: error: {address}/config.json: cannot be read: the server's certificate")
+    result = run_alone(address, "-o", "out", env={**uncovered(), "SSL_CERT_FILE": str(certificate)})
+    assert result.returncode == 0, result.stderr
+    expected = convert(hub.root / "o" / "m", tmp_path / "a.gguf").path.read_bytes()
+    assert (tmp_path / "work" / "out" / "model-f16.gguf").read_bytes() == expected

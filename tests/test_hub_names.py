@@ -141,6 +141,10 @@ def test_a_folder_of_a_model(hub: HubServer, tmp_path: Path) -> None:
     write_pipeline(hub.root / "o" / "sd", DEEP)
     expected = local(hub, tmp_path, "o/sd/text_encoder")
     assert convert("hf://o/sd/text_encoder", tmp_path / "a.gguf").path.read_bytes() == expected
+    for whole in ("hf://o/sd", f"{hub.plain}/o/sd"):
+        what = f"^{whole}/?: is a diffusers pipeline of several models, .* by itself: {whole}/text_encoder or {whole}/"
+        with pytest.raises(CheckpointError, match=what):
+            convert(whole)
     address = f"{hub.plain}/o/sd/text_encoder"
     assert convert(address, tmp_path / "b.gguf").path.read_bytes() == expected
 

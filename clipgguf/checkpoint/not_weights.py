@@ -34,18 +34,22 @@ MOST_NAMED = 5
 
 def other_folder(folder: Folder) -> str | None:
     """Return what a directory is that holds a model in another place, or none yet; None when it is not recognised."""
-    if not isinstance(folder, LocalFolder):  # Of what is not on this machine, nothing is said here.
-        return None
+    if not isinstance(folder, LocalFolder):  # Which cannot be looked into, but for names that are known.
+        there = "model_index.json" in folder
+        return _pipeline([folder.name_of(n) for n in SUB_MODELS if f"{n}/config.json" in folder]) if there else None
     directory = folder.path
     if snapshot := _snapshot(directory):
         return f"is a model's folder in the cache of the Hugging Face hub, the model itself is in {snapshot}"
     if (directory / "model_index.json").is_file():
-        folders = [str(directory / name) for name in SUB_MODELS if (directory / name).is_dir()]
-        what = f"each is converted by itself: {' or '.join(folders)}" if folders else "none of its models is a CLIP"
-        return f"is a diffusers pipeline of several models, {what}"
+        return _pipeline([str(directory / name) for name in SUB_MODELS if (directory / name).is_dir()])
     if unfinished := _unfinished(directory):
         return f"is a download that is not finished ({unfinished}); the same `hf download` once more finishes it"
     return None
+
+
+def _pipeline(folders: Sequence[str]) -> str:
+    what = f"each is converted by itself: {' or '.join(folders)}" if folders else "none of its models is a CLIP"
+    return f"is a diffusers pipeline of several models, {what}"
 
 
 def instead_of_weights(folder: Folder, missing: str) -> str:

@@ -133,7 +133,7 @@ class WebFile(FarSource):
                 raise self._error(f"the server compresses it ({encoding}), which was not asked for")
             is_whole = answer.response.status == 200
             if is_whole or answer.response.status == 416:
-                first, total = 0, self._whole_size(answer.response, start)
+                first, total = 0, self._whole_size(answer.response)
                 end = total
             else:
                 found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", headers.get("Content-Range", ""))
@@ -173,7 +173,7 @@ class WebFile(FarSource):
             said = f"it has changed: it had {self.size:,} bytes, and now fewer"
         raise self._error(said)
 
-    def _whole_size(self, response: Response, start: int) -> int:
+    def _whole_size(self, response: Response) -> int:
         """Return the size of a file that comes whole, or is empty."""
         length = response.headers.get("Content-Length", "")
         if response.status == 416:

@@ -31,11 +31,10 @@ class CompiledEncoders(BuildHookInterface):
             library = Path(self._directory.name) / LIBRARY.name
         if is_pure():
             remove(library)
-        elif build(library):
+        elif build(library) and version != "editable":
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{_platform()}"
-            if version != "editable":
-                build_data["force_include"][str(library)] = f"clipgguf/kernels/{LIBRARY.name}"
+            build_data["force_include"][str(library)] = f"clipgguf/kernels/{LIBRARY.name}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Remove what was compiled for the wheel."""

@@ -116,6 +116,9 @@ def test_many_hard_values(target: str, plain: bool) -> None:
 def test_every_float32(target: str, plain: bool) -> None:
     step = 1 << 22
     for start in range(0, 1 << 32, step):
+        # From 2**16 on, numpy does it, and takes a microsecond for every float16 that becomes infinite.
+        if target == "F16" and start & 0x7FFFFFFF >= 0x47800000 and start % (32 * step):
+            continue
         bits = np.arange(start, start + step, dtype=np.uint32)
         agree("F32", target, bits.view(np.float32), plain=plain)
 

@@ -26,6 +26,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def built(project: Path, out: Path, kind: str, **environment: str) -> tuple[str, set[str]]:
     """Build a distribution without isolation; return its name, and what it has of the encoders."""
     pytest.importorskip("hatchling")
+    if kind == "editable":
+        pytest.importorskip("editables")
     out.mkdir(exist_ok=True)
     code = f"import hatchling.build as b; b.build_{kind}({str(out)!r})"
     asked = {name: value for name, value in os.environ.items() if name != "CLIPGGUF_PURE"} | environment
@@ -68,10 +70,10 @@ def test_without_a_compiler_a_wheel_is_for_any_platform(
 @pytest.mark.slow
 def test_an_editable_install_has_the_library_beside_its_source(project: Path, library: Path, tmp_path: Path) -> None:
     beside = project / "clipgguf" / "kernels" / library.name
-    name, _ = built(project, tmp_path / "compiled", "editable")
-    assert (name.endswith("-any.whl"), beside.read_bytes()) == (False, library.read_bytes())
-    name, _ = built(project, tmp_path / "pure", "editable", CLIPGGUF_PURE="1")
-    assert (name.endswith("-any.whl"), beside.exists()) == (True, False)
+    built(project, tmp_path / "compiled", "editable")
+    assert beside.read_bytes() == library.read_bytes()
+    built(project, tmp_path / "pure", "editable", CLIPGGUF_PURE="1")
+    assert not beside.exists()
 
 
 @pytest.mark.slow

@@ -7,11 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#if FLT_EVAL_METHOD != 0
-#error "float arithmetic must be rounded to float"
-#endif
-#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "GGUF is little-endian, and so is what is read and written here"
+#if FLT_EVAL_METHOD != 0 || !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "this is for float arithmetic that is rounded to float, and for little-endian machines, as GGUF is"
 #endif
 
 #ifdef _WIN32
@@ -24,8 +21,8 @@
 
 enum { PART = 256, BLOCK = 32 };
 /* Their numbers are those of clipgguf/kernels/__init__.py. */
-enum source_type { FROM_F64, FROM_F32, FROM_F16, FROM_BF16 };
-enum target_type { TO_F32, TO_F16, TO_BF16, TO_Q8_0, TO_Q5_0, TO_Q5_1, TO_Q4_0, TO_Q4_1 };
+enum { FROM_F64, FROM_F32, FROM_F16, FROM_BF16 };
+enum { TO_F32, TO_F16, TO_BF16, TO_Q8_0, TO_Q5_0, TO_Q5_1, TO_Q4_0, TO_Q4_1 };
 static const size_t SOURCE_NBYTES[] = {8, 4, 2, 2};
 static const size_t TARGET_NBYTES[] = {128, 64, 64, 34, 22, 24, 18, 20}; /* For BLOCK values. */
 
@@ -52,10 +49,10 @@ INLINE int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
 
 INLINE int from_f64(const double *source, float *values) {
     int32_t largest = 0;
-    for (int i = 0; i < PART; i++)
+    for (int i = 0; i < PART; i++) {
         values[i] = (float)source[i];
-    for (int i = 0; i < PART; i++)
         largest = larger(largest, bits_of(values[i]) & MAGNITUDE);
+    }
     return largest >= INFINITE;
 }
 
@@ -219,14 +216,13 @@ INLINE int offset_block(const float *x, uint8_t *target, int bits) {
 
 /* ---- a part ----------------------------------------------------------------------------------------------------- */
 
-INLINE int read_part(enum source_type from, const void *source, float *values) {
+INLINE int read_part(int from, const void *source, float *values) {
     switch (from) {
     case FROM_F64: return from_f64(source, values);
     case FROM_F32: memcpy(values, source, PART * sizeof *values); return 0;
     case FROM_F16: return from_f16(source, values);
-    case FROM_BF16: return from_bf16(source, values);
+    default: return from_bf16(source, values);
     }
-    return 1;
 }
 
 #define EACH_BLOCK(call) \
@@ -237,35 +233,38 @@ INLINE int read_part(enum source_type from, const void *source, float *values) {
     } \
     return left
 
-INLINE int write_part(enum target_type to, const float *values, void *target) {
+INLINE int write_part(int to, const float *values, void *target) {
     int left = 0;
     switch (to) {
-    case TO_F32: memcpy(target, values, PART * sizeof *values); return 0;
+    case TO_F32:
+        if (target != values)
+            memcpy(target, values, PART * sizeof *values);
+        return 0;
     case TO_F16: return to_f16(values, target);
     case TO_BF16: return to_bf16(values, target);
     case TO_Q8_0: EACH_BLOCK(q8_0_block(x, out));
     case TO_Q5_0: EACH_BLOCK(symmetric_block(x, out, 5));
     case TO_Q5_1: EACH_BLOCK(offset_block(x, out, 5));
     case TO_Q4_0: EACH_BLOCK(symmetric_block(x, out, 4));
-    case TO_Q4_1: EACH_BLOCK(offset_block(x, out, 4));
+    default: EACH_BLOCK(offset_block(x, out, 4));
     }
-    return 1;
 }
 
 /* Encode parts until one is left to numpy; what does not fill a part is filled up with zeros. */
-INLINE size_t encode(enum source_type from, enum target_type to, const char *source, char *target, size_t elements) {
+INLINE size_t encode(int from, int to, const char *source, char *target, size_t elements) {
     size_t done = 0, read = SOURCE_NBYTES[from], written = TARGET_NBYTES[to];
     float values[PART];
     for (; elements - done >= PART; done += PART) {
         const char *part = source + done * read;
         char *out = target + done / BLOCK * written;
-        const float *singles = from == FROM_F32 ? (const float *)(const void *)part : values;
-        if ((from != FROM_F32 && read_part(from, part, values)) || write_part(to, singles, out))
+        float *singles = to == TO_F32 ? (float *)(void *)out : values;
+        if (from == FROM_F32 ? write_part(to, (const float *)(const void *)part, out)
+                             : read_part(from, part, singles) || write_part(to, singles, out))
             return done;
     }
     size_t rest = elements - done;
     double last[PART] = {0};
-    unsigned char encoded[PART * sizeof(float)];
+    float encoded[PART];
     memcpy(last, source + done * read, rest * read);
     if (rest == 0 || read_part(from, last, values) || write_part(to, values, encoded))
         return done;
@@ -275,14 +274,17 @@ INLINE size_t encode(enum source_type from, enum target_type to, const char *sou
 
 /* ---- variants --------------------------------------------------------------------------------------------------- */
 
+static size_t encode_plain(int from, int to, const char *source, char *target, size_t elements) {
+    return encode(from, to, source, target, elements);
+}
 #if defined(__x86_64__) || defined(__i386__)
-__attribute__((target("avx2"))) static size_t encode_avx2(
-    enum source_type from, enum target_type to, const char *source, char *target, size_t elements) {
+__attribute__((target("avx2")))
+static size_t encode_avx2(int from, int to, const char *source, char *target, size_t elements) {
     return encode(from, to, source, target, elements);
 }
 #define HAS_AVX2 (__builtin_cpu_init(), __builtin_cpu_supports("avx2"))
 #else
-#define encode_avx2 encode
+#define encode_avx2 encode_plain
 #define HAS_AVX2 0
 #endif
 
@@ -292,7 +294,5 @@ __attribute__((target("avx2"))) static size_t encode_avx2(
 EXPORTED size_t clipgguf_encode_1(int from, int to, const void *source, void *target, size_t elements, int plain) {
     if (from < FROM_F64 || from > FROM_BF16 || to < TO_F32 || to > TO_Q4_1)
         return 0;
-    if (!plain && HAS_AVX2)
-        return encode_avx2((enum source_type)from, (enum target_type)to, source, target, elements);
-    return encode((enum source_type)from, (enum target_type)to, source, target, elements);
+    return (plain || !HAS_AVX2 ? encode_plain : encode_avx2)(from, to, source, target, elements);
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from clipgguf.destination import check_output, output_path, safe_name
 from clipgguf.families import open_model
+from clipgguf.kernels import encoders
 from clipgguf.options import DEFAULTS, Options, PathLike
 from clipgguf.sources.given import bytes_received
 
@@ -26,6 +27,7 @@ class Conversion:
 
     ``warnings`` and ``notes`` are lines of text; a warning says that the file may not be what was wanted, a note that
     it is, and how. ``found`` says what the checkpoint was taken for, and ``outtype`` which element type "auto" became.
+    ``encoders`` is "compiled" or "numpy", by which the element types were converted, to the same bytes.
     """
 
     path: Path
@@ -37,6 +39,7 @@ class Conversion:
     notes: tuple[str, ...]
     found: str
     outtype: str
+    encoders: str
     bytes_read: int = 0
     commit: str | None = None
 
@@ -81,6 +84,7 @@ def convert(
         notes=made.notes,
         found=made.found,
         outtype=made.outtype,
+        encoders=encoders(),
         bytes_read=bytes_received() - before,
         commit=made.commit,
     )

@@ -1,4 +1,7 @@
-"""Encoders: pure functions from a chunk of source elements to the bytes of a GGML type."""
+"""Encoders: pure functions from a chunk of source elements to the bytes of a GGML type.
+
+They are numpy's steps; where ``clipgguf.kernels`` has compiled code, that goes before them.
+"""
 
 import sys
 from collections.abc import Callable
@@ -11,6 +14,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
 from clipgguf.element_types import BF16, F16, F32
+from clipgguf.kernels import compiled
 
 # Source elements, by safetensors' dtype codes; little-endian as the format is. numpy has no bfloat16: it is the upper
 # half of a float32, and is carried here as the 16-bit integer with its bits.
@@ -75,10 +79,15 @@ def encoder(source_dtype: str, target: GGMLQuantizationType) -> Encoder:
     if source_dtype == target.name:
         dtype = SOURCE_DTYPES.get(source_dtype, _BYTE)
         return Encoder(dtype, dtype, None, 1, dtype.itemsize)
-    if target in TARGET_DTYPES:
-        dtype = TARGET_DTYPES[target]
-        return Encoder(SOURCE_DTYPES[source_dtype], dtype, _ENCODE[source_dtype, target], 1, dtype.itemsize)
-    return Encoder(SOURCE_DTYPES[source_dtype], _BYTE, _quantizer(source_dtype, target), *GGML_QUANT_SIZES[target])
+    dtype = TARGET_DTYPES.get(target, _BYTE)
+    block = (1, dtype.itemsize) if target in TARGET_DTYPES else GGML_QUANT_SIZES[target]
+    encode = compiled(source_dtype, target.name, numpy_encode(source_dtype, target), *block)
+    return Encoder(SOURCE_DTYPES[source_dtype], dtype, encode, *block)
+
+
+def numpy_encode(source_dtype: str, target: GGMLQuantizationType) -> Encode:
+    """Return numpy's encoder between two types that differ, to whose bits all others are held; KeyError as above."""
+    return _ENCODE[source_dtype, target] if target in TARGET_DTYPES else _quantizer(source_dtype, target)
 
 
 def _quantizer(source_dtype: str, target: GGMLQuantizationType) -> Encode:

@@ -1,5 +1,6 @@
 """What all tests share: a small model, and the command line as its user runs it."""
 
+import contextlib
 import faulthandler
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from clipgguf import convert
+from clipgguf import convert, kernels
+from clipgguf.encode import encoder
+from clipgguf.kernels.build import build
 from tests.checkpoints import write_model
 from tests.family_fixtures import FIXTURES, Fixture, Write, Written
 from tests.llama_client import write_tiny_language_model
@@ -85,6 +88,38 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Write:
         return Written(model, convert(model, directory / "out.gguf").path)
 
     return lambda fixture: write(fixture.name)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled encoders, made from the source as it stands."""
+    path = tmp_path_factory.mktemp("kernels") / kernels.LIBRARY.name
+    if sys.byteorder != "little" or not build(path):
+        pytest.skip("no C compiler that works here")
+    return path
+
+
+@contextlib.contextmanager
+def looked_for_anew() -> Iterator[None]:
+    """Look for the compiled encoders again, and once more afterwards."""
+    kernels.kernel.cache_clear()
+    encoder.cache_clear()
+    yield
+    kernels.kernel.cache_clear()
+    encoder.cache_clear()
+
+
+@pytest.fixture(params=["compiled", "numpy"])
+def encoders(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Run the test with the compiled encoders, then with numpy's."""
+    if request.param == "compiled":
+        monkeypatch.setattr(kernels, "LIBRARY", request.getfixturevalue("library"))
+        monkeypatch.delenv("CLIPGGUF_PURE", raising=False)
+    else:
+        monkeypatch.setenv("CLIPGGUF_PURE", "1")
+    with looked_for_anew():
+        assert kernels.encoders() == request.param
+        yield request.param
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 
 import clipgguf
 from clipgguf import Options, convert
+from clipgguf.kernels import encoders
 from tests.checkpoints import write_model
 from tests.conftest import Run
 from tests.gguf_reading import value
@@ -116,7 +117,8 @@ def test_wrong_usage_exits_2(arguments: list[str], words: list[str], model: Path
 
 def test_version(run_alone: Run) -> None:
     result = run_alone("--version")
-    assert (result.returncode, result.stdout) == (0, f"clipgguf {clipgguf.__version__}\n")
+    assert (result.returncode, result.stdout) == (0, f"clipgguf {clipgguf.__version__} ({encoders()})\n")
+    assert encoders() in ("compiled", "numpy")
 
 
 def test_help_lists_the_commands_and_says_what_happens_without_one(run: Run) -> None:
@@ -159,7 +161,7 @@ def test_quiet_still_warns(model: Path, run: Run) -> None:
 
 CONVERT_KEYS = [
     *("path", "tensors", "bytes_in", "bytes_out", "seconds", "warnings", "notes", "found", "outtype"),
-    *("bytes_read", "commit"),
+    *("encoders", "bytes_read", "commit"),
 ]
 PLAN_KEYS = ["name", "type", "shape", "bytes", "source", "source_type", "source_bytes"]
 

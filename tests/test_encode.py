@@ -1,4 +1,4 @@
-"""Element types: every rounding compared with numpy's own cast, bit for bit."""
+"""Element types: every rounding compared with numpy's own cast, bit for bit, with compiled encoders and without."""
 
 from typing import Any
 
@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from clipgguf.element_types import BF16, F16, F32
 from clipgguf.encode import SCRATCH_NBYTES, encoder, scales_to_little_endian
+from tests.hard_values import float32_patterns
+
+pytestmark = pytest.mark.usefixtures("encoders")
 
 
 def encode(dtype: str, target: Any, source: NDArray[Any]) -> tuple[NDArray[Any], int]:
@@ -16,12 +19,6 @@ def encode(dtype: str, target: Any, source: NDArray[Any]) -> tuple[NDArray[Any],
     assert codec.encode is not None
     out = np.full(len(source), 0x55, codec.target_dtype)
     return out, codec.encode(source.copy(), out, np.full(SCRATCH_NBYTES, 0x55, np.uint8))
-
-
-def float32_patterns() -> NDArray[np.float32]:
-    """Every sign, exponent and leading seven bits, with the low bits that decide about rounding."""
-    low = np.array([0, 1, 0x0FFF, 0x1000, 0x1001, 0x1FFF, 0x2000, 0x2FFF, 0x3000, 0x3001, 0x8000, 0xFFFF], np.uint32)
-    return ((np.arange(1 << 16, dtype=np.uint32)[:, None] << 16) | low).reshape(-1).view(np.float32)
 
 
 @pytest.mark.parametrize("is_finite", [True, False], ids=["in range", "everything"])

@@ -102,14 +102,22 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"clipgguf {__version__}")
+        from clipgguf.kernels import encoders
+
+        typer.echo(f"clipgguf {__version__} ({encoders()})")
         raise typer.Exit
 
 
 @app.callback()
 def _clipgguf(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_show_version,
+            help="Show the version, and whether compiled code or numpy converts element types, and exit.",
+        ),
     ] = False,
 ) -> None:
     """Turn what sees in checkpoints into GGUF files: CLIP, LLaVA, and the image encoders that llama.cpp runs.

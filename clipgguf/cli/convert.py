@@ -103,6 +103,8 @@ def _dry_run(model: str, options: Options, output: str | None, *, as_json: bool,
 
 def _json_object(plan: "Plan", path: Path, expected: "Outlook") -> dict[str, Any]:
     """Return a plan as docs/json.md describes it: the keys of a conversion, and what is known before it alone."""
+    from clipgguf.kernels import encoders
+
     return {
         "path": str(path),
         "tensors": len(plan.tensors),
@@ -113,6 +115,7 @@ def _json_object(plan: "Plan", path: Path, expected: "Outlook") -> dict[str, Any
         "notes": plan.notes,
         "found": plan.found,
         "outtype": plan.outtype,
+        "encoders": encoders(),
         "bytes_read": plan.bytes_far,
         "commit": plan.commit,
         "replaces": expected.replaces,

@@ -9,7 +9,7 @@ import pytest
 from clipgguf import CheckpointError, Options, convert, inspect, plan, upgrade
 from clipgguf.families import MODULES
 from clipgguf.options import Outtype
-from tests.family_fixtures import DTYPES, OUTTYPES, Fixture, Write, digest, fixtures, mostly_slow, named, rename
+from tests.family_fixtures import DTYPES, OUTTYPES, Fixture, Write, digest, fixtures, mostly_slow, named
 from tests.gguf_reading import read
 from tests.llama_client import ask, is_available
 
@@ -52,72 +52,6 @@ def test_double_precision_is_rounded_by_way_of_single(family: Fixture, written: 
     # The values are float32's, so that nothing but the way can make a difference.
     double = convert(family.write(tmp_path / "m", "F64"), tmp_path / "double.gguf").path
     assert written(family).file.read_bytes() == double.read_bytes()
-
-
-# Other spellings of a fixture's names, as regular expressions and what takes their place: those of other versions of
-# transformers, of what it saves and of what is on the hub.
-SPELLINGS = {
-    "exaone4_5": [[(r"^model\.visual\.", "visual.")]],
-    "glm4v": [[(r"^model\.visual\.", "visual."), (r"^model\.language_model\.", "model.")]],
-    "hunyuan_vl": [
-        [
-            (r"^model\.", "model.language_model."),
-            (r"^vit\.", "model.vision_tower."),
-            (r"\.perceive\.", ".patch_merger."),
-            (r"\.proj\.0\.", ".proj_conv."),
-            (r"\.proj\.2\.", ".proj_out."),
-            (r"tower(\.layers\.\d+)\.input_layernorm\.", r"tower\1.layer_norm1."),
-            (r"tower(\.layers\.\d+)\.post_attention_layernorm\.", r"tower\1.layer_norm2."),
-            (r"\.dense_h_to_4h\.", ".fc1."),
-            (r"\.dense_4h_to_h\.", ".fc2."),
-        ],
-    ],
-    "minimax_m3": [
-        [
-            (r"^language_model\.model\.", "model.language_model."),
-            (r"^language_model\.lm_head", "lm_head"),
-            (r"^vision_tower\.vision_model\.embeddings\.patch_embedding\.", "model.vision_tower.embeddings.proj."),
-            (r"^vision_tower\.vision_model\.(encoder\.)?", "model.vision_tower."),
-            (r"^multi_modal_projector\.", "model.multi_modal_projector."),
-            (r"^patch_merge_mlp\.", "model.multi_modal_projector.merge_"),
-        ],
-    ],
-    "qwen2_vl": [[(r"^visual\.", "model.visual."), (r"^model\.(?!visual\.)", "model.language_model.")]],
-    "kimi_k25": [
-        [
-            (r"^vision_tower\.patch_embed\.proj", "vision_tower.encoder.patch_embed.proj"),
-            (r"^mm_projector\.pre_norm", "model.mm_projector.pre_norm"),
-        ],
-        [(r"^language_model.model", "model.language_model"), (r"^(mm_proj|vision_)", r"model.\1")],
-        [(r"^mm_projector\.proj\.0", "mm_projector.in_proj"), (r"^mm_projector\.proj\.2", "mm_projector.out_proj")],
-    ],
-    "kimi_vl": [[(r"^(multi_|vision_)", r"model.\1")]],
-    "lighton_ocr": [
-        [("^model.vision_encoder", "vision_tower"), ("^model.vision_projection", "multi_modal_projector")],
-        [("^model.language_model", "language_model.model")],
-    ],
-    "ling3_vl": [[(r"^model\.visual", "visual")]],
-    "muse_glimmer": [[(r"^model\.", "")]],
-    "pixtral": [
-        [
-            (r"^language_model\.model\.", "model.language_model."),
-            (r"^language_model\.lm_head", "lm_head"),
-            (r"^(vision_tower|multi_modal_projector)", r"model.\1"),
-        ],
-        [(r"^language_model\.model\.", "model.")],
-    ],
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "changes"), [(name, changes) for name, spellings in SPELLINGS.items() for changes in spellings]
-)
-def test_other_spellings_of_the_names(
-    name: str, changes: list[tuple[str, str]], written: Write, tmp_path: Path
-) -> None:
-    (family,) = (family for family in FAMILIES if family.name == name)
-    rename(family.write(tmp_path / "m"), changes)
-    assert convert(tmp_path / "m", tmp_path / "b.gguf").path.read_bytes() == written(family).file.read_bytes()
 
 
 @pytest.mark.parametrize("name", ["dots_ocr", "exaone4_5", "hunyuan_vl"])

@@ -6,12 +6,38 @@ from typing import Any
 import pytest
 
 from clipgguf import ConfigError, convert, plan
-from tests.family_fixtures import fixtures, rename
+from tests.family_fixtures import Write, fixtures, rename
 from tests.json_files import edit_json
 
 # Other spellings of a fixture's names, as regular expressions and what takes their place: those of other versions of
 # transformers, of what it saves and of what is on the hub.
 SPELLINGS = {
+    "exaone4_5": [[(r"^model\.visual\.", "visual.")]],
+    "glm4v": [[(r"^model\.visual\.", "visual."), (r"^model\.language_model\.", "model.")]],
+    "hunyuan_vl": [
+        [
+            (r"^model\.", "model.language_model."),
+            (r"^vit\.", "model.vision_tower."),
+            (r"\.perceive\.", ".patch_merger."),
+            (r"\.proj\.0\.", ".proj_conv."),
+            (r"\.proj\.2\.", ".proj_out."),
+            (r"tower(\.layers\.\d+)\.input_layernorm\.", r"tower\1.layer_norm1."),
+            (r"tower(\.layers\.\d+)\.post_attention_layernorm\.", r"tower\1.layer_norm2."),
+            (r"\.dense_h_to_4h\.", ".fc1."),
+            (r"\.dense_4h_to_h\.", ".fc2."),
+        ],
+    ],
+    "minimax_m3": [
+        [
+            (r"^language_model\.model\.", "model.language_model."),
+            (r"^language_model\.lm_head", "lm_head"),
+            (r"^vision_tower\.vision_model\.embeddings\.patch_embedding\.", "model.vision_tower.embeddings.proj."),
+            (r"^vision_tower\.vision_model\.(encoder\.)?", "model.vision_tower."),
+            (r"^multi_modal_projector\.", "model.multi_modal_projector."),
+            (r"^patch_merge_mlp\.", "model.multi_modal_projector.merge_"),
+        ],
+    ],
+    "qwen2_vl": [[(r"^visual\.", "model.visual."), (r"^model\.(?!visual\.)", "model.language_model.")]],
     "kimi_k25": [
         [
             (r"^vision_tower\.patch_embed\.proj", "vision_tower.encoder.patch_embed.proj"),
@@ -41,11 +67,12 @@ SPELLINGS = {
 @pytest.mark.parametrize(
     ("name", "changes"), [(name, changes) for name, spellings in SPELLINGS.items() for changes in spellings]
 )
-def test_other_spellings_of_the_names(name: str, changes: list[tuple[str, str]], tmp_path: Path) -> None:
+def test_other_spellings_of_the_names(
+    name: str, changes: list[tuple[str, str]], written: Write, tmp_path: Path
+) -> None:
     (family,) = (family for family in fixtures() if family.name == name)
-    expected = convert(family.write(tmp_path / "a" / "m"), tmp_path / "a.gguf").path.read_bytes()
-    rename(family.write(tmp_path / "b" / "m"), changes)
-    assert convert(tmp_path / "b" / "m", tmp_path / "b.gguf").path.read_bytes() == expected
+    rename(family.write(tmp_path / "m"), changes)
+    assert convert(tmp_path / "m", tmp_path / "b.gguf").path.read_bytes() == written(family).file.read_bytes()
 
 
 @pytest.mark.parametrize(

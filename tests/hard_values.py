@@ -28,11 +28,15 @@ def _scaled(random: np.random.Generator, count: int) -> Any:
 def _halves(random: np.random.Generator, count: int) -> Any:
     """Multiples of half a scale, and their neighbours: the quants are halfway, or nearly so."""
     steps = random.choice(np.array([7.5, 8, 15, 15.5, 16, 31, 127], np.float32), (count, 1))
-    scale = (2.0 ** random.uniform(-20, 4, (count, 1))).astype(np.float32)
-    blocks = np.round(random.uniform(-1, 1, (count, BLOCK)) * 2 * steps).astype(np.float32) / 2 * scale
-    blocks[:, 0] = steps[:, 0] * scale[:, 0]
+    # The inverses of some scales are exact, so that the products have the neighbours' bits. Small quants are in the
+    # majority: beside 0.5, other bits decide than beside 126.5.
+    exponent = random.uniform(-20, 4, (count, 1))
+    scale = 2.0 ** np.where(random.random((count, 1)) < 0.5, exponent, np.round(exponent)).astype(np.float32)
+    blocks = np.round(random.uniform(-1, 1, (count, BLOCK)) ** 5 * 2 * steps).astype(np.float32) / 2 * scale
     bits = blocks.view(np.int32)
-    bits += random.integers(-2, 3, bits.shape, np.int32)
+    bits += random.integers(-2, 3, bits.shape, np.int32) * (blocks != 0)  # Below 0 are NaNs.
+    blocks[:, 0] = steps[:, 0] * scale[:, 0]
+    blocks = np.where(random.random((count, 1)) < 0.5, blocks, abs(blocks))  # Whose least is 0.
     return random.permuted(blocks, axis=1)
 
 

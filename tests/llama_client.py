@@ -1,20 +1,18 @@
 """The real llama.cpp as a test client: a tiny language model, one image, one answer.
 
-llama.cpp comes as a wheel, ``xllamacpp`` (no compiler, no server binary). A test writes a language
-model of some 300 KB whose width fits the projector, loads it beside the mmproj under test, and sends
-an OpenAI-style chat request with a PNG as a ``data:`` URL.
+llama.cpp comes as a wheel, ``xllamacpp``. A test writes a language model of some 300 KB whose width fits the projector,
+loads it beside the mmproj under test, and sends an OpenAI-style chat request with a PNG as a ``data:`` URL.
 
-Each question is asked in a process of its own, because llama.cpp has two ways to refuse a file. What
-it checks (``unknown projector type:``) ends as a ``RuntimeError`` in Python with the reason in the log
-only; what it asserts (a key or tensor of the wrong type) aborts the process.
+Each question is asked in a process of its own: what llama.cpp checks ends as a ``RuntimeError`` with the reason in the
+log only; what it asserts (a key or tensor of the wrong type) aborts the process.
 
-The language model is a probe. Its attention looks at all positions alike (zero query and key weights)
-and its feed-forward is zero, so the logits of the first token follow from the image features in a few
-lines of numpy: `predicted_logits`. Comparing those with `ClientResult.logits` says whether llama.cpp
-computed from the file what the file means, where the text alone says only that it did not crash.
+The language model is a probe. Its attention looks at all positions alike and its feed-forward is zero, so the logits
+of the first token follow from the image features: `predicted_logits`. They say whether llama.cpp computed from the
+file what it means, where the text says only that it did not crash.
 """
 
 import base64
+import functools
 import importlib
 import importlib.util
 import json
@@ -36,8 +34,7 @@ import numpy.typing as npt
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
 
-PROMPT = "hi"
-"""The text that follows the image. The chat template adds nothing to it."""
+PROMPT = "hi"  # Follows the image; the chat template adds nothing to it.
 
 # Before and after an image, several families want tokens of their own.
 _SPECIAL = [
@@ -92,6 +89,10 @@ def is_available() -> bool:
     return importlib.util.find_spec("xllamacpp") is not None
 
 
+def _full(value: float, *shape: int) -> Float32Array:
+    return np.full(shape, value, np.float32)
+
+
 def write_tiny_language_model(path: Path, n_embd: int, seed: int = 0, *, mrope: bool = False) -> None:
     """Write a Llama of one layer with a SentencePiece vocabulary of 373 tokens, in F32.
 
@@ -128,27 +129,24 @@ def write_tiny_language_model(path: Path, n_embd: int, seed: int = 0, *, mrope: 
         values: Float32Array = (rng.standard_normal(shape) * (scale / math.sqrt(shape[-1]))).astype(np.float32)
         return values
 
-    def zeros(*shape: int) -> Float32Array:
-        return np.zeros(shape, np.float32)
-
+    zeros = functools.partial(_full, 0)
     # Only name_text pieces have an output row that is not zero: the answer is text, never the end of
     # it, and the logit of all the others is exactly 0, which turns log probabilities back into logits.
     output = normal(len(tokens), n_embd, scale=2.0)
     output[:_FIRST_PIECE] = 0
     # Small embeddings leave the last position to what attention brings it: the mean over the image.
     writer.add_tensor("token_embd.weight", normal(len(tokens), n_embd, scale=0.05))
-    writer.add_tensor("output_norm.weight", np.ones(n_embd, np.float32))
+    for name in ("output_norm.weight", "blk.0.attn_norm.weight", "blk.0.ffn_norm.weight"):
+        writer.add_tensor(name, _full(1, n_embd))
     writer.add_tensor("output.weight", output)
-    writer.add_tensor("blk.0.attn_norm.weight", np.ones(n_embd, np.float32))
-    writer.add_tensor("blk.0.attn_q.weight", zeros(n_embd, n_embd))
-    writer.add_tensor("blk.0.attn_k.weight", zeros(n_embd, n_embd))
+    for name in ("blk.0.attn_q.weight", "blk.0.attn_k.weight"):
+        writer.add_tensor(name, zeros(n_embd, n_embd))
     writer.add_tensor("blk.0.attn_v.weight", normal(n_embd, n_embd))
     for name in ("blk.0.attn_q", "blk.0.attn_k", "blk.0.attn_v") if mrope else ():
         writer.add_tensor(f"{name}.bias", zeros(n_embd))
     writer.add_tensor("blk.0.attn_output.weight", normal(n_embd, n_embd))
-    writer.add_tensor("blk.0.ffn_norm.weight", np.ones(n_embd, np.float32))
-    writer.add_tensor("blk.0.ffn_gate.weight", zeros(32, n_embd))
-    writer.add_tensor("blk.0.ffn_up.weight", zeros(32, n_embd))
+    for name in ("blk.0.ffn_gate.weight", "blk.0.ffn_up.weight"):
+        writer.add_tensor(name, zeros(32, n_embd))
     writer.add_tensor("blk.0.ffn_down.weight", zeros(n_embd, 32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

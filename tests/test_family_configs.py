@@ -110,3 +110,13 @@ def test_a_list_of_no_blocks_is_refused(tmp_path: Path) -> None:
     config = {**config, "vision_config": {**config["vision_config"], "fullatt_block_indexes": []}}
     with pytest.raises(CheckpointError, match=r"clip\.vision\.\w+ would be an empty list, which GGUF cannot have"):
         written(fixture, tmp_path, config)
+
+
+def test_nemotron_omni_sees(tmp_path: Path) -> None:
+    fixture = Fixture.read(FIXTURES / "nemotron_nano_v2_vl.json")
+    sound = {"sound_encoder.encoder.layers.0.norm_out.weight": (8,), "sound_projection.linear1.weight": (8, 8)}
+    model = replace(fixture, shapes={**fixture.shapes, **sound}).write(tmp_path / "a" / "m")
+    result = convert(model, tmp_path / "a.gguf")
+    assert "2 tensors of the audio encoder are left out" in result.notes
+    expected = convert(fixture.write(tmp_path / "b" / "m"), tmp_path / "b.gguf")
+    assert result.path.read_bytes() == expected.path.read_bytes()

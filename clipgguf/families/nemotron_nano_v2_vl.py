@@ -2,7 +2,8 @@
 
 Names: nvidia/NVIDIA-Nemotron-Nano-12B-v2-VL-BF16; transformers' RadioConfig and NemotronH_Omni_Reasoning_V3_Config;
 llama.cpp's ``conversion/nemotron.py`` and ``tools/mtmd``. llama.cpp's converter takes ViT-H's sizes for granted, and
-ImageNet's mean and standard deviation for those that the processor calls norm_mean and norm_std.
+ImageNet's mean and standard deviation for those that the processor calls norm_mean and norm_std. Of Nemotron Omni, the
+image part is written.
 """
 
 from clipgguf.config import CLIP_STATISTICS, ImageStatistics
@@ -93,4 +94,5 @@ FAMILY = Family(
         *(r"(model\.)?language_model\.", r"lm_head\."),
         *(r"(.*\.)?radio_model\.(input_conditioner\.|summary_idxs$)", r"(.*\.)?patch_generator\.video_embedder\."),
     ),
+    noted=((r"sound_(encoder|projection)\.", "{count} tensors of the audio encoder are left out"),),
 )

@@ -62,6 +62,23 @@ class GGUFModel:
             x = self._norm(x, "v.post_ln", self.metadata["clip.vision.attention.layer_norm_epsilon"])
         return _PROJECTORS[self.metadata["clip.projector_type"]](self, x[1:])
 
+    def siglip_features(self, pixels: Floats) -> Floats:
+        """Return what the language model gets of a file with a SigLIP tower: (tokens, width of the language model).
+
+        The features of several layers lie side by side in the order of depth.
+        """
+        patch, width = self.metadata["clip.vision.patch_size"], self.metadata["clip.vision.embedding_length"]
+        grid = pixels.shape[1] // patch
+        patches = pixels.reshape(3, grid, patch, grid, patch).transpose(1, 3, 0, 2, 4).reshape(grid * grid, -1)
+        x: Floats = patches @ self.tensors["v.patch_embd.weight"].reshape(width, -1).T
+        x = x + self.tensors["v.patch_embd.bias"] + self.tensors["v.position_embd.weight"]
+        layers = []
+        for block in range(self.blocks_run()):
+            x = self._block(x, "vision", block)
+            if block + 1 in self.metadata["clip.vision.feature_layer"]:
+                layers.append(x)
+        return self._mlp(np.concatenate(layers, axis=-1))
+
     def llava_next_features(self, tiles: Sequence[Floats], size: tuple[int, int]) -> Floats:
         """Return what LLaVA 1.6's language model gets for an image of (width, height) pixels that is a grid pinpoint.
 

@@ -57,7 +57,8 @@ VISION_24 = Vision(48, 96, 3, 4, image_size=48, patch_size=2)
 class Llava:
     """A LLaVA model: the tower and what its config.json says, the kind of projector, and the language model's width.
 
-    ``projector`` is a key of ``PROJECTORS``. ``feature_layer`` is what the config says; None leaves it out.
+    ``projector`` is a key of ``PROJECTORS``. ``feature_layer`` is what the config says; None leaves it out. ``layers``
+    is of how many layers the projector takes the features.
     """
 
     vision: Vision = VISION
@@ -65,6 +66,7 @@ class Llava:
     hidden_act: str = "quick_gelu"
     text_width: int = 32
     feature_layer: int | list[int] | None = -2
+    layers: int = 1
     has_newline: bool = False
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -79,7 +81,7 @@ class Llava:
 
     def projector_shapes(self) -> Shapes:
         """Return the projector's tensors by canonical name ("model.mm_projector." ...), in module order."""
-        shapes = PROJECTORS[self.projector](self.vision.hidden_size, self.text_width)
+        shapes = PROJECTORS[self.projector](self.layers * self.vision.hidden_size, self.text_width)
         return {PROJECTOR + tail: shape for tail, shape in shapes.items()}
 
     def newline(self) -> Shapes:

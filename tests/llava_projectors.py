@@ -47,6 +47,7 @@ PROJECTORS: dict[str, Callable[[int, int], Shapes]] = {
     "mlp1x": lambda v, t: _linear("0", t, v),
     "mlp3x": lambda v, t: _linear("0", t, v) | _linear("2", t, t) | _linear("4", t, t),
     "mlp without biases": lambda v, t: {"0.weight": (t, v), "2.weight": (t, t)},
+    "VIP-LLaVA": lambda v, t: _norm("projector_layernorm", v) | _linear("0", t, v) | _linear("2", t, t),
 }
 ORIGINAL_PROJECTOR_TYPES = {
     "mlp_norm": "mlp2x_gelu_Norm",

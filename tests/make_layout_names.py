@@ -26,7 +26,7 @@ from tests.feature_models import TOKENS, image
 from tests.layouts import SAVED
 from tests.llava_checkpoints import Llava
 from tests.open_clip_checkpoints import write_open_clip
-from tests.siglip_checkpoints import SIGLIP_LLAVA, write_siglip_llava
+from tests.siglip_checkpoints import GRANITE_VISION, SIGLIP_LLAVA, write_siglip_llava
 
 # A requirement of this script alone.
 open_clip: Any = importlib.import_module("open_clip")
@@ -82,12 +82,24 @@ def siglip_features(directory: Path) -> Iterator[tuple[str, NDArray[np.float32]]
         yield f"SigLIP/{layer}", output.pooler_output[0].numpy()
 
 
+def granite_vision_features(directory: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """What the language model of a LLaVA 1.6 gets that takes the features of several layers, of one tile."""
+    path = write_siglip_llava(directory / "granite vision", GRANITE_VISION)
+    model = load(transformers.LlavaNextForConditionalGeneration, path)
+    tile = torch.tensor(image(GRANITE_VISION)[None, None]).repeat(1, 2, 1, 1, 1)
+    side = GRANITE_VISION.vision.image_size
+    output = model.get_image_features(tile, torch.tensor([[side, side]]))
+    # The whole picture comes first, then the same as the only one of its parts.
+    yield "Granite Vision", output.pooler_output[0][:16].numpy()
+
+
 def main() -> None:
     """Write the files."""
     with tempfile.TemporaryDirectory() as temporary, torch.inference_mode():
         directory = Path(temporary)
         names = {title: saved_names(title, write(directory / title)) for title, write in SAVED.items()}
         features = dict(open_clip_features(directory)) | dict(siglip_features(directory))
+        features |= dict(granite_vision_features(directory))
     # A line for each tensor, which is how a difference shows.
     text = json.dumps(names, indent=0).replace("[\n", "[").replace(",\n", ", ")
     text = text.replace(', "', ',\n"').replace("\n]", "]")

@@ -1,7 +1,7 @@
 """Make tiny SigLIP checkpoints: both towers, the vision tower alone, and LLaVA with such a tower."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +98,23 @@ def write_siglip(directory: Path, vision: Vision = SIGLIP_VISION, text: Text = S
 
 
 SIGLIP_LLAVA = Llava(vision=SIGLIP_VISION, feature_layer=-1)
+# Granite Vision 3, whose features are of [-24, -20, -12, -1], and whose pictures may be of a single tile.
+GRANITE_VISION = Llava(
+    vision=replace(SIGLIP_VISION, num_hidden_layers=5),
+    feature_layer=[-4, -3, -1],
+    layers=3,
+    has_newline=True,
+    config={"image_grid_pinpoints": [[28, 28], [28, 56], [56, 28]]},
+)
 
 
 def write_siglip_llava(
     directory: Path, llava: Llava = SIGLIP_LLAVA, *, spelling: str = "4", head: bool = False, **weights: Any
 ) -> Path:
-    """Write a LLaVA of transformers with a SigLIP tower, like llava-interleave-qwen, in one of the ``SPELLINGS``."""
+    """Write a LLaVA of transformers with a SigLIP tower, like llava-interleave-qwen, in one of the ``SPELLINGS``.
+
+    With a newline it is LlavaNext's, like Granite Vision 3.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     config = llava.hf_config()
     config |= {
@@ -112,8 +123,10 @@ def write_siglip_llava(
         **llava.config,
     }
     write_json(directory / "config.json", {key: value for key, value in config.items() if value is not None})
-    tower, projector, _, language_model, lm_head = SPELLINGS[spelling]
-    arrays: Arrays = {}
+    tower, projector, newline, language_model, lm_head = SPELLINGS[spelling]
+    arrays: Arrays = {
+        newline + name.removeprefix("model."): array for name, array in arrays_of(llava.newline()).items()
+    }
     for name, array in arrays_of(siglip_tower_shapes(llava.vision, head=head)).items():
         arrays[tower + name.removeprefix("vision_model.")] = array
     for name, array in arrays_of(llava.projector_shapes()).items():

@@ -37,7 +37,11 @@ REFUSED: dict[str, tuple[Callable[[Path], tuple[Path, dict[str, Any]]], list[str
     ),
     "several feature layers": (
         lambda d: (write_hf(d / "m", replace(LLAVA, feature_layer=[-2, -1])), {}),
-        ["config.json", "[-2, -1]", "VIP-LLaVA"],
+        ["config.json", "[-2, -1]", "2 layers side by side are 96", "the projector takes 48"],
+    ),
+    "VIP-LLaVA": (
+        lambda d: (write_hf(d / "m", replace(LLAVA, feature_layer=[-2, -1], layers=2, projector="VIP-LLaVA")), {}),
+        ["the projector is VIP-LLaVA's", "several layers"],
     ),
     "VIP-LLaVA's projector": (
         lambda d: (write_clip(d / "m", LLAVA.clip), {"llava_projector": extra_projector(d / "p.safetensors", VIP)}),

@@ -5,7 +5,9 @@ transformers' own (llava-hf). Either is told by its tensors' names, and only the
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from clipgguf.checkpoint import Checkpoint
 from clipgguf.errors import CheckpointError
@@ -72,11 +74,10 @@ def llava_family(
             Value("has_llava", default=True),
             # The tower's own blocks are its layers; block_count are those that the file has.
             *(replace(v, name="vision.layers") if v.name == "vision.blocks" else v for v in tower.values),
-            # What the projector takes: of one layer, but for VIP-LLaVA's, which no reader runs.
-            Value("vision.features", of=lambda values: values["vision.width"]),
             *statistics(tower.statistics),
             Value("gelu", of=activation),
             *settings,
+            Value("vision.features", of=_features),
         ),
         sections=(
             Section("mm.", "", (*kind.rules, NEWLINE)),
@@ -87,6 +88,16 @@ def llava_family(
         # MobileVLM's projectors halve the sides. The class token is left out.
         merge=1 if kind.projector_type == "mlp" else 2,
     )
+
+
+def _features(values: Mapping[str, Any]) -> int:
+    """Return how many numbers of each patch the projector takes: those of several layers lie side by side.
+
+    A file may say a layer twice, or negative ones, which readers pass over.
+    """
+    layers = {layer for layer in values.get("vision.feature_layer", ()) if layer >= 0}
+    width: int = values["vision.width"]
+    return width * max(len(layers), 1)
 
 
 def open_model(inputs: Inputs) -> Model:
@@ -112,7 +123,8 @@ def open_model(inputs: Inputs) -> Model:
     named = by_tail(projector)
     kind = recognise(named, options.projector_type, str(projector_from))
     check_strategy(settings, siglip)
-    family = llava_family(kind, is_siglip=siglip, settings=settings_values(inputs, settings))
+    first = named[kind.rules[0].theirs].shape
+    family = llava_family(kind, is_siglip=siglip, settings=settings_values(inputs, settings, first[-1] if first else 0))
     inputs.places = (inputs.directory, tower.folder)
     inputs.config = replace(config, values={**config.values, "_name_or_path": own.values.get("_name_or_path")})
     values = read_values(family, inputs)

@@ -1,7 +1,13 @@
-"""What a LLaVA checkpoint's config.json says of its projector: which layer's features it takes, of which images."""
+"""What a LLaVA checkpoint's config.json says of its projector: which layers' features it takes, of which images.
+
+Mostly they are one layer's. Granite Vision's projector takes those of four, side by side (``vision_feature_layer`` is
+[-24, -20, -12, -1]).
+"""
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from clipgguf.config import valid_text
@@ -34,12 +40,14 @@ class Settings(Config):
         return self.values.get("model_type") in model_types
 
 
-def settings_values(inputs: Inputs, settings: Settings) -> tuple[Value, ...]:
-    """Return the values that depend on LLaVA's own settings and on the tower's sizes."""
+def settings_values(inputs: Inputs, settings: Settings, features: int) -> tuple[Value, ...]:
+    """Return the values that depend on LLaVA's own settings and on the tower's sizes.
+
+    ``features`` are how many numbers of each patch the projector's first layer takes.
+    """
     return (
-        Value("run", of=lambda v: _layers_to_run(inputs, settings, v["vision.layers"])),
-        Value("vision.feature_layer", of=lambda v: [v["run"]]),
-        Value("vision.blocks", of=lambda v: _layers_to_store(inputs, v["run"], v["vision.layers"])),
+        Value("vision.feature_layer", of=lambda v: _layers_to_run(inputs, settings, v, features)),
+        Value("vision.blocks", of=lambda v: _layers_to_store(inputs, v["vision.feature_layer"], v["vision.layers"])),
         Value("vision.pinpoints", of=lambda values: _grid_pinpoints(inputs, settings, values["vision.image"])),
         Value("vision.merge_type", default=_patch_merge_type(settings)),
     )
@@ -63,29 +71,34 @@ def check_strategy(settings: Settings, is_siglip: bool) -> None:
             )
 
 
-def _layers_to_run(inputs: Inputs, settings: Settings, blocks: int) -> int:
-    """Return how many blocks of the tower come before the features that the projector takes.
+def _layers_to_run(inputs: Inputs, settings: Settings, values: Mapping[str, Any], features: int) -> list[int]:
+    """Return how many blocks of the tower come before each of the layers whose features the projector takes.
 
-    What a file tells that is verified comes first, if the tower has such a layer; else it was no option of the
-    conversion, and is a difference in the metadata.
+    What a file tells that is verified comes first, if it is one layer and the tower has it; else it was no option of
+    the conversion, and is a difference in the metadata.
     """
     told = inputs.told.feature_layer if inputs.told else None
-    if told is None or told > blocks:
-        return _own_layers_to_run(inputs, settings, blocks)
+    if told is None or told > values["vision.layers"]:
+        return _own_layers_to_run(inputs, settings, values, features)
     with contextlib.suppress(ConfigError):
         # The configuration may ask for layers that no reader can use, in whose place another was chosen.
-        own = _own_layers_to_run(inputs, settings, blocks)
-        if own != told:
+        own = _own_layers_to_run(inputs, settings, values, features)
+        if len(own) > 1:
+            # The projector takes them all, so that no option can have chosen one.
+            return own
+        if own != [told]:
             takes = f"the projector takes the features of layer {told}, as with --feature-layer {told}"
-            inputs.told_notes.append(f"{takes}; the checkpoint's own configuration says {own}")
-    return told
+            inputs.told_notes.append(f"{takes}; the checkpoint's own configuration says {own[0]}")
+    return [told]
 
 
-def _own_layers_to_run(inputs: Inputs, settings: Settings, blocks: int) -> int:
-    """Return how many blocks shall run by the options, the configuration, or LLaVA's default.
+def _own_layers_to_run(inputs: Inputs, settings: Settings, values: Mapping[str, Any], features: int) -> list[int]:
+    """Return how many blocks shall run by the options, the configuration, or LLaVA's default; several increase.
 
-    All three say it as an index into the list of all hidden states, of which number 0 are the embeddings.
+    All three say it as an index into the list of all hidden states, of which number 0 are the embeddings. Only the
+    configuration can say several.
     """
+    blocks, width = values["vision.layers"], values["vision.width"]
     layer, where = inputs.options.feature_layer, "--feature-layer"
     if layer is None:
         where, layer = settings.find("vision_feature_layer|mm_vision_select_layer")
@@ -94,20 +107,28 @@ def _own_layers_to_run(inputs: Inputs, settings: Settings, blocks: int) -> int:
             where = f"{settings.path}: the layer where none is given"
         if isinstance(layer, list) and len(layer) == 1:
             layer = layer[0]
-        if isinstance(layer, list):
-            joins = "the projector joins the features of several layers (VIP-LLaVA)"
-            raise ConfigError(f"{where} is {shown(layer)}: {joins}, which no reader of GGUF files can run")
-    if type(layer) is not int or not -blocks <= layer <= blocks or layer == 0:
+    layers = layer if isinstance(layer, list) and layer else [layer]
+    if any(type(number) is not int or not -blocks <= number <= blocks or number == 0 for number in layers):
         should = f"should be 1 to {blocks}, or -1 to {-blocks} counted from the last"
         raise ConfigError(f"{where} is {shown(layer)}, {should}")
-    return layer if layer > 0 else blocks + 1 + layer
+    run = [number if number > 0 else blocks + 1 + number for number in layers]
+    if any(following <= number for number, following in pairwise(run)):
+        # llama.cpp collects them while it runs the blocks (embedding_stack in tools/mtmd/models/llava.cpp).
+        joins = "the projector takes the features of several layers in this order"
+        cannot = "llama.cpp joins them from the first block to the last, each once"
+        raise ConfigError(f"{where} is {shown(layer)}: {joins}, and {cannot}; supported are layers that increase")
+    if len(run) > 1 and features != width * len(run):
+        joined = f"the features of {len(run)} layers side by side are {width * len(run):,} numbers"
+        raise ConfigError(f"{where} is {shown(layer)}: {joined}, but the projector takes {features:,}")
+    return run
 
 
-def _layers_to_store(inputs: Inputs, run: int, blocks: int) -> int:
+def _layers_to_store(inputs: Inputs, layers: Sequence[int], blocks: int) -> int:
     """Return how many blocks of the tower the file has; one that is verified may have more than are needed.
 
     Readers that leave out the last of the blocks that are stored want one more than shall run.
     """
+    run = max(layers)
     if inputs.told is not None:
         return min(max(run, inputs.told.stored_blocks), blocks)
     if not inputs.options.keep_last_layer:

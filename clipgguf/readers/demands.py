@@ -189,9 +189,6 @@ def held_to(file: ClipFile, family: Family, part: str) -> Iterator[str]:
     if count > len(file.tensors) and any("blocks" in (s.times, s.stored) for s in family.sections):
         yield f"its metadata tells of {count:,} blocks, it has {len(file.tensors):,} tensors"
         return
-    if file.is_llava and len(file.feature_layers) > 1:
-        # The features of several layers lie side by side before the projector.
-        values["vision.features"] = values["vision.width"] * len(file.feature_layers)
     held = hold(family, {name: tensor.shape for name, tensor in file.tensors.items()}, values)
     if held.missing:
         yield f"it lacks tensors: {_first_and_more(held.missing, 'at least ' if held.is_cut else '')}"

@@ -19,7 +19,7 @@ from clipgguf.sources.https import WebFolder
 from clipgguf.stream import ChunkStream
 from clipgguf.tensor import Computed, View
 from clipgguf.writer import write_plan
-from tests.family_fixtures import Fixture, fixtures
+from tests.family_fixtures import Fixture, fixtures, mostly_slow, named
 from tests.hub_server import Fault, HubServer
 
 
@@ -235,7 +235,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
         yield server
 
 
-@pytest.mark.parametrize("fixture", list(fixtures()), ids=lambda fixture: fixture.name)
+@pytest.mark.parametrize("fixture", mostly_slow(), ids=named)
 def test_every_family_over_a_line(fixture: Fixture, hub: HubServer, tmp_path: Path) -> None:
     model = fixture.write(hub.root / "o" / fixture.name, "BF16", shards=2)
     expected = convert(model, tmp_path / "a.gguf").path.read_bytes()

@@ -14,7 +14,6 @@ import json
 import re
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,12 +26,8 @@ from clipgguf.sources.local import LocalFolder
 from tests import make_minicpmv
 from tests.corrections import CORRECTIONS, Correction
 from tests.family_fixtures import DTYPES, FIXTURES, OUTTYPES, Fixture, changed, digest, rename
+from tests.llama_cpp_converter import CACHE, fetch
 
-RELEASE = "0.3.36"
-CACHE = Path.home() / ".cache" / "clipgguf-reference"
-WANTED = re.compile(
-    r"[^/]+/vendor/llama\.cpp/((?:conversion/|gguf-py/|tools/mtmd/legacy-models/)[^.].*|convert_hf_to_gguf\.py$)"
-)
 # What depends on which tensors it writes, and on the names of directories: of no use where it is corrected.
 GUESSED = ("general.name", "general.basename", "general.finetune", "general.version", "general.size_label")
 JSON_FILES = (
@@ -44,25 +39,6 @@ JSON_FILES = (
     "tokenizer.json",
     "tekken.json",
 )
-
-
-def fetch(cache: Path) -> Path:
-    """Return the folder with convert_hf_to_gguf.py; needs the network once."""
-    home = cache / f"llama.cpp-{RELEASE}"
-    if (home / "convert_hf_to_gguf.py").is_file():
-        return home
-    cache.mkdir(parents=True, exist_ok=True)
-    download = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-d", str(cache)]
-    subprocess.run([*download, f"llama-cpp-python=={RELEASE}"], check=True, stdout=subprocess.DEVNULL)
-    with tarfile.open(next(cache.glob(f"llama_cpp_python-{RELEASE}.tar.gz"))) as archive:
-        for member in archive:
-            match = WANTED.match(member.name)
-            file = archive.extractfile(member) if match and member.isfile() and ".." not in member.name else None
-            if match and file:
-                target = home / match[1]
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(file.read())
-    return home
 
 
 def convert_all(home: Path, jobs: Sequence[Sequence[str]], correction: Correction) -> None:

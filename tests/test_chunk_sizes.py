@@ -9,11 +9,12 @@ import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
-from clipgguf import Options, convert, encode, stream
+from clipgguf import Options, convert, encode
 from clipgguf.element_types import OUTTYPES, tensor_nbytes
+from clipgguf.jobs import BUFFER_NBYTES, SOURCE_NBYTES, SourceRange
 from clipgguf.planning import PlannedTensor
 from clipgguf.sources.local import LocalFile
-from clipgguf.stream import BUFFER_NBYTES, LEAST_RANGE, RANGE_NBYTES, SOURCE_NBYTES, ChunkStream
+from clipgguf.stream import LEAST_RANGE, RANGE_NBYTES, ChunkStream
 from clipgguf.tensor import View
 from clipgguf.verification import verify
 from clipgguf.verification.tensors import Pair, compare_tensors
@@ -72,7 +73,7 @@ def streamed(tensors: Iterable[PlannedTensor], *, ranges: bool = False) -> dict[
         for chunk in chunks:
             assert chunk.nbytes % GGML_QUANT_SIZES[chunk.tensor.ggml_type][1] == 0
             data = chunk.data
-            if isinstance(data, stream.SourceRange):
+            if isinstance(data, SourceRange):
                 assert data.nbytes <= RANGE_NBYTES
                 copied = memoryview(bytearray(data.nbytes))
                 data.file.read(data.offset, copied)

@@ -17,10 +17,11 @@ from clipgguf import CheckpointError, Options, convert
 from clipgguf import plan as plan_conversion
 from clipgguf.element_types import OUTTYPES
 from clipgguf.encode import SCRATCH_NBYTES, SOURCE_DTYPES, encoder
+from clipgguf.jobs import LEAST_WINDOW, SOURCE_NBYTES
 from clipgguf.options import Outtype
 from clipgguf.sources import mapping
 from clipgguf.sources.local import LocalFile
-from clipgguf.stream import LEAST_WINDOW, SOURCE_NBYTES, ChunkStream
+from clipgguf.stream import ChunkStream
 from tests.checkpoints import Clip, Text, Vision, write_model
 from tests.processes import uncovered
 

@@ -1,7 +1,5 @@
 """Chunks: views that are not contiguous, compressed storages, and how much is in memory at once."""
 
-import errno
-import os
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -16,9 +14,10 @@ from clipgguf.checkpoint.deflate import InflatedStorage
 from clipgguf.checkpoint.strides import BAND_NBYTES
 from clipgguf.checkpoint.views import OrderedBlocks
 from clipgguf.encode import SCRATCH_NBYTES
+from clipgguf.jobs import BUFFER_NBYTES, SOURCE_NBYTES, SourceRange
 from clipgguf.options import Outtype
 from clipgguf.sources.local import LocalFile, LocalFolder
-from clipgguf.stream import BUFFER_NBYTES, LEAST_RANGE, LOOK_AHEAD, SOURCE_NBYTES, ChunkStream, SourceRange
+from clipgguf.stream import LEAST_RANGE, LOOK_AHEAD, ChunkStream
 from tests import torch_bytes
 from tests.checkpoints import Clip, Text, Vision, write_model
 from tests.processes import peak_of
@@ -157,44 +156,6 @@ def test_ranges_are_what_needs_no_encoding(tmp_path: Path) -> None:
         for chunk in stream:
             is_copy = chunk.tensor.ggml_type.name == chunk.tensor.source.dtype
             assert isinstance(chunk.data, SourceRange) == (is_copy and chunk.tensor.nbytes >= LEAST_RANGE)
-
-
-def test_what_sendfile_cannot_copy_is_read_and_written(tmp_path: Path) -> None:
-    stored = np.random.default_rng(1).bytes(3 << 20)
-    path = tmp_path / "stored"
-    path.write_bytes(stored)
-    source = LocalFile(path)
-    for mode in ("wb", "ab"):  # Linux sends nothing to a file that is appended to.
-        with (tmp_path / mode).open(mode) as file:
-            file.write(b"before")
-            source.copy(5, len(stored) - 5, file)
-            assert file.tell() == len(stored) + 1
-            file.write(b"after")
-        assert (tmp_path / mode).read_bytes() == b"before" + stored[5:] + b"after"
-        with (tmp_path / mode).open(mode) as file, pytest.raises(CheckpointError, match="has become shorter"):
-            source.copy(5, len(stored), file)
-    source.close()
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone has a file that is always full")
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EINVAL])
-def test_an_error_of_sendfile_is_that_of_the_side_that_failed(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*arguments: object) -> int:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "sendfile", fail)
-    unreadable, good = LocalFile(Path("/proc/self/mem")), LocalFile(Path(__file__))
-    with (tmp_path / "out").open("wb") as file:
-        with pytest.raises(CheckpointError, match=r"mem: bytes 0 to 16 cannot be read: Input/output error"):
-            unreadable.copy(0, 16, file)
-        good.copy(0, 100, file)
-    assert (tmp_path / "out").read_bytes() == Path(__file__).read_bytes()[:100]
-    with pytest.raises(OSError, match="No space left"), Path("/dev/full").open("wb") as file:
-        good.copy(0, 100, file)
-    unreadable.close()
-    good.close()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a file that cannot be read though it is open")

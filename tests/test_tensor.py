@@ -9,9 +9,10 @@ import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
+from clipgguf.jobs import SOURCE_NBYTES
 from clipgguf.planning import PlannedTensor
 from clipgguf.sources.local import LocalFile
-from clipgguf.stream import SOURCE_NBYTES, ChunkStream
+from clipgguf.stream import ChunkStream
 from clipgguf.tensor import Computed, Joined, Read, Tensor, View, in_parts, plus, reordered, summed
 
 TYPES = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16, GGMLQuantizationType.Q8_0)

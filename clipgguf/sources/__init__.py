@@ -4,15 +4,12 @@ import io
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from typing_extensions import Buffer
-
-# How many bytes are copied at a time where the system does not copy by itself.
-COPY_NBYTES = 1 << 20
 
 
 class Source(Protocol):
@@ -43,15 +40,6 @@ class Source(Protocol):
     def read_at_once(self, offset: int, target: memoryview) -> bool:
         """Fill ``target`` as read does if that needs no wait; return whether it did, else it may be filled in part."""
         return False
-
-    def copy(self, offset: int, nbytes: int, file: IO[bytes]) -> None:
-        """Write a byte range to a buffered file; CheckpointError when it cannot be read, OSError when not written."""
-        buffer = memoryview(bytearray(min(nbytes, COPY_NBYTES)))
-        while nbytes:
-            part = buffer[:nbytes]
-            self.read(offset, part)
-            file.write(part)
-            offset, nbytes = offset + len(part), nbytes - len(part)
 
 
 class Fetch(Protocol):

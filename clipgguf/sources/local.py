@@ -108,19 +108,6 @@ class OpenedSource(Source):
             file.seek(offset)
             return cast(io.BufferedReader, file).readinto(target)
 
-    def copy(self, offset: int, nbytes: int, file: IO[bytes]) -> None:
-        """Write a byte range to a buffered file at its position, without a copy in this process where Linux can."""
-        with self.in_use() as source:
-            if sys.platform == "linux":
-                file.flush()
-                # Some files it cannot send from or to, and of an error it does not say whose it is: reading and writing
-                # from there on does.
-                with contextlib.suppress(OSError):
-                    while nbytes and (count := os.sendfile(file.fileno(), source.fileno(), offset, nbytes)):
-                        offset, nbytes = offset + count, nbytes - count
-                file.seek(os.lseek(file.fileno(), 0, os.SEEK_CUR))  # The buffered file does not know how far it got.
-            super().copy(offset, nbytes, file)
-
     def close(self) -> None:
         """Close the file until it is used again; while it is in use, that waits."""
         with _LOCK:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from clipgguf.jobs import SourceRange
 from clipgguf.planning import PlannedTensor
 from clipgguf.sources import Source
-from clipgguf.stream import LOOK_AHEAD, ChunkStream, SourceRange
+from clipgguf.stream import LOOK_AHEAD, ChunkStream
 from clipgguf.tensor import View
 from clipgguf.verification.values import PIECE, Bytes, Comparison, compare_values
 from clipgguf.workers import Workers

@@ -9,7 +9,17 @@ import pytest
 from clipgguf import CheckpointError, Options, convert, inspect, plan, upgrade
 from clipgguf.families import MODULES
 from clipgguf.options import Outtype
-from tests.family_fixtures import DTYPES, OUTTYPES, Fixture, Write, digest, fixtures, mostly_slow, named
+from tests.family_fixtures import (
+    DTYPES,
+    OUTTYPES,
+    REPRESENTATIVES,
+    Fixture,
+    Write,
+    digest,
+    fixtures,
+    mostly_slow,
+    named,
+)
 from tests.gguf_reading import read
 from tests.llama_client import ask, is_available
 
@@ -21,17 +31,23 @@ def test_every_family_of_data_has_a_fixture() -> None:
     assert data == {fixture.module for fixture in FAMILIES}
 
 
-# Each dtype and each outtype once; the other pairs are slow for so many families.
-DEFAULT_PAIRS = (("F32", "q8_0"), ("F16", "f32"), ("BF16", "f16"), ("F32", "bf16"))
-PAIRS = [
-    pytest.param(dtype, outtype, marks=() if (dtype, outtype) in DEFAULT_PAIRS else pytest.mark.slow)
+# Each dtype and each outtype once; of one family in each way of making a file. The other pairs are slow.
+PAIRS = (("F32", "q8_0"), ("BF16", "f16"), ("F16", "f32"), ("F32", "bf16"))
+CASES = [
+    pytest.param(
+        family,
+        dtype,
+        outtype,
+        id=f"{family.name}-{dtype}-{outtype}",
+        marks=() if (dtype, outtype) in (PAIRS if family.name in REPRESENTATIVES else PAIRS[:2]) else pytest.mark.slow,
+    )
+    for family in FAMILIES
     for dtype in DTYPES
     for outtype in OUTTYPES
 ]
 
 
-@pytest.mark.parametrize(("dtype", "outtype"), PAIRS)
-@pytest.mark.parametrize("family", FAMILIES, ids=named)
+@pytest.mark.parametrize(("family", "dtype", "outtype"), CASES)
 def test_files_are_the_references(family: Fixture, dtype: str, outtype: Outtype, tmp_path: Path) -> None:
     model = family.write(tmp_path / family.name, dtype, shards=2)
     found = read(convert(model, tmp_path / "out.gguf", Options(outtype=outtype)).path)

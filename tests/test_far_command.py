@@ -17,6 +17,7 @@ from clipgguf import convert
 from tests.checkpoints import write_model
 from tests.conftest import Run
 from tests.hub_server import Fault, HubServer
+from tests.marks import slow_but_for
 from tests.processes import command, uncovered
 from tests.test_sources import DEEP
 
@@ -40,7 +41,7 @@ STALLS = {
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to one process")
-@pytest.mark.parametrize("kind", STALLS)
+@pytest.mark.parametrize("kind", slow_but_for(STALLS, "body"))
 def test_ctrl_c_ends_at_once(kind: str, hub: HubServer, tmp_path: Path) -> None:
     hub.faults.append(Fault(**vars(STALLS[kind])))
     words = command(f"{hub.plain}/o/m", "-o", tmp_path / "out", "--threads", 3)
@@ -89,6 +90,7 @@ def test_a_proxy_is_the_environments(hub: HubServer, run: Run, monkeypatch: pyte
     assert all(request.path.startswith(f"{address}/") for request in hub.requests)
 
 
+@pytest.mark.slow
 def test_waits_are_told_on_the_command_line(hub: HubServer, run: Run) -> None:
     hub.faults.append(Fault(**vars(WAIT)))
     result = run(f"{hub.plain}/o/m", "-o", "out")

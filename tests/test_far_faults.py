@@ -38,7 +38,8 @@ def random_fault(dice: random.Random) -> Fault:
     )
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
 def test_random_faults(seed: int, hub: HubServer, tmp_path: Path) -> None:
     dice = random.Random(seed)
     write_model(hub.root / "o" / "clip", DEEP, shards=3)

@@ -17,6 +17,7 @@ from clipgguf.sources.line import LINE, Access, Line, LineError, RefusedError, i
 from clipgguf.writer import write_plan
 from tests.checkpoints import write_model
 from tests.hub_server import Fault, HubServer
+from tests.marks import slow_but_for
 from tests.test_sources import DEEP
 
 Convert = Callable[[], bytes]
@@ -78,7 +79,7 @@ GOOD_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("kind", GOOD_FAULTS)
+@pytest.mark.parametrize("kind", slow_but_for(GOOD_FAULTS, "429", "short-json", "stall", "whole-json"))
 def test_faults_that_pass(kind: str, hub: HubServer, expected: bytes, converted: Convert) -> None:
     hub.faults.append(Fault(**vars(GOOD_FAULTS[kind])))
     assert converted() == expected

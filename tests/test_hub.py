@@ -15,6 +15,7 @@ from tests.conftest import Run
 from tests.hub_models import HubFolder, cached, local, served
 from tests.hub_server import Fault, HubServer
 from tests.llava_checkpoints import Llava, write_hf
+from tests.marks import slow_but_for
 from tests.processes import run_process
 from tests.weights import write_sparse_safetensors
 
@@ -52,7 +53,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("kind", slow_but_for(FAULTS, "drop", "expire"))
 def test_faults_that_pass(kind: str, hub: HubServer, tmp_path: Path) -> None:
     expected = local(hub, tmp_path)
     hub.faults.append(Fault(**vars(FAULTS[kind])))
@@ -60,6 +61,7 @@ def test_faults_that_pass(kind: str, hub: HubServer, tmp_path: Path) -> None:
     assert hub.faults[0].times < FAULTS[kind].times
 
 
+@pytest.mark.slow
 def test_signatures_that_expire_all_the_time(hub: HubServer, tmp_path: Path) -> None:
     expected = local(hub, tmp_path)
     hub.lifetime, hub.latency = 0.1, 0.02

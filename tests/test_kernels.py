@@ -28,7 +28,9 @@ SEED = int(os.environ.get("CLIPGGUF_FUZZ_SEED", "0"))
 TARGETS = ("F32", "F16", "BF16", "Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1")
 PAIRS = [(dtype, target) for dtype in SOURCE_DTYPES for target in TARGETS if dtype != target]
 both = pytest.mark.parametrize("plain", [False, True], ids=["best", "plain"])
-every_pair = pytest.mark.parametrize(("dtype", "target"), PAIRS)
+every_pair = pytest.mark.parametrize(
+    ("dtype", "target"), [pytest.param(*pair, marks=pytest.mark.slow if pair[0] == "F64" else ()) for pair in PAIRS]
+)
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from clipgguf.family import Family, Section
+from clipgguf.family import Family
+from clipgguf.table import Section
 
 
 def sizes_in(number: int, values: Mapping[str, Any]) -> dict[str, int]:

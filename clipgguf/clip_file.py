@@ -16,10 +16,11 @@ from clipgguf.families.llava import llava_family
 from clipgguf.families.llava_projectors import KINDS, NEWLINE, PROJECTOR_PREFIX, Kind
 from clipgguf.families.llava_tower import KNOWN_TOWERS
 from clipgguf.families.tower_tables import CLIP_EMBEDDINGS, MODERN_BLOCK, POST_NORM, SCRIPT_BLOCK, SIGLIP_EMBEDDINGS
-from clipgguf.family import BEGUN, Family
+from clipgguf.family import Family
 from clipgguf.keys import KEYS
 from clipgguf.options import PathLike
 from clipgguf.sources.given import given_source
+from clipgguf.table import BEGUN
 from clipgguf.tensor import View
 
 ARCHITECTURE = "general.architecture"
@@ -90,12 +91,10 @@ class ClipFile:
     @cached_property
     def module(self) -> str | None:
         """The module of the family that the metadata names, LLaVA's or CLIP's where it names none; None: not known."""
-        told = self.projector_types
-        if self.architecture not in (None, "clip") or KEYS["audio.projector"].key in told:
+        if self.architecture not in (None, "clip"):
             return None
-        modules = {PROJECTORS.get(text) for text in told.values()}
-        if modules:
-            return modules.pop() if len(modules) == 1 else None
+        if told := self.projector_types:
+            return PROJECTORS.get("+".join(told.values()))
         return "llava" if self.projector_names else "clip"
 
     @property
@@ -133,7 +132,8 @@ class ClipFile:
         """The family whose tables the file should fit; None when it is not known."""
         if self.module not in (None, "clip", "llava"):
             family: Family = importlib.import_module(f"clipgguf.families.{self.module}").FAMILY
-            return family
+            told = [part for part in family.parts if self.tells(part)]
+            return family.of(told or family.parts)
         if self.module is None or (self.is_llava and self.kind is None):
             return None
         if self.kind is not None:

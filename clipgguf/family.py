@@ -1,194 +1,17 @@
-"""What a family of models is: tables of its metadata, its tensors and their element types.
-
-A table says what the checkpoint has and what the file shall have, so that it serves both ways: to convert a checkpoint
-(``matching.py``), and to judge a file (``holding.py``).
-"""
+"""What a family of models is: its tables (``table.py``), and what stands beside them."""
 
 import fnmatch
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clipgguf.shape import Axis, Pattern, parse, size_name
-from clipgguf.tensor import Then
+from clipgguf.shape import Axis, size_name
+from clipgguf.table import Prefix, Section, Types, Value
 
-# Element types by the names that ggml has for them; OUTTYPE is the one that was asked for.
-F32, F16, OUTTYPE = "F32", "F16", "outtype"
-# Of a Section that stands there for every number that any of its tensors has.
-BEGUN = "begun"
-# What a Value may be of besides the types of JSON.
-INTEGERS = list[int]
-SIDE = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class PerModel:
-    """A Value's default where models of several kinds have one family: by model_type, and that of all others."""
-
-    other: Any
-    by_type: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A metadata value by its short name (``keys.py``), or only a size of shapes where it has no key there.
-
-    It is what config.json has at ``source``, a dotted path or several separated by ``|``, or what the function
-    ``source`` gives of the Inputs; ``default`` where that is missing or None. Paths that begin with ``processor.`` are
-    of the image processor's file. Without a ``source`` it is the default itself. ``of`` makes it from the values before
-    it, so that it can be told from a file as well; a ValueError says what is wrong with them. Without a default the
-    config must have it. It must be of the default's type, or of ``kind``: an int is positive and of 32 bits, a float
-    positive; INTEGERS are a list; SIDE is an int, or the two sides of a square in a list. A default may be
-    ``PerModel``.
-
-    It is not written when it is None or equal to ``unless``. With ``told_by_tensor`` the tensors overrule it. ``told``
-    makes it from all values that a file has, where the file has it under another name.
-    """
-
-    name: str
-    source: str | Callable[[Any], Any] | None = None
-    default: Any = None
-    of: Callable[[Mapping[str, Any]], Any] | None = None
-    kind: Any = None
-    unless: Any = None
-    told_by_tensor: bool = False
-    told: Callable[[Mapping[str, Any]], Any] | None = None
-
-    @property
-    def part(self) -> str:
-        """The tower that it belongs to, empty for the whole file."""
-        return self.name.rpartition(".")[0]
-
-    def default_for(self, model_type: Any) -> Any:
-        """Return the default of a config.json with this model_type."""
-        if isinstance(self.default, PerModel):
-            return self.default.by_type.get(model_type, self.default.other)
-        return self.default
-
-
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """What stands in front of a part's names: whatever stands in front of one of them, its landmark.
-
-    What comes after, ``tail``, may have several spellings, separated by ``|``.
-    """
-
-    landmark: str
-    # What messages put there when no tensor is called like the landmark.
-    default: str = ""
-    tail: str = ""
-
-    def __add__(self, tail: str) -> "Prefix":
-        """Return the prefix with something after it."""
-        return Prefix(self.landmark, self.default, self.tail + tail)
-
-    def spelled(self, prefix: str) -> list[str]:
-        """Return every spelling of a prefix that was found with what comes after it."""
-        return [prefix + tail for tail in self.tail.split("|")]
-
-    @property
-    def root(self) -> "Prefix":
-        """The prefix without what comes after it."""
-        return Prefix(self.landmark, self.default)
-
-    def found(self, names: Mapping[str, Any]) -> list[str]:
-        """Return all that stands in front of the landmark in some names, without the tail."""
-        return [name.removesuffix(self.landmark) for name in names if name.endswith(self.landmark)]
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A tensor: its name in the checkpoint, its name in the file, and its shape; both names after a section's prefix.
-
-    Several spellings of the checkpoint's name are separated by ``|``. Several names in the file cut the leading axis of
-    the shape's right side; a tensor without any is known, and not written. ``then`` makes the file's values from the
-    checkpoint's. ``becomes`` is the shape that they have where that is another one, or that a file is held to where it
-    tells less. ``otherwise`` is the rule where no tensor has this one's name. Of an ``optional`` tensor that stands in
-    every block, all are there or none. With ``stack``, tensors whose names have numbers for ``{}`` are one in the file,
-    along an axis before the others; how many is the size of that name.
-    """
-
-    theirs: str
-    ours: str | tuple[str, ...]
-    shape: str
-    then: Then | None = None
-    becomes: str = ""
-    optional: bool = False
-    otherwise: "Rule | None" = None
-    stack: str = ""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names in the file."""
-        return (self.ours,) if isinstance(self.ours, str) else self.ours
-
-    @property
-    def pattern(self) -> Pattern:
-        """The shape, read."""
-        return parse(self.shape)
-
-    @property
-    def written(self) -> tuple[Axis, ...]:
-        """The axes in the file."""
-        return parse(self.becomes).written if self.becomes else self.pattern.written
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """Rules whose names begin alike, in the order of the file.
-
-    With ``times``, the value of that name says how often the section stands there, with ``{}`` in the prefixes for the
-    number; of these, as many are written as the size ``stored`` says, and the others are left out. Where the value is a
-    list, these are the numbers in the file; the checkpoint counts from 0, unless it has the ``same_numbers``. Where it
-    is true or false, the section is there once or not at all, and a file that does not tell has all of its tensors or
-    none. BEGUN is for every number that any of its tensors has, in the checkpoint and in the file, and no number may be
-    left out.
-
-    A word in the rules' shapes whose value is a list has a size for each block. Words in ``own`` are sizes of each
-    block, too, but of those that tensors tell; sections with the same ``ours`` have them in common. ``order`` are the
-    file's names in order where that is not the rules'.
-    """
-
-    prefix: Prefix | str
-    ours: str
-    rules: tuple[Rule, ...]
-    times: str = ""
-    stored: str = ""
-    part: str = "vision"
-    order: tuple[str, ...] = ()
-    own: tuple[str, ...] = ()
-    same_numbers: bool = False
-
-    def rules_of(self, number: int) -> tuple[Rule, ...]:
-        """Return the rules of a block, in whose shapes its own sizes have the block's name besides."""
-        if not self.own:
-            return self.rules
-        block = re.sub(r"\W", "_", self.ours.replace("{}", str(number)))
-        own = re.compile(rf"\b({'|'.join(self.own)})\b")
-        return tuple(replace(rule, shape=own.sub(rf"\1_{block}", rule.shape)) for rule in self.rules)
-
-
-@dataclass(frozen=True, slots=True)
-class Types:
-    """The element type of tensors whose names in the file fit a pattern, of ``axes`` axes where that is given.
-
-    ``in_f32`` and ``in_f16`` hold for files of these outtypes. ``note`` is a line for the user where the type is
-    another than was asked for; with ``{name}`` in it, one for each tensor.
-    """
-
-    pattern: str
-    type: str
-    axes: int | None = None
-    in_f32: str | None = None
-    in_f16: str | None = None
-    note: str = ""
-
-    def for_outtype(self, outtype: str) -> str:
-        """Return the type in a file of an outtype ("F32", "F16", ...)."""
-        found = {F32: self.in_f32, F16: self.in_f16}.get(outtype) or self.type
-        return outtype if found == OUTTYPE else found
+# What a file may have: towers of these.
+PARTS = ("text", "vision", "audio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +48,8 @@ class Family:
     ``title`` is its name for people, ``projector`` what llama.cpp knows its files by, as the value ``projector_key``.
     ``left_out`` are regular expressions for the beginnings of names that are never written, and whose files are not
     even opened; ``noted`` of those with a line for the user; ``ignored`` of those that are opened all the same.
+    Of a family that sees and hears, ``apart`` has for each part such an expression for the names that are its own, and
+    ``told_by``, for a part that not every model has, where config.json has its configuration.
     ``shared`` are sizes that all parts have in common. ``layouts`` are other sections, of checkpoints with other names.
     ``merge`` is how many patches, along one side, become one token, or the value that is it. ``tokens`` gives how many
     tokens a picture becomes, of so many along a side; 0 where that is not told. ``mends`` are faults of other files.
@@ -237,6 +62,8 @@ class Family:
     projector: str = ""
     projector_key: str = "projector"
     left_out: tuple[str, ...] = ()
+    apart: Mapping[str, str] = field(default_factory=dict)
+    told_by: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     noted: tuple[tuple[str, str], ...] = ()
     types: tuple[Types, ...] = ()
@@ -259,6 +86,27 @@ class Family:
 
         return replace(self, sections=max((self.sections, *self.layouts), key=landmarks))
 
+    def of(self, parts: Iterable[str]) -> "Family":
+        """Return the family with these of its parts alone."""
+        dropped = [part for part in self.parts if part not in parts]
+        if not dropped:
+            return self
+        sections, *layouts = (
+            tuple(section for section in each if section.part not in dropped) for each in (self.sections, *self.layouts)
+        )
+        key = self.projector_key
+        if key.partition(".")[0] in dropped:
+            key = next(value.name for value in self.values if value.name.endswith(".projector") and value.name != key)
+        return replace(
+            self,
+            sections=sections,
+            layouts=tuple(layouts),
+            values=tuple(v for v in self.values if v.part not in dropped and v.name != key),
+            projector_key=key,
+            projector=next((value.default for value in self.values if value.name == key), self.projector),
+            left_out=(*self.left_out, *(self.apart[part] for part in dropped if part in self.apart)),
+        )
+
     def leaves_out(self, name: str) -> bool:
         """Return whether a checkpoint's tensor is of a part that the file does not have, such as a language model."""
         return re.match("|".join(self.left_out) or r"(?!)", name) is not None
@@ -276,9 +124,18 @@ class Family:
     def all_values(self) -> tuple[Value, ...]:
         """The values, with those of the base and those that the family has as fields."""
         own = {value.name for value in self.values}
+        other = {f"has_{part}" for part in PARTS if part not in self.parts}
+        common = (value for value in self.base.values if value.name not in own | other)
         projector = Value(self.projector_key, default=self.projector or None)
         description = Value("description", default=self.description or None)
-        return (*(v for v in self.base.values if v.name not in own), projector, description, *self.values)
+        return (*common, projector, description, *self.values)
+
+    @property
+    def projectors(self) -> tuple[str, ...]:
+        """What its files call their projectors: one of the whole file, or the image's and the sound's."""
+        told = {value.name: value.default for value in self.all_values}
+        names = (self.projector_key,) if self.projector_key == "projector" else ("vision.projector", "audio.projector")
+        return tuple(told[name] for name in names if told.get(name))
 
     @property
     def parts(self) -> tuple[str, ...]:

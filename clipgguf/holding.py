@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clipgguf.blocks import begun, numbers, sizes_in
-from clipgguf.family import Family, Section
+from clipgguf.family import Family
 from clipgguf.keys import KEYS
 from clipgguf.shape import lengths, shape_of, size_name, squeeze
+from clipgguf.table import Section
 
 # So many missing tensors are looked for: metadata can tell of a million more than are there.
 MOST_MISSING = 1000

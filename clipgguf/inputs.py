@@ -16,11 +16,12 @@ from clipgguf.config import (
     valid_text,
 )
 from clipgguf.errors import ConfigError, collect, shown
-from clipgguf.family import INTEGERS, SIDE, Family, Value
+from clipgguf.family import Family
 from clipgguf.model_card import ModelCard, read_model_card
 from clipgguf.options import Options
 from clipgguf.sources import File, Folder
 from clipgguf.sources.given import given_file
+from clipgguf.table import INTEGERS, SIDE, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +150,22 @@ class Inputs:
         return self.statistics
 
 
-def refuse_towers(inputs: Inputs, title: str) -> None:
-    """Raise ConfigError where one tower is asked for of a checkpoint that gives an mmproj file."""
-    if inputs.options.text_only or inputs.options.vision_only:
-        option = "--text-only" if inputs.options.text_only else "--vision-only"
-        raise ConfigError(
-            f"{inputs.directory}: is a {title} checkpoint, which gives an mmproj file; {option} is for CLIP models"
-        )
+def parts_of(family: Family, inputs: Inputs) -> Family:
+    """Return a family with the parts that a model has by its configuration, or the one of them that is asked for.
+
+    Raises ConfigError where that is none of them.
+    """
+    there = [
+        part for part in family.parts if part not in family.told_by or inputs.find(family.told_by[part])[1] is not None
+    ]
+    asked = inputs.options.only
+    if asked is not None and asked not in there:
+        what = f"which gives an mmproj file for {' and '.join(_MEDIA[part] for part in there)}"
+        raise ConfigError(f"{inputs.directory}: is a {family.title} checkpoint, {what}; --{asked}-only does not apply")
+    return family.of(there if asked is None else (asked,))
+
+
+_MEDIA: Mapping[str, str] = {"vision": "images", "audio": "sound"}
 
 
 def read_values(family: Family, inputs: Inputs) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from clipgguf.checkpoint.gguf_file import MetadataItem
 from clipgguf.clip_file import ClipFile
 from clipgguf.errors import shown
+from clipgguf.family import PARTS
 from clipgguf.holding import values_of
 from clipgguf.options import PathLike
 from clipgguf.picture import merge_of, tokens_of
@@ -22,12 +23,12 @@ LONGEST_TYPE = 200
 class TowerSummary:
     """A tower that a file has tensors of; what the file does not tell is None.
 
-    ``name`` is "text" or "vision", ``family`` "CLIP", "SigLIP" or another family's title. ``blocks`` is what the
-    metadata says, ``blocks_stored`` of how many there are tensors, ``blocks_run`` how many are meant to run: fewer,
+    ``name`` is "text", "vision" or "audio", ``family`` "CLIP", "SigLIP" or another family's title. ``blocks`` is what
+    the metadata says, ``blocks_stored`` of how many there are tensors, ``blocks_run`` how many are meant to run: fewer,
     where a projector takes the features of an earlier layer. Image and patch sizes are in pixels, for the vision tower
-    only, and ``context_length`` and ``vocabulary`` in tokens, for the text tower. ``merge`` is how many patches along
-    one side become one token, ``tokens`` how many tokens of a language model a picture of ``image_size``, or a tile,
-    becomes; None also where pictures have any size.
+    only, ``context_length`` and ``vocabulary`` in tokens, for the text tower, and ``mel_bins`` the frequencies that an
+    audio tower takes. ``merge`` is how many patches along one side become one token, ``tokens`` how many tokens of a
+    language model a picture of ``image_size``, or a tile, becomes; None also where pictures have any size.
     """
 
     name: str
@@ -45,6 +46,7 @@ class TowerSummary:
     tokens: int | None = None
     context_length: int | None = None
     vocabulary: int | None = None
+    mel_bins: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def inspect(path: PathLike) -> Inspection:
         nbytes=file.file.source.size,
         version=file.file.version,
         alignment=file.file.alignment,
-        towers=tuple(_tower(file, part) for part in ("text", "vision") if file.has(part)),
+        towers=tuple(_tower(file, part) for part in PARTS if file.has(part)),
         projector=_projector(file) if file.projector_names or file.projector_types else None,
         element_types=_element_types(file.file.tensors),
         metadata=file.file.metadata,
@@ -137,9 +139,9 @@ def _found(file: ClipFile) -> str:
 
 
 def _tower(file: ClipFile, part: str) -> TowerSummary:
-    is_vision = part == "vision"
+    is_vision, is_text = part == "vision", part == "text"
     name = "SigLIP" if is_vision and file.is_siglip else "CLIP"
-    vocabulary = None if is_vision else file.value("text.tokens")
+    vocabulary = file.value("text.tokens") if is_text else None
     family = file.family if is_vision else None
     values = values_of(family, file.items) if family else {}
     return TowerSummary(
@@ -151,13 +153,14 @@ def _tower(file: ClipFile, part: str) -> TowerSummary:
         projection_dim=file.value(f"{part}.projection"),
         blocks=file.value(f"{part}.blocks"),
         blocks_stored=file.blocks_stored(part),
-        blocks_run=file.blocks_wanted if is_vision else file.value("text.blocks"),
+        blocks_run=file.blocks_wanted if is_vision else file.value(f"{part}.blocks"),
         image_size=file.value("vision.image") if is_vision else None,
         patch_size=file.value("vision.patch") if is_vision else None,
         merge=merge_of(family, values) if family else None,
         tokens=tokens_of(family, values) if family else None,
-        context_length=None if is_vision else file.value("text.positions"),
+        context_length=file.value("text.positions") if is_text else None,
         vocabulary=None if vocabulary is None else len(vocabulary),
+        mel_bins=None if is_vision or is_text else file.value("audio.mel_bins"),
     )
 
 
@@ -169,7 +172,8 @@ def _projector(file: ClipFile) -> ProjectorSummary:
         bias = file.tensors[file.kind.rules[-1].names[0]]
         kind, embedding = file.kind.name, bias.shape[-1] if bias.shape else None
     elif file.family is not None and not file.is_llava:
-        kind, embedding = file.family.projector, file.value("vision.projection")
+        part = file.family.parts[0]
+        kind, embedding = file.family.projector, file.value(f"{part}.projection")
     return ProjectorSummary(kind, told[:LONGEST_TYPE] if told else None, len(file.projector_names), embedding)
 
 

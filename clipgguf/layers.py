@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from clipgguf.family import Rule
+from clipgguf.table import Rule
 
 # Whether a layer has a bias; "optional" where some models of the family have one.
 Bias = Literal[True, False, "optional"]

@@ -7,9 +7,10 @@ from typing import Any
 
 from clipgguf.blocks import begun, numbers, sizes_in
 from clipgguf.errors import CheckpointError, ConfigError
-from clipgguf.family import BEGUN, Family, Prefix, Rule, Section
+from clipgguf.family import Family
 from clipgguf.shape import lengths, shape_of, shape_text, size_name, with_ones_of
 from clipgguf.sources import File, Folder
+from clipgguf.table import BEGUN, Prefix, Rule, Section
 from clipgguf.tensor import DTYPES, Joined, Tensor, View
 
 
@@ -211,6 +212,13 @@ class Match:
         """Yield what becomes of one rule's tensor, or of those that it stacks, named as after the section's prefix."""
         if rule.stack:
             yield from self._stack(rule, section, starts)
+            return
+        if rule.made is not None:
+            try:
+                computed = rule.made(self.all_values)
+                yield Output(rule.names[0], computed, computed.shape)
+            except ValueError as e:
+                self.problems.append(f"{self.where}: {self.config_name}: {e}")
             return
         names = [start + theirs for start in starts for theirs in rule.theirs.split("|")]
         name = next((name for name in names if name in self.tensors), None)

@@ -13,7 +13,7 @@ from clipgguf.sources import File, Folder
 from clipgguf.tensor import View
 
 # The options that a file with a part has a use for, of those that do not apply to every model.
-USES = {"text": ("vocab",), "vision": ("image_mean", "image_std")}
+USES = {"text": ("vocab",), "vision": ("image_mean", "image_std"), "audio": ()}
 
 
 @dataclass(frozen=True, slots=True)

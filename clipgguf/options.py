@@ -41,6 +41,8 @@ class Options:
         "them only so.", told=True))
     text_only: bool = field(default=False, metadata=_option("Convert the text tower alone.", told=True))
     vision_only: bool = field(default=False, metadata=_option("Convert the vision tower alone.", told=True))
+    audio_only: bool = field(default=False, metadata=_option(
+        "Convert the audio encoder alone, of a model that hears as well.", told=True))
     outtype: Outtype = field(default="f16", metadata=_option(
         "Element type of the matrices; auto: bf16 for bf16, else f16. [default: f16]", told=True))
     image_mean: Sequence[float] | None = field(default=None, metadata=_option(
@@ -74,7 +76,7 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check what can be checked without the model, and take outtypes in any case."""
-        chosen = [name for name in ("text_only", "vision_only", "llava_projector") if getattr(self, name)]
+        chosen = [name for name in ("text_only", "vision_only", "audio_only", "llava_projector") if getattr(self, name)]
         if len(chosen) > 1:
             raise UsageError("exclude each other", *chosen)
         for name, kinds in (("outtype", Outtype), ("projector_type", ProjectorType)):
@@ -94,6 +96,11 @@ class Options:
             raise UsageError(f"is {self.variant!r}, should be a word such as 'fp16'", "variant")
         if self.name == "":
             raise UsageError("is empty, should be the model's name", "name")
+
+    @property
+    def only(self) -> str | None:
+        """The one part that is asked for: "text", "vision" or "audio"; None for all."""
+        return next((part for part in ("text", "vision", "audio") if getattr(self, f"{part}_only")), None)
 
     def refuse_unused(self, uses: frozenset[str], found: str) -> None:
         """Raise UsageError for options that are given and not among a model's uses; ``found`` says what it is."""

@@ -11,7 +11,7 @@ from clipgguf.checkpoint.gguf_file import MetadataItem, too_much
 from clipgguf.config import LARGEST_UINT32
 from clipgguf.element_types import CLIP_CPP_TYPES, OUTTYPES, QUANTIZED, file_type, ggml_type, resolved, tensor_nbytes
 from clipgguf.errors import CheckpointError, shown
-from clipgguf.family import F32, Family
+from clipgguf.family import Family
 from clipgguf.general import general_metadata
 from clipgguf.keys import KEYS
 from clipgguf.matching import Output
@@ -20,6 +20,7 @@ from clipgguf.options import Outtype
 from clipgguf.shape import squeeze
 from clipgguf.sources import File
 from clipgguf.sources.ahead import stream_ahead
+from clipgguf.table import F32
 from clipgguf.tensor import Tensor, View
 
 

@@ -168,6 +168,9 @@ Tensor = View | Joined | Computed
 # Makes a tensor of the file from a checkpoint's view, its shape, and the family's values by short name.
 Then = Callable[[View, tuple[int, ...], Mapping[str, Any]], Tensor]
 
+# Makes a tensor that no checkpoint has from the family's values. What is wrong with them, a ValueError says.
+Made = Callable[[Mapping[str, Any]], Computed]
+
 
 def row(value: str) -> Then:
     """Return a rule's ``then`` that takes one row of a table: the one whose number is the value of that name."""

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from clipgguf.blocks import numbers
-from clipgguf.family import Family, Prefix
+from clipgguf.family import Family
 from clipgguf.inputs import Config
 from clipgguf.shape import shape_of
 from clipgguf.sources.local import LocalFolder
+from clipgguf.table import Prefix
 from tests.weights import Shapes
 
 

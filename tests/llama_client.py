@@ -199,14 +199,34 @@ def answer_image(
     ``pixels`` is (height, width, 3), by default 56 x 56 noise; ``timeout`` is in seconds. Never raises
     for what llama.cpp does with the files.
     """
+    return _answer_about(model_path, mmproj_path, _image(pixels), max_tokens=max_tokens, timeout=timeout)
+
+
+def _image(pixels: UInt8Array | None) -> dict[str, Any]:
+    """What a request has of an image."""
     image = png_bytes(random_pixels(56, 56) if pixels is None else pixels)
+    url = "data:image/png;base64," + base64.b64encode(image).decode("ascii")
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _sound(seconds: float = 2.0, rate: int = 16000) -> dict[str, Any]:
+    """What a request has of a sound, a note in noise: a WAV file of one channel of 16 bits."""
+    time = np.arange(int(seconds * rate)) / rate
+    noise = np.random.default_rng(0).standard_normal(time.size)
+    samples = np.clip((0.3 * np.sin(2 * np.pi * 440 * time) + 0.05 * noise) * 32767, -32768, 32767).astype("<i2")
+    data = samples.tobytes()
+    form = struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16)
+    file = (
+        b"RIFF" + struct.pack("<I", 36 + len(data)) + b"WAVEfmt " + form + b"data" + struct.pack("<I", len(data)) + data
+    )
+    return {"type": "input_audio", "input_audio": {"data": base64.b64encode(file).decode("ascii"), "format": "wav"}}
+
+
+def _answer_about(
+    model_path: Path, mmproj_path: Path, medium: dict[str, Any], *, max_tokens: int = 4, timeout: float = 600.0
+) -> ClientResult:
     question = json.dumps(
-        {
-            "model": str(model_path),
-            "mmproj": str(mmproj_path),
-            "image": "data:image/png;base64," + base64.b64encode(image).decode("ascii"),
-            "max_tokens": max_tokens,
-        }
+        {"model": str(model_path), "mmproj": str(mmproj_path), "medium": medium, "max_tokens": max_tokens}
     )
     environment = {
         **os.environ,
@@ -247,18 +267,23 @@ def answer_image(
 
 
 def ask(mmproj: Path, directory: Path, size: tuple[int, int] = (112, 112)) -> ClientResult:
-    """Ask about a noise image of a size beside a language model of a fitting width, which is written to a directory.
+    """Ask about a noise image of a size, and about a sound, whatever of these a file is for; the last answer counts.
 
-    The width is what the file has as projection_dim, or what llama.cpp says that it should be. MiniCPM-V's files
-    have 0.
+    The language model, which is written to a directory, is as wide as the file's projection_dim says, or llama.cpp.
+    MiniCPM-V's files have 0.
     """
     fields = gguf.GGUFReader(mmproj).fields
+    media = {"vision": _image(random_pixels(*size)), "audio": _sound()}
+    asked = [medium for part, medium in media.items() if f"clip.has_{part}_encoder" in fields]
     width = next(field.contents() for key, field in fields.items() if key.endswith(".projection_dim")) or 32
     # HunyuanVL counts its tokens by rows and columns.
     mrope = any(field.contents() == "hunyuanvl" for key, field in fields.items() if key.endswith("projector_type"))
     for _ in range(2):
         write_tiny_language_model(directory / "llama.gguf", width, mrope=mrope)
-        result = answer_image(directory / "llama.gguf", mmproj, random_pixels(*size))
+        for medium in asked:
+            result = _answer_about(directory / "llama.gguf", mmproj, medium)
+            if not result.ok:
+                break
         other = _MISMATCH.search(result.log)
         if result.ok or other is None:
             break
@@ -283,10 +308,9 @@ def _answer(question: dict[str, Any]) -> dict[str, Any]:
     params.warmup = False
     params.verbosity = 4  # The level at which the hyperparameters of the vision tower are logged.
     server = xllamacpp.Server(params)
-    image = {"type": "image_url", "image_url": {"url": question["image"]}}
     response: dict[str, Any] = server.handle_chat_completions(
         {
-            "messages": [{"role": "user", "content": [image, {"type": "text", "text": PROMPT}]}],
+            "messages": [{"role": "user", "content": [question["medium"], {"type": "text", "text": PROMPT}]}],
             "max_tokens": question["max_tokens"],
             "temperature": 0,
             "logprobs": True,

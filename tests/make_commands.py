@@ -13,7 +13,7 @@ from clipgguf.cli import app
 
 ROOT = Path(__file__).parents[1]
 COMMANDS, README = ROOT / "docs" / "commands.md", ROOT / "README.md"
-ROW = "| the image encoders of "
+ROW = "| the image and audio encoders of "
 INTRODUCTION = """\
 # Commands and options
 

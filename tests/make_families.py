@@ -25,7 +25,7 @@ from clipgguf.checkpoint import Checkpoint
 from clipgguf.sources.local import LocalFolder
 from tests import make_minicpmv
 from tests.corrections import CORRECTIONS, Correction
-from tests.family_fixtures import DTYPES, FIXTURES, OUTTYPES, Fixture, changed, digest, rename
+from tests.family_fixtures import DTYPES, FIXTURES, OUTTYPES, Fixture, changed, digest, rename, sample
 from tests.llama_cpp_converter import CACHE, fetch
 
 # What depends on which tensors it writes, and on the names of directories: of no use where it is corrected.
@@ -81,6 +81,9 @@ def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
                 record = tensors.setdefault(name, {"shape": shape, "types": {}, "hashes": {}})
                 kind = tensor.tensor_type.name
                 record["types"][outtype] = kind
+                if within := [most for pattern, most in correction.within if re.fullmatch(pattern, name)]:
+                    record["sample"] = {"within": within[0], "values": sample(tensor.data)}
+                    continue
                 record["hashes"][f"{dtype} {kind}"] = digest(tensor.data.tobytes())
     for name, record in tensors.items():
         own = next((types for pattern, types in correction.types if re.fullmatch(pattern, name)), None)

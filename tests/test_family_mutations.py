@@ -121,8 +121,10 @@ CONTRADICTED = {"clip.vision.spatial_merge_size": "mm.patch_merger.weight"}
 def test_llama_cpp_is_said_to_refuse_what_lacks_anything(family: Fixture, written: Write, tmp_path: Path) -> None:
     path = written(family).file
     ours = [item.key for item in inspect(path).metadata if item.key.startswith("clip.")]
+    # A file for images and sound that does not tell of one of them is a file for the other.
+    both = {"clip.has_vision_encoder", "clip.has_audio_encoder"}
     for name in (*family.tensors, *ours):
-        if name in DISPENSABLE or re.search(r"\.[1-9]\.", name.replace("weight.1", "")):
+        if name in DISPENSABLE or (name in both <= set(ours)) or re.search(r"\.[1-9]\.", name.replace("weight.1", "")):
             continue
         changed = rewritten(path, tmp_path / "y.gguf", without=[name])
         verdict = inspect(changed).verdicts[-1]

@@ -7,9 +7,10 @@ import pytest
 
 from clipgguf import ConfigError, plan
 from clipgguf.families.bases import MTMD
-from clipgguf.family import Family, PerModel, Prefix, Section, Value
+from clipgguf.family import Family
 from clipgguf.holding import hold, values_of
 from clipgguf.layers import linear, norm
+from clipgguf.table import PerModel, Prefix, Section, Value
 from tests.family_fixtures import FIXTURES, Fixture
 
 FAMILY = Family(

@@ -7,11 +7,12 @@ import pytest
 
 from clipgguf import CheckpointError, ConfigError, Options
 from clipgguf.families.bases import MTMD, settled
-from clipgguf.family import SIDE, Family, Prefix, Section, Value
+from clipgguf.family import Family
 from clipgguf.inputs import Config, Inputs
 from clipgguf.layers import linear
 from clipgguf.model import Model, open_family
 from clipgguf.sources.local import LocalFolder
+from clipgguf.table import SIDE, Prefix, Section, Value
 from tests.json_files import write_json
 from tests.weights import Shapes, arrays_of, write_weights
 

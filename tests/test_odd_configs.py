@@ -105,14 +105,14 @@ def test_layer_0_is_an_option_that_is_given(tmp_path: Path) -> None:
         plan(write_model(tmp_path / "m"), Options(feature_layer=0))
 
 
-@pytest.mark.parametrize("option", ["text_only", "vision_only"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_tower_of_a_family_that_has_one(name: str, option: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"gives an mmproj file; --{option.replace('_', '-')} is for CLIP models"):
-        plan(
-            FAMILIES[name].write(tmp_path / "m"),
-            Options(text_only=option == "text_only", vision_only=option == "vision_only"),
-        )
+def test_a_tower_of_a_family_that_has_one(name: str, tmp_path: Path) -> None:
+    model = FAMILIES[name].write(tmp_path / "m")
+    for options in (Options(text_only=True), Options(audio_only=True)):
+        what = f"gives an mmproj file for images; --{options.only}-only does not apply"
+        with pytest.raises(ConfigError, match=what):
+            plan(model, options)
+    assert plan(model, Options(vision_only=True)).metadata == plan(model).metadata
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -113,6 +113,7 @@ def _tower_text(tower: "TowerSummary") -> str:
         ("projection_dim", tower.projection_dim),
         ("context", tower.context_length),
         ("vocabulary", tower.vocabulary),
+        ("mel bins", tower.mel_bins),
         ("image", tower.image_size),
         ("patch", tower.patch_size),
         ("patches to a token", tower.merge and tower.merge**2),

@@ -9,7 +9,8 @@ from typing import Any
 from clipgguf.checkpoint import CONTAINERS, Checkpoint
 from clipgguf.checkpoint.not_weights import other_folder
 from clipgguf.errors import CheckpointError, ConfigError, os_reason, shown
-from clipgguf.inputs import Config, Inputs, Told, refuse_towers
+from clipgguf.family import Family
+from clipgguf.inputs import Config, Inputs, Told, parts_of
 from clipgguf.json_file import read_json_object
 from clipgguf.model import Model, open_family
 from clipgguf.options import Options, PathLike
@@ -62,12 +63,14 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "paddleocr_vl": (("paddleocr_vl", "PaddleOCRVisionModel"), ("paddleocr",)),
     "phi4_siglip": (("phi4-siglip", "Phi4ForCausalLMV"), ("phi4",)),
     "pixtral": (("llava+pixtral", "mistral3"), ("pixtral",)),
+    "qwen2_5_omni": (("qwen2_5_omni", "Qwen2_5OmniModel"), ("qwen2.5o",)),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
     "qwen2_vl": (("qwen2_vl", "sarashina2_vision"), ("qwen2vl_merger",)),
     # Of its files, which are for images only, Qwen3-VL's table is the one.
     "qwen3_omni_moe": (("qwen3_omni_moe",), ()),
     "qwen3_vl": (("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), ("qwen3vl_merger",)),
     "step3p7": (("step3p7", "StepVLForConditionalGeneration", "Step3p7ForConditionalGeneration"), ("step3vl",)),
+    "ultravox": (("ultravox", "UltravoxModel"), ("ultravox",)),
     "youtu_vl": (("YoutuVLForConditionalGeneration", "youtu_vl"), ("youtuvl",)),
 }
 MODEL_TYPES = {model_type: module for module, (model_types, _) in MODULES.items() for model_type in model_types}
@@ -78,8 +81,8 @@ _LLAMA_CPP_ALONE = frozenset(
     {
         *("AudioFlamingo3ForConditionalGeneration", "GlmasrModel", "GraniteSpeechForConditionalGeneration"),
         *("GraniteSpeechPlusForConditionalGeneration", "Lfm2AudioForConditionalGeneration", "PocketTTSModel"),
-        *("MERaLiON2ForConditionalGeneration", "Qwen2AudioForConditionalGeneration", "Qwen2_5OmniModel"),
-        *("Qwen3ASRForConditionalGeneration", "Qwen3TTSForConditionalGeneration", "UltravoxModel"),
+        *("MERaLiON2ForConditionalGeneration", "Qwen2AudioForConditionalGeneration"),
+        *("Qwen3ASRForConditionalGeneration", "Qwen3TTSForConditionalGeneration"),
         "VoxtralForConditionalGeneration",
     }
 )
@@ -106,12 +109,16 @@ def open_model(given: PathLike, options: Options, told: Told | None = None) -> M
         opened = _open(model, options, told)
     except OSError as e:  # A directory that may not be searched, a name that is too long.
         raise CheckpointError(f"{e.filename or given}: cannot be read: {os_reason(e)}") from e
-    description = opened.family.description or f"image encoder of {opened.family.title}"
+    description = opened.family.description or f"{_encoder(opened.family)} of {opened.family.title}"
     folder = model.folder if isinstance(model, File) else model
     uses = opened.uses | (set() if isinstance(model, File) else {"variant"})
     uses |= set() if folder.revision is None else {"revision"}
     options.refuse_unused(uses, f"{model} gives {'an' if description[0] in 'aeiou' else 'a'} {description}")
     return replace(opened, place=model)
+
+
+def _encoder(family: Family) -> str:
+    return " and ".join({"vision": "image encoder", "audio": "audio encoder"}[part] for part in family.parts)
 
 
 def _open(model: Folder | File, options: Options, told: Told | None) -> Model:
@@ -146,8 +153,7 @@ def _open(model: Folder | File, options: Options, told: Told | None) -> Model:
     if hasattr(family, "open_model"):
         opened: Model = family.open_model(inputs)
         return opened
-    refuse_towers(inputs, family.FAMILY.title)
-    return open_family(family.FAMILY, inputs)
+    return open_family(parts_of(family.FAMILY, inputs), inputs)
 
 
 def module_of(config: Mapping[str, Any]) -> str | None:

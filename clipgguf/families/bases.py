@@ -1,12 +1,14 @@
 """What the files of one origin have in common: those of the torch script, and of llama.cpp's mtmd."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from clipgguf.config import ImageStatistics
 from clipgguf.errors import ConfigError, shown
-from clipgguf.family import F16, F32, OUTTYPE, Base, Types, Value
+from clipgguf.family import Base
 from clipgguf.inputs import Inputs
+from clipgguf.table import F16, F32, OUTTYPE, Types, Value
 
 _PROJECTOR_NOTE = "the projector's matrices stay f16, as the torch script writes them"
 # The script that clip.cpp, PowerInfer and LLaVA came with (``convert_hf_to_gguf.py`` of clip.cpp, later llama.cpp's
@@ -46,6 +48,7 @@ MTMD = Base(
         Value("type", default="mmproj"),
         Value("name", lambda inputs: inputs.name),
         Value("has_vision", default=True),
+        Value("has_audio", default=True),
     ),
 )
 
@@ -89,6 +92,14 @@ def settled(source: str, *allowed: Any) -> Value:
         return found
 
     return Value(source, setting)
+
+
+def inside(place: str, value: Value) -> Value:
+    """Return a value whose paths in config.json are inside an object there."""
+    if not isinstance(value.source, str):
+        return value
+    paths = value.source.split("|")
+    return replace(value, source="|".join(p if p.startswith("processor.") else f"{place}.{p}" for p in paths))
 
 
 # What the language model's tensors begin with, in the spellings of transformers and of the hub.

@@ -13,12 +13,13 @@ from clipgguf.config import CLIP_STATISTICS, SIGLIP_STATISTICS, ImageStatistics
 from clipgguf.errors import CheckpointError, ConfigError, shown
 from clipgguf.families import tower_tables as tables
 from clipgguf.families.bases import SCRIPT, statistics
-from clipgguf.family import Family, Prefix, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.inputs import Config, Inputs, read_values
 from clipgguf.layers import norm
 from clipgguf.matching import refuse_quantized
 from clipgguf.model import Model, matched_model
 from clipgguf.sources import File
+from clipgguf.table import Prefix, Rule, Section, Value
 from clipgguf.vocabulary import read_vocabulary
 
 TEXT, VISION = "text", "vision"

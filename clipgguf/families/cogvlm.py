@@ -7,8 +7,9 @@ convolution besides, which no reader knows.
 
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, statistics
-from clipgguf.family import Family, Mends, Prefix, Rule, Section, Value
+from clipgguf.family import Family, Mends
 from clipgguf.layers import linear, norm
+from clipgguf.table import Prefix, Rule, Section, Value
 
 TOWER = Prefix("patch_embedding.proj.weight", "model.vision.")
 

@@ -9,9 +9,10 @@ from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.gemma3 import patches_per_token
 from clipgguf.families.sam_tables import SAM_SECTIONS, SAM_TYPES, SAM_VALUES
 from clipgguf.families.tower_tables import CLIP_EMBEDDINGS, TOWER
-from clipgguf.family import F32, Family, Prefix, Rule, Section, Types, Value
+from clipgguf.family import Family
 from clipgguf.inputs import Inputs
 from clipgguf.layers import linear, norm
+from clipgguf.table import F32, Prefix, Rule, Section, Types, Value
 
 PROJECTOR = Prefix("view_seperator", "model.")  # "seperator": so it stands in every checkpoint.
 

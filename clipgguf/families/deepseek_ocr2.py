@@ -8,8 +8,9 @@ from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.gemma3 import patches_per_token
 from clipgguf.families.sam_tables import SAM_SECTIONS, SAM_TYPES, SAM_VALUES
-from clipgguf.family import Family, Prefix, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear, norm
+from clipgguf.table import Prefix, Rule, Section, Value
 
 QUERIES = Prefix("query_1024.weight", "model.qwen2_model.")
 PROJECTOR = Prefix("view_seperator", "model.")  # "seperator": so it stands in every checkpoint.

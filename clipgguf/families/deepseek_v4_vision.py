@@ -8,8 +8,9 @@ from typing import Any
 
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import MTMD, statistics
-from clipgguf.family import Family, Prefix, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear, norm
+from clipgguf.table import Prefix, Rule, Section, Value
 
 TOWER = Prefix("patch_embed.proj.weight", "vision.")
 # What readers have built in.

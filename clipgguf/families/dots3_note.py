@@ -11,9 +11,10 @@ from typing import Any
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.errors import ConfigError, shown
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
-from clipgguf.family import F32, INTEGERS, Family, Prefix, Rule, Section, Types, Value
+from clipgguf.family import Family
 from clipgguf.inputs import Inputs, checked
 from clipgguf.layers import linear, norm
+from clipgguf.table import F32, INTEGERS, Prefix, Rule, Section, Types, Value
 
 TOWER = Prefix("patch_embed.proj.weight", "vision_encoder.")
 

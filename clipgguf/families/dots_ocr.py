@@ -5,8 +5,9 @@ Names: the model's own modeling_dots_vision.py; llama.cpp's ``conversion/dotsocr
 
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
-from clipgguf.family import Family, Prefix, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear, norm
+from clipgguf.table import Prefix, Section, Value
 
 TOWER = Prefix("patch_embed.patchifier.proj.weight", "vision_tower.")
 

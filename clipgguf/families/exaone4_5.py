@@ -8,8 +8,9 @@ from typing import Any
 
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled
 from clipgguf.families.qwen2_5_vl import VALUES, sections
-from clipgguf.family import Family, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear
+from clipgguf.table import Value
 
 
 def qkv_rows(values: Mapping[str, Any]) -> int:

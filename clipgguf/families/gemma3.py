@@ -9,7 +9,8 @@ from typing import Any
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import MTMD, statistics
 from clipgguf.families.tower_tables import MODERN_BLOCK, POST_NORM, SIGLIP_EMBEDDINGS, SIGLIP_HEAD, TOWER
-from clipgguf.family import F16, F32, Family, Prefix, Rule, Section, Types, Value
+from clipgguf.family import Family
+from clipgguf.table import F16, F32, Prefix, Rule, Section, Types, Value
 from clipgguf.tensor import plus
 
 PROJECTOR = Prefix("mm_soft_emb_norm.weight", "multi_modal_projector.")

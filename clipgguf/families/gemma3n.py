@@ -7,8 +7,9 @@ is longer than other tables for the parts that blocks are made of.
 
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD
 from clipgguf.families.gemma4 import AUDIO
-from clipgguf.family import BEGUN, F16, F32, Family, Mends, Prefix, Rule, Section, Types, Value
+from clipgguf.family import Family, Mends
 from clipgguf.inputs import Inputs, checked
+from clipgguf.table import BEGUN, F16, F32, Prefix, Rule, Section, Types, Value
 
 TOWER = Prefix("timm_model.conv_stem.conv.weight", "model.vision_tower.") + "timm_model."
 PROJECTOR = Prefix("embed_vision.soft_embedding_norm.weight", "model.") + "embed_vision."

@@ -6,8 +6,9 @@ longer than other tables for the bounds that each linear layer may have.
 
 from clipgguf.config import ImageStatistics
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, statistics
-from clipgguf.family import Family, Mends, Prefix, Rule, Section, Value
+from clipgguf.family import Family, Mends
 from clipgguf.layers import norm
+from clipgguf.table import Prefix, Rule, Section, Value
 
 TOWER = Prefix("patch_embedder.input_proj.weight", "model.vision_tower.")
 PROJECTOR = Prefix("embed_vision.embedding_projection.weight", "model.")

@@ -6,8 +6,9 @@ Names: transformers' Gemma4UnifiedForConditionalGeneration, as published and as 
 
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.gemma4 import AUDIO, PROJECTOR, STATISTICS
-from clipgguf.family import Family, Prefix, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import norm
+from clipgguf.table import Prefix, Rule, Section, Value
 
 EMBEDDER = Prefix("patch_dense.weight", "model.vision_embedder.")
 

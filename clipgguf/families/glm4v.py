@@ -7,8 +7,9 @@ llama.cpp's ``conversion/qwen3vl.py`` (Glm4VVisionModel) and ``tools/mtmd``.
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, settled, statistics
 from clipgguf.families.tower_tables import TWO_FRAMES
-from clipgguf.family import SIDE, Family, PerModel, Prefix, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear, norm
+from clipgguf.table import SIDE, PerModel, Prefix, Rule, Section, Value
 
 TOWER = Prefix("patch_embed.proj.weight", "model.visual.")
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD
 from clipgguf.families.glm4v import SECTIONS, VALUES
-from clipgguf.family import Family, Value
+from clipgguf.family import Family
+from clipgguf.table import Value
 
 
 def token_area(values: Mapping[str, Any]) -> int:

@@ -14,8 +14,9 @@ from clipgguf.errors import shown
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.llava_settings import HF_DEFAULT_PINPOINTS
 from clipgguf.families.tower_tables import MODERN_BLOCK, POST_NORM, SIGLIP_EMBEDDINGS, SIGLIP_HEAD, TOWER
-from clipgguf.family import INTEGERS, Family, Prefix, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear, norm
+from clipgguf.table import INTEGERS, Prefix, Rule, Section, Value
 
 PROJECTOR = Prefix("image_newline", "model.")
 

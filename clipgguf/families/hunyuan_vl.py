@@ -6,8 +6,9 @@ llama.cpp's ``conversion/hunyuan.py`` and ``tools/mtmd``. It is longer than othe
 
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
-from clipgguf.family import F16, F32, Family, Prefix, Rule, Section, Types, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear, norm
+from clipgguf.table import F16, F32, Prefix, Rule, Section, Types, Value
 from clipgguf.tensor import rows_from
 
 TOWER = Prefix("embeddings.patch_embedding.weight", "vit.")

@@ -7,7 +7,8 @@ Names and defaults: transformers' Idefics3ForConditionalGeneration and SmolVLMFo
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, statistics
 from clipgguf.families.tower_tables import MODERN_BLOCK, POST_NORM, SIGLIP_EMBEDDINGS, TOWER
-from clipgguf.family import F32, Family, Prefix, Rule, Section, Types, Value
+from clipgguf.family import Family
+from clipgguf.table import F32, Prefix, Rule, Section, Types, Value
 
 CONNECTOR = Prefix("modality_projection.proj.weight", "model.connector.")
 

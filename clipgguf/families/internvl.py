@@ -12,8 +12,9 @@ from clipgguf.config import ImageStatistics
 from clipgguf.errors import shown
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, settled, statistics
 from clipgguf.families.tower_tables import TOWER
-from clipgguf.family import SIDE, Family, Prefix, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import fused_qkv, linear, norm
+from clipgguf.table import SIDE, Prefix, Rule, Section, Value
 
 IMAGENET_STATISTICS = ImageStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), is_default=True)
 # Width and number of blocks of InternViT-6B, by which llama.cpp knows that its norms are RMS norms.

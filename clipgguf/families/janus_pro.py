@@ -7,8 +7,9 @@ Names and defaults: transformers' JanusForConditionalGeneration; llama.cpp's ``c
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, settled, statistics
 from clipgguf.families.tower_tables import POST_NORM, SIGLIP_EMBEDDINGS, TOWER, block
-from clipgguf.family import Family, Prefix, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear
+from clipgguf.table import Prefix, Section, Value
 
 ALIGNER = Prefix("aligner.hidden_layers.0.weight", "model.")
 

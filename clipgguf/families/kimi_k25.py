@@ -11,7 +11,8 @@ from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.errors import shown
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
 from clipgguf.families.moonvit_tables import MERGER, PATCHES, POST_NORM, SIZES, TOWER, block
-from clipgguf.family import INTEGERS, Family, Prefix, Rule, Section, Value
+from clipgguf.family import Family
+from clipgguf.table import INTEGERS, Prefix, Rule, Section, Value
 from clipgguf.tensor import in_parts
 
 POSITIONS = Prefix("patch_embed.pos_emb.weight", "vision_tower.")

@@ -7,8 +7,9 @@ Names: Moonshot's ``configuration_kimi_vl.py`` and ``modeling_kimi_vl.py`` on th
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
 from clipgguf.families.moonvit_tables import MERGER, PATCHES, POST_NORM, SIZES, TOWER, block
-from clipgguf.family import Family, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import fused_qkv
+from clipgguf.table import Rule, Section, Value
 
 # Readers take the square root of their number as the grid's side.
 POSITIONS = Rule(

@@ -9,8 +9,9 @@ from typing import Any
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, settled, statistics
 from clipgguf.families.tower_tables import MODERN_BLOCK, POST_NORM, SIGLIP_HEAD, TOWER
-from clipgguf.family import Family, Prefix, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear, norm
+from clipgguf.table import Prefix, Rule, Section, Value
 
 PROJECTOR = Prefix("linear_1.weight", "multi_modal_projector.")
 

@@ -7,8 +7,9 @@ from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
 from clipgguf.families.qwen3_vl import BLOCK, POSITIONS, TOWER
 from clipgguf.families.tower_tables import TWO_FRAMES
-from clipgguf.family import Family, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear, norm
+from clipgguf.table import Section, Value
 
 FAMILY = Family(
     title="Ling 3 VL",

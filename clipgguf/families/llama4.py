@@ -10,8 +10,9 @@ from typing import Any
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.errors import shown
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, statistics
-from clipgguf.family import Family, Mends, Prefix, Rule, Section, Value
+from clipgguf.family import Family, Mends
 from clipgguf.layers import linear, norm
+from clipgguf.table import Prefix, Rule, Section, Value
 
 TOWER = Prefix("patch_embedding.linear.weight", "vision_model.")
 PROJECTOR = Prefix("linear_1.weight", "multi_modal_projector.")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from clipgguf.checkpoint import Checkpoint
-from clipgguf.errors import CheckpointError
+from clipgguf.errors import CheckpointError, ConfigError
 from clipgguf.families import module_of
 from clipgguf.families.bases import SCRIPT, statistics
 from clipgguf.families.clip import (
@@ -27,13 +27,14 @@ from clipgguf.families.llava_projectors import NEWLINE, Kind, by_tail, is_projec
 from clipgguf.families.llava_settings import Settings, check_strategy, settings_values
 from clipgguf.families.llava_tower import find_tower, tower_prefix
 from clipgguf.families.tower_tables import SCRIPT_BLOCK, TOWER
-from clipgguf.family import Family, Rule, Section, Value
-from clipgguf.inputs import Inputs, read_values, refuse_towers
+from clipgguf.family import Family
+from clipgguf.inputs import Inputs, read_values
 from clipgguf.json_file import read_json_object
 from clipgguf.matching import refuse_quantized
 from clipgguf.model import Model, matched_model
 from clipgguf.sources import File, Folder
 from clipgguf.sources.given import place
+from clipgguf.table import Rule, Section, Value
 from clipgguf.tensor import View
 
 # Names in the language models that LLaVA was built on (Llama, Mistral, Qwen, Phi, StableLM, GPT-NeoX, MPT).
@@ -106,7 +107,9 @@ def open_model(inputs: Inputs) -> Model:
     Raises ConfigError or CheckpointError when a part is missing, or is of a kind that no reader can run.
     """
     options = inputs.options
-    refuse_towers(inputs, "LLaVA")
+    if (asked := inputs.options.only) is not None:
+        what = "is a LLaVA checkpoint, which gives an mmproj file"
+        raise ConfigError(f"{inputs.directory}: {what}; --{asked}-only is for CLIP models")
     own = Settings(inputs.config.path, inputs.config.values)
     settings, checkpoint = own, None
     if module_of(own.values) == "llava":

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from clipgguf.errors import CheckpointError
-from clipgguf.family import Rule
 from clipgguf.layers import linear, norm
+from clipgguf.table import Rule
 from clipgguf.tensor import View
 
 # What the names of a projector's tensors begin with, in a file.

@@ -13,8 +13,8 @@ from typing import Any
 from clipgguf.config import valid_text
 from clipgguf.errors import ConfigError, shown
 from clipgguf.families import MODULES
-from clipgguf.family import Value
 from clipgguf.inputs import Config, Inputs
+from clipgguf.table import Value
 
 # LlavaNextConfig's image_grid_pinpoints, (height, width).
 HF_DEFAULT_PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]

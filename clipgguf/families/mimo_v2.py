@@ -10,8 +10,9 @@ from typing import Any
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.tower_tables import TWO_FRAMES
-from clipgguf.family import INTEGERS, Family, Prefix, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear, norm
+from clipgguf.table import INTEGERS, Prefix, Rule, Section, Value
 
 TOWER = Prefix("patch_embed.proj.weight", "visual.")
 

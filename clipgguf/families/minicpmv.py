@@ -13,9 +13,10 @@ from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.errors import ConfigError, shown
 from clipgguf.families.bases import LANGUAGE_MODEL, SCRIPT, statistics
 from clipgguf.families.tower_tables import POST_NORM, SCRIPT_BLOCK, SIGLIP_EMBEDDINGS, TOWER
-from clipgguf.family import Family, Prefix, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.inputs import Inputs
 from clipgguf.layers import linear, norm
+from clipgguf.table import Prefix, Rule, Section, Value
 from clipgguf.tensor import Computed, Read, View
 
 if TYPE_CHECKING:

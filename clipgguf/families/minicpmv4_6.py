@@ -11,9 +11,10 @@ from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.errors import ConfigError, shown
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.tower_tables import MODERN_BLOCK, POST_NORM, SIGLIP_EMBEDDINGS, TOWER
-from clipgguf.family import Family, Prefix, Section, Value
+from clipgguf.family import Family
 from clipgguf.inputs import Inputs
 from clipgguf.layers import linear, norm
+from clipgguf.table import Prefix, Section, Value
 
 MERGER = Prefix("merger.mlp.0.pre_norm.weight", "model.") + "merger.mlp.0."
 

@@ -12,8 +12,9 @@ from typing import Any
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
 from clipgguf.families.tower_tables import MODERN_BLOCK, TWO_FRAMES
-from clipgguf.family import Family, Prefix, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear, norm
+from clipgguf.table import Prefix, Section, Value
 from clipgguf.tensor import reordered
 
 TOWER = Prefix("pre_layrnorm.weight", "vision_tower.vision_model.")

@@ -9,9 +9,10 @@ from clipgguf.config import CLIP_STATISTICS
 from clipgguf.errors import ConfigError
 from clipgguf.families.bases import MTMD, settled, statistics
 from clipgguf.families.pixtral import EMBEDDING, PRE_NORM, TOWER, row_end
-from clipgguf.family import Family, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.inputs import Inputs, checked
 from clipgguf.layers import linear, norm
+from clipgguf.table import Rule, Section, Value
 from clipgguf.tokens import token_id
 
 

@@ -3,8 +3,8 @@
 Names: Moonshot's ``modeling_kimi_vl.py`` and ``modeling_kimi_k25.py`` on the hub; llama.cpp's ``conversion/kimivl.py``.
 """
 
-from clipgguf.family import Prefix, Rule, Value
 from clipgguf.layers import linear, norm
+from clipgguf.table import Prefix, Rule, Value
 
 TOWER = Prefix("patch_embed.proj.weight", "vision_tower.")
 

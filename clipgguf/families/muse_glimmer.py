@@ -10,8 +10,9 @@ from typing import Any
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
 from clipgguf.families.tower_tables import rotated
-from clipgguf.family import Family, Prefix, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear, norm
+from clipgguf.table import Prefix, Rule, Section, Value
 from clipgguf.tensor import summed
 
 TOWER = Prefix("patch_embedder.patch_embedding.weight", "model.vision_tower.")

@@ -8,10 +8,11 @@ image part is written.
 
 from clipgguf.config import CLIP_STATISTICS, ImageStatistics
 from clipgguf.families.bases import MTMD
-from clipgguf.family import Family, Prefix, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.inputs import Inputs
 from clipgguf.layers import linear, norm
 from clipgguf.resizing import resized
+from clipgguf.table import Prefix, Rule, Section, Value
 
 TOWER = Prefix("patch_generator.embedder.weight", "vision_model.radio_model.model.")
 PROJECTOR = Prefix("mlp1.0.weight", "")

@@ -14,10 +14,11 @@ from clipgguf.config import LARGEST_UINT32, rgb_statistics
 from clipgguf.errors import CheckpointError, ConfigError, shown
 from clipgguf.families.clip import TEXT, VISION, clip_family, towers_asked_for, with_value_warnings
 from clipgguf.families.tower_tables import SCRIPT_BLOCK
-from clipgguf.family import Family, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.inputs import Config, Inputs, checked, read_values
 from clipgguf.layers import fused_qkv, linear, norm
 from clipgguf.model import Model, matched_model
+from clipgguf.table import Rule, Section, Value
 
 _BLOCK = (
     # torch's MultiheadAttention calls them in_proj_weight and in_proj_bias.

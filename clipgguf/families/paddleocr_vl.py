@@ -9,8 +9,9 @@ import math
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, settled, statistics
 from clipgguf.families.tower_tables import MODERN_BLOCK, POST_NORM, SIGLIP_EMBEDDINGS, SIGLIP_HEAD, TOWER
-from clipgguf.family import Family, Prefix, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear, norm
+from clipgguf.table import Prefix, Section, Value
 
 PROJECTOR = Prefix("pre_norm.weight", "mlp_AR.")
 

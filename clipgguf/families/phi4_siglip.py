@@ -11,8 +11,9 @@ from typing import Any
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.tower_tables import MODERN_BLOCK, SIGLIP_HEAD, TOWER
-from clipgguf.family import Family, Prefix, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear
+from clipgguf.table import Prefix, Rule, Section, Value
 
 PROJECTOR = Prefix("mm_projector.0.weight", "model.") + "mm_projector."
 

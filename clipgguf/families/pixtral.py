@@ -7,8 +7,9 @@ llama.cpp's ``conversion/llava.py`` and ``tools/mtmd``. Mistral's own layout is 
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import MTMD, activation, settled, statistics
 from clipgguf.families.tower_tables import rotated
-from clipgguf.family import Family, PerModel, Prefix, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear, norm
+from clipgguf.table import PerModel, Prefix, Rule, Section, Value
 from clipgguf.tensor import row
 from clipgguf.tokens import token_id
 

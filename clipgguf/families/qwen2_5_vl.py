@@ -10,8 +10,9 @@ from clipgguf.config import CLIP_STATISTICS
 from clipgguf.errors import shown
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.tower_tables import TWO_FRAMES
-from clipgguf.family import Family, Prefix, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import fused_qkv, linear, norm
+from clipgguf.table import Prefix, Rule, Section, Value
 
 TOWER = Prefix("patch_embed.proj.weight", "visual.")
 

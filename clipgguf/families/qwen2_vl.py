@@ -7,8 +7,9 @@ Names: transformers' Qwen2VLForConditionalGeneration, Sarashina2VisionForCausalL
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.tower_tables import TWO_FRAMES
-from clipgguf.family import Family, Prefix, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import fused_qkv, linear, norm
+from clipgguf.table import Prefix, Section, Value
 
 TOWER = Prefix("patch_embed.proj.weight", "visual.")
 

@@ -6,20 +6,12 @@ Names: transformers' Qwen3OmniMoeForConditionalGeneration; llama.cpp's ``convers
 from dataclasses import replace
 
 from clipgguf.families import qwen3_vl
-from clipgguf.family import Value
-
-
-def inside_thinker(value: Value) -> Value:
-    """Return a value of Qwen3-VL's as Qwen3-Omni has it."""
-    if not isinstance(value.source, str):
-        return value
-    return replace(value, source="|".join(f"thinker_config.{path}" for path in value.source.split("|")))
-
+from clipgguf.families.bases import inside
 
 FAMILY = replace(
     qwen3_vl.FAMILY,
     title="Qwen3-Omni",
-    values=tuple(map(inside_thinker, qwen3_vl.FAMILY.values)),
+    values=tuple(inside("thinker_config", value) for value in qwen3_vl.FAMILY.values),
     sections=qwen3_vl.sections("ln_q", "mlp.0", "mlp.2", "merger_list"),
     left_out=(r"thinker\.(model|lm_head)\.", r"talker\.", r"code2wav\.", r"code_predictor\."),
     noted=((r"thinker\.audio_tower\.", "the audio encoder is left out: the file is for images only"),),

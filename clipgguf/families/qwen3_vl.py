@@ -11,8 +11,9 @@ from typing import Any
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.tower_tables import TWO_FRAMES
-from clipgguf.family import INTEGERS, Family, PerModel, Prefix, Rule, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear, norm
+from clipgguf.table import INTEGERS, PerModel, Prefix, Rule, Section, Value
 
 TOWER = Prefix("patch_embed.proj.weight", "model.visual.")
 

@@ -3,8 +3,8 @@
 Names: ``deepencoder.py`` of deepseek-ai/DeepSeek-OCR; llama.cpp's ``conversion/deepseek.py`` and ``tools/mtmd``.
 """
 
-from clipgguf.family import F32, Prefix, Rule, Section, Types, Value
 from clipgguf.layers import linear, norm
+from clipgguf.table import F32, Prefix, Rule, Section, Types, Value
 
 SAM = Prefix("patch_embed.proj.weight", "model.sam_model.")
 

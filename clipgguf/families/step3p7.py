@@ -10,8 +10,9 @@ from typing import Any
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.errors import shown
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
-from clipgguf.family import F16, F32, Family, Prefix, Rule, Section, Types, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear, norm
+from clipgguf.table import F16, F32, Prefix, Rule, Section, Types, Value
 
 TOWER = Prefix("conv1.weight", "vision_model.")
 PROJECTOR = Prefix("vit_large_projector.weight")

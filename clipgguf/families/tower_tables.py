@@ -3,8 +3,8 @@
 Names: transformers' CLIPVisionModel and SiglipVisionModel. The order is the model's own.
 """
 
-from clipgguf.family import Prefix, Rule
 from clipgguf.layers import linear, norm
+from clipgguf.table import Prefix, Rule
 
 TOWER = Prefix("embeddings.patch_embedding.weight", "vision_model.")
 

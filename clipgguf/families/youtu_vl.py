@@ -6,8 +6,9 @@ Names: tencent/Youtu-VL-4B-Instruct; llama.cpp's ``conversion/youtuvl.py`` and `
 from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, statistics
 from clipgguf.families.tower_tables import MODERN_BLOCK, POST_NORM, SIGLIP_HEAD
-from clipgguf.family import INTEGERS, Family, Prefix, Section, Value
+from clipgguf.family import Family
 from clipgguf.layers import linear, norm
+from clipgguf.table import INTEGERS, Prefix, Section, Value
 
 TOWER = Prefix("embeddings.patch_embedding.weight", "siglip2.vision_model.")
 MERGER = Prefix("merger.ln_q.weight")

@@ -28,12 +28,13 @@ _T = GGMLQuantizationType
 _TOWER = ("width", "ffn", "projection", "heads", "epsilon", "blocks")
 # Each reader asks for all of these, also for those that it does not use.
 VISION = tuple(f"vision.{name}" for name in ("image", "patch", *_TOWER, "mean", "std"))
+AUDIO = tuple(f"audio.{name}" for name in (*_TOWER, "mel_bins"))
 TEXT = tuple(f"text.{name}" for name in ("positions", *_TOWER, "tokens"))
 # The older two print file_type and description while they load.
 OLD = ("file_type", "description", "has_text", "has_vision", "gelu")
 # What llama.cpp takes without: a wrong type aborts it all the same.
 OPTIONAL = (
-    *("name", "description", "has_audio", "gelu", "silu", "projector"),
+    *("name", "description", "has_vision", "has_audio", "gelu", "silu", "projector", "audio.projector"),
     *(f"vision.{name}" for name in ("projector", "feature_layer", "pinpoints", "merge_type")),
 )
 
@@ -121,12 +122,16 @@ def llama_cpp(file: ClipFile) -> Iterator[str]:
     if file.why_not_known is not None:
         yield Doubt(file.why_not_known)
         return
-    yield from demands.has_keys(file, ("has_vision",))
-    yield from demands.has_key_types(file, OPTIONAL, known=VISION)
-    yield from demands.has_keys(file, VISION, "vision")
-    yield from demands.has_flag(file, "has_vision", True)
+    parts = file.family.parts if file.family is not None else ("vision",)
+    yield from demands.has_keys(file, [f"has_{part}" for part in parts])
+    yield from demands.has_key_types(file, OPTIONAL, known=(*VISION, *AUDIO))
+    for part, keys in (("vision", VISION), ("audio", AUDIO)):
+        yield from demands.has_keys(file, keys, part)
+    for part in parts:
+        yield from demands.has_flag(file, f"has_{part}", True)
     yield from mmproj.has_projector_type(file)
-    yield from demands.has_sizes(file, "vision")
+    for part in parts:
+        yield from demands.has_sizes(file, part)
     yield from mmproj.has_no_known_fault(file)
     yield from mmproj.holds_its_table(file)
     yield from mmproj.has_grid(file)
@@ -134,7 +139,7 @@ def llama_cpp(file: ClipFile) -> Iterator[str]:
     yield from mmproj.has_no_final_norm(file)
     yield from demands.has_one_activation(file)
     yield from mmproj.has_pinpoints(file)
-    yield from demands.has_types(file, LLAMA_CPP_TYPES, KERNELS, ("v.", PROJECTOR_PREFIX, "resampler."))
+    yield from demands.has_types(file, LLAMA_CPP_TYPES, KERNELS, ("v.", "a.", PROJECTOR_PREFIX, "resampler."))
     yield from mmproj.has_types_of_its_graph(file)
     yield from demands.is_contiguous(file)
 

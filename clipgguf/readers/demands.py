@@ -33,9 +33,9 @@ def has_keys(file: ClipFile, names: Sequence[str], part: str | None = None) -> I
 
 
 def has_key_types(file: ClipFile, names: Sequence[str], *, known: Sequence[str]) -> Iterator[str]:
-    """Metadata that must have the right type where it is there; so must the vision keys that only its family has."""
+    """Metadata that must have the right type where it is there; so must the towers' keys that only its family has."""
     values = () if file.family is None or file.is_llava else file.family.values
-    own = [v.name for v in values if v.name in KEYS and v.part == "vision" and v.name not in known]
+    own = [v.name for v in values if v.name in KEYS and v.part in ("vision", "audio") and v.name not in known]
     return _wrong_key_types(file, [KEYS[name] for name in dict.fromkeys((*names, *own))])
 
 
@@ -176,19 +176,20 @@ def is_contiguous(file: ClipFile) -> Iterator[str]:
 
 def holds_clip(file: ClipFile, part: str) -> Iterable[str]:
     """The tensors of one of CLIP's towers, with all that comes after its blocks."""
-    return held_to(file, clip_family("CLIP", (part,)), part) if file.tells(part) else ()
+    return held_to(file, clip_family("CLIP", (part,)), (part,)) if file.tells(part) else ()
 
 
-def held_to(file: ClipFile, family: Family, part: str) -> Iterator[str]:
-    """Yield what a file lacks of a family's tensors, and what does not fit."""
+def held_to(file: ClipFile, family: Family, parts: Iterable[str]) -> Iterator[str]:
+    """Yield what a file lacks of a family's tensors, and what does not fit; ``parts`` are those that it tells of."""
     values = values_of(family, file.items)
-    count = values.get(f"{part}.blocks")
-    sizes = {f"{part}.{name}" for name in ("width", "ffn", "heads")} - _zeros(family)
-    if count is None or not all(map(values.get, sizes)):
-        return  # The keys or sizes are the fault, which others tell.
-    if count > len(file.tensors) and any("blocks" in (s.times, s.stored) for s in family.sections):
-        yield f"its metadata tells of {count:,} blocks, it has {len(file.tensors):,} tensors"
-        return
+    for part in parts:
+        count = values.get(f"{part}.blocks")
+        sizes = {f"{part}.{name}" for name in ("width", "ffn", "heads")} - _zeros(family)
+        if count is None or not all(map(values.get, sizes)):
+            return  # The keys or sizes are the fault, which others tell.
+        if count > len(file.tensors) and any("blocks" in (s.times, s.stored) for s in family.sections):
+            yield f"its metadata tells of {count:,} blocks, it has {len(file.tensors):,} tensors"
+            return
     held = hold(family, {name: tensor.shape for name, tensor in file.tensors.items()}, values)
     if held.missing:
         yield f"it lacks tensors: {_first_and_more(held.missing, 'at least ' if held.is_cut else '')}"

@@ -78,19 +78,20 @@ def holds_llava(file: ClipFile, kinds: Sequence[str]) -> Iterator[str]:
         what = f"is of kind {file.kind.name}" if file.kind else "is of no known kind"
         yield f"its projector {what}; only {', '.join(kinds)} would be run"
     if file.tells("vision"):
-        yield from held_to(file, llava_family(file.kind or KINDS[0], is_siglip=False), "vision")
+        yield from held_to(file, llava_family(file.kind or KINDS[0], is_siglip=False), ("vision",))
 
 
 def holds_its_table(file: ClipFile) -> Iterator[str]:
     """What the tables of the file's own family have: values that are always written, tensors, and their shapes."""
-    family, is_told = file.family, file.tells("vision")
-    if file.module == "clip" or not (file.projector_names or (family and is_told)):
+    family = file.family
+    told = [part for part in (family.parts if family else ()) if file.tells(part)]
+    if file.module == "clip" or not (file.projector_names or told):
         yield NO_PROJECTOR
     elif family is None:
         yield f"its projector is of no known kind; only {', '.join(kind.name for kind in KINDS)} would be run"
-    elif is_told:
+    elif told:
         yield from _has_its_keys(file, family)
-        yield from held_to(file, family, "vision")
+        yield from held_to(file, family, told)
 
 
 def _has_its_keys(file: ClipFile, family: Family) -> Iterator[str]:

@@ -28,7 +28,7 @@ def expected_plan(file: ClipFile, model_dir: PathLike, options: Options) -> Plan
     )
     where = shown_place(model_dir)
     model = open_model(model_dir, _with_towers(file, options), told)
-    other = PROJECTORS.get(model.family.projector)
+    other = PROJECTORS.get("+".join(model.family.projectors))
     if file.family is not None and file.module != other and {file.module, other} - {"clip", "llava", None}:
         raise CheckpointError(
             f"{file.file.source}: is a file of {file.family.title}, {where} is a checkpoint of {model.family.title}"
@@ -54,6 +54,11 @@ def _with_towers(file: ClipFile, options: Options) -> Options:
     if not (has_text or has_vision or has_projector):
         raise CheckpointError(f"{file.file.source}: is no GGUF file of CLIP, it has neither towers nor a projector")
     is_mmproj = has_projector or options.llava_projector is not None
+    if is_mmproj and file.module not in ("clip", "llava", None):
+        # Of a model that sees and hears, a file may be for one of these alone.
+        parts = file.family.parts if file.family else ()
+        vision_only, audio_only = parts == ("vision",), parts == ("audio",)
+        return replace(options, text_only=False, vision_only=vision_only, audio_only=audio_only)
     return replace(
         options,
         text_only=has_text and not has_vision and not is_mmproj,

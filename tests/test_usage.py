@@ -115,7 +115,16 @@ def test_verify_refuses_them_too(model: Path, tmp_path: Path, run: Run) -> None:
 def test_every_option_says_what_it_is_and_what_it_is_for() -> None:
     metadata = {field.name: field.metadata for field in dataclasses.fields(Options)}
     assert all(about["text"].endswith((".", "]")) for about in metadata.values())
-    everywhere = {"name", "metadata", "model_card", "text_only", "vision_only", "outtype", "ignore_unknown"}
+    everywhere = {
+        "name",
+        "metadata",
+        "model_card",
+        "text_only",
+        "vision_only",
+        "audio_only",
+        "outtype",
+        "ignore_unknown",
+    }
     assert {name for name, about in metadata.items() if not about["only_for"]} == everywhere
 
 

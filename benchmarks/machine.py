@@ -7,6 +7,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from clipgguf.kernels import encoders
+
 TORCH_RELEASES = """import torch, transformers, gguf, PIL
 print(f"torch {torch.__version__}, transformers {transformers.__version__}")"""
 
@@ -16,7 +18,7 @@ def machine() -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     packages = {name: importlib.metadata.version(name) for name in ("numpy", "clipgguf", "gguf", "safetensors")}
     fixed = {"cpu": _cpu(), "cores": str(cores), "system": platform.platform(), "Python": platform.python_version()}
-    return {**fixed, **packages}
+    return {**fixed, **packages, "encoders": encoders()}
 
 
 def _cpu() -> str:

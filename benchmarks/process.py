@@ -41,6 +41,7 @@ def run_process(command: Sequence[str]) -> tuple[float, int | None]:
     The peak is None where the system does not tell it (Windows). Raises BenchmarkError when the command cannot be
     started or fails, with the end of what it said on standard error.
     """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # What pip installs has its bytecode.
     launched = subprocess.run([*LAUNCHER, *command], cwd=ROOT, capture_output=True)
     if launched.returncode:
         raise _failed(command, "not started", launched.stderr)

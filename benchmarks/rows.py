@@ -1,16 +1,11 @@
 """What is measured, as a table: programs on a checkpoint, and the limits that clipgguf is held to.
 
 A row's first program is clipgguf. It and those that it is compared with run in turn, each as often as the others. A new
-row is a line or two of data here; nothing else knows which rows there are.
+row is a line or two of data here. In the words of a command these stand for what is not known before:
 
-A command is a list of words in which these stand for what is not known before; other braces are doubled:
-
-    {python}      the interpreter that runs the benchmarks
-    {torch}       the interpreter that has torch and transformers, --reference
-    {checkpoint}  the directory of the checkpoint
-    {shards}      the checkpoint's files of weights, a word for each; alone in its word
-    {out}         an empty directory, in which the program writes one file
-    {written}     the file that the row's first program wrote
+    {python}, {torch}       the interpreter that runs the benchmarks, and that with torch and transformers, --reference
+    {checkpoint}, {shards}  the checkpoint's directory, and its files of weights, a word for each
+    {out}, {written}        an empty directory for one file, and the file that the row's first program wrote
 """
 
 from dataclasses import dataclass, replace
@@ -100,8 +95,7 @@ def shell(label: str, *steps: str) -> Program:
 
 
 # Reading the checkpoint and copying the finished file is the least that any converter must do. Our file is on disk when
-# the program ends, cp's is not: so it is also shown with a sync, of the copy alone where sync takes a file. Where the
-# file system shares blocks between copies (btrfs, XFS, APFS), cp may cost nothing.
+# the program ends, cp's only after a sync. Where file systems share blocks (btrfs, XFS, APFS), cp may cost nothing.
 CAT, CP = 'cat "$@" > /dev/null', 'cp "$written" "$out"'
 SYNC = '{{ sync -d "$out"/* 2> /dev/null || sync; }}'
 TORCH = Program("torch reference, f16", ("{torch}", "-m", "benchmarks.reference", "{checkpoint}", "{out}"))

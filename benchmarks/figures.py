@@ -61,9 +61,8 @@ class Figures:
 
 def unmeasured(row: Row) -> RowFigures:
     """Return a row's figures before anything was measured."""
-    programs = [
-        ProgramFigures(e.program.label, e.checkpoint.name if e.checkpoint else "", e.at_most) for e in row.entries
-    ]
+    named = ((entry, entry.checkpoint.name if entry.checkpoint else "") for entry in row.entries)
+    programs = [ProgramFigures(entry.program.label, name, entry.at_most) for entry, name in named]
     return RowFigures(row.name, row.pictures, programs)
 
 
@@ -93,9 +92,8 @@ def as_text(figures: Figures) -> str:
         lines.append("These are tiny models that run once: the figures say nothing, and there are no limits.")
     reasons = dict.fromkeys(program.not_run for row in figures.rows for program in row.programs if program.not_run)
     lines += [f"Not run: {reason}" for reason in reasons]
-    lines.append(
-        ", ".join([*(f"{name} {value}" for name, value in figures.machine.items()), figures.torch or "no torch"])
-    )
+    about = [*(f"{name} {value}" for name, value in figures.machine.items()), figures.torch or "no torch"]
+    lines.append(", ".join(about))
     return "\n".join([*lines, *(f"FAILED: {row.row}: {row.error}" for row in figures.rows if row.error)])
 
 

@@ -5,9 +5,11 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from benchmarks.process import BenchmarkError, say
+from clipgguf import Options, convert
+from clipgguf.options import Outtype
 from tests.checkpoints import TINY
 from tests.json_files import write_json
 from tests.weights import ITEMSIZE, Shapes, write_random_weights
@@ -59,6 +61,27 @@ class Checkpoint:
             write_json(partial / name, value)
         write_random_weights(partial, self.model.shapes(), self.dtype, shards=-(-self.nbytes // LARGEST_SHARD))
         partial.replace(path)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyFile(Checkpoint):
+    """A checkpoint's GGUF file in the type that keeps its values, as programs want it that only quantize.
+
+    The checkpoint itself must have been made before.
+    """
+
+    @property
+    def directory(self) -> str:
+        """The name of its directory."""
+        return f"{self.name}-{self.dtype}-gguf"
+
+    def make(self, work_dir: Path) -> None:
+        """Convert the checkpoint."""
+        path = work_dir / self.directory
+        path.mkdir()
+        options = Options(outtype=cast(Outtype, self.dtype.lower()))
+        checkpoint = Checkpoint(self.name, self.model, self.dtype)
+        convert(work_dir / checkpoint.directory, path / "ready.gguf", options)
 
 
 def make_all(work_dir: Path, checkpoints: Iterable[Checkpoint]) -> None:

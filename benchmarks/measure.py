@@ -61,7 +61,7 @@ def measure_row(row: Row, setting: Setting) -> RowFigures:
     jobs = []
     for number, (entry, found) in enumerate(zip(row.entries, figures.programs, strict=True)):
         checkpoint = entry.checkpoint and setting.work_dir / entry.checkpoint.directory
-        shards = sorted(checkpoint.glob("*.safetensors")) if checkpoint else []
+        shards = sorted((*checkpoint.glob("*.safetensors"), *checkpoint.glob("*.gguf"))) if checkpoint else []
         found.input_bytes = sum(shard.stat().st_size for shard in shards)
         found.not_run = setting.not_run(entry.program)
         if found.not_run is None:

@@ -10,7 +10,7 @@ row is a line or two of data here. In the words of a command these stand for wha
 
 from dataclasses import dataclass, replace
 
-from benchmarks.checkpoints import Checkpoint
+from benchmarks.checkpoints import Checkpoint, ReadyFile
 from tests.checkpoints import REAL, towers
 from tests.family_models import INTERN_VIT_6B, QWEN2_5_VL_7B
 
@@ -88,6 +88,12 @@ def llama_cpp(outtype: str) -> Program:
     return Program("llama.cpp", ("{torch}", "-m", "tests.llama_cpp_converter", "{checkpoint}", "{out}", outtype))
 
 
+def llama_quantize(model: Checkpoint, kind: str, at_most: float) -> Entry:
+    """Return llama.cpp's quantization of a model's ready GGUF file; ``python -m tests.llama_quantize`` builds it."""
+    program = Program("llama-quantize", ("llama-quantize", "{shards}", "{out}/llama-quantize.gguf", kind))
+    return Entry(program, at_most, ReadyFile(model.name, model.model, model.dtype, model.small))
+
+
 def shell(label: str, *steps: str) -> Program:
     """Return steps of the shell on $written, $out and the shards, "$@"."""
     script = "written=$1 out=$2; shift 2; " + " && ".join(steps)
@@ -98,7 +104,7 @@ def shell(label: str, *steps: str) -> Program:
 # the program ends, cp's only after a sync. Where file systems share blocks (btrfs, XFS, APFS), cp may cost nothing.
 CAT, CP = 'cat "$@" > /dev/null', 'cp "$written" "$out"'
 SYNC = '{{ sync -d "$out"/* 2> /dev/null || sync; }}'
-TORCH = Program("torch reference, f16", ("{torch}", "-m", "benchmarks.reference", "{checkpoint}", "{out}"))
+TORCH = Program("torch reference, f16", ("{torch}", "-m", "tests.torch_reference", "{checkpoint}", "{out}"))
 VERSION = Program("clipgguf --version", ("{python}", "-m", "clipgguf", "--version"))
 IMPORT_TYPER = Program("import typer", ("{python}", "-c", "import typer"))
 F16, Q8_0, Q4_0 = map(clipgguf, ("f16", "q8_0", "q4_0"))
@@ -122,8 +128,8 @@ ROWS = (
     Row("ViT-B/32 f32 to f16", VIT_B, F16, (Entry(TORCH), *cat_cp()), pictures=("time",)),
     Row("ViT-L/14-336 f32 to f16", VIT_L, F16, (Entry(TORCH, 0.20), *cat_cp(1.25)), pictures=("memory", "time")),
     Row("ViT-L/14-336 bf16 to f16", VIT_L_BF16, F16, cat_cp(1.25)),
-    Row("ViT-L/14-336 f32 to q8_0", VIT_L, Q8_0, (Entry(TORCH, 1.0),), memory=96),
-    Row("ViT-L/14-336 f32 to q4_0", VIT_L, Q4_0, (Entry(TORCH, 1.0),), memory=96),
+    Row("ViT-L/14-336 f32 to q8_0", VIT_L, Q8_0, (Entry(TORCH, 0.12), llama_quantize(VIT_L, "Q8_0", 0.5))),
+    Row("ViT-L/14-336 f32 to q4_0", VIT_L, Q4_0, (Entry(TORCH, 0.12), llama_quantize(VIT_L, "Q4_0", 0.9))),
     Row("ViT-H/14 f32 to f16", VIT_H, F16, (Entry(TORCH), *cat_cp()), runs=3, pictures=("time",)),
     Row("ViT-bigG/14 f16 to f16", BIGG_F16, F16, (Entry(shell("cp", CP), 1.10), Entry(shell("cp + sync", CP, SYNC)))),
     Row("ViT-bigG/14 f32 to f16", BIGG, F16, (Entry(TORCH, 0.35), *cat_cp()), runs=3, pictures=("time",)),
@@ -132,6 +138,10 @@ ROWS = (
     *(
         Row(f"{model.name} to {to}", model, clipgguf(to), (Entry(llama_cpp(to), 0.2), *cp), runs=runs)
         for model, runs in ((QWEN, 5), (INTERN, 2))
-        for to, cp in (("bf16", (Entry(shell("cp + sync", CP, SYNC), 1.25),)), ("f16", ()), ("q8_0", ()))
+        for to, cp in (
+            ("bf16", (Entry(shell("cp + sync", CP, SYNC), 1.25),)),
+            ("f16", ()),
+            ("q8_0", (llama_quantize(model, "Q8_0", 0.5),)),
+        )
     ),
 )

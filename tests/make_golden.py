@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.reference import convert_with_torch
 from tests.golden import CASES
+from tests.torch_reference import convert_with_torch
 
 
 def main() -> None:

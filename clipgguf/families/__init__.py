@@ -38,6 +38,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "glm4v": (("glm4v", "glm4v_moe", "glm_ocr"), ("glm4v",)),
     "glm5_next": (("glm5_next",), ("glm5v",)),
     "granite4_vision": (("granite4_vision",), ("granite4_vision",)),
+    "granite_speech": (("granite_speech", "granite_speech_plus"), ("granite_speech",)),
     "hunyuan_vl": (("hunyuan_vl",), ("hunyuanvl",)),
     "idefics3": (("idefics3", "smolvlm"), ("idefics3",)),
     "internvl": (("internvl", "internvl_chat", "interns1", "InternVisionModel"), ("internvl",)),
@@ -79,8 +80,7 @@ PROJECTORS = {projector: module for module, (_, projectors) in MODULES.items() f
 # 0.3.36 of llama-cpp-python, which are encoders of sound, and generate sound.
 _LLAMA_CPP_ALONE = frozenset(
     {
-        *("AudioFlamingo3ForConditionalGeneration", "GlmasrModel", "GraniteSpeechForConditionalGeneration"),
-        *("GraniteSpeechPlusForConditionalGeneration", "Lfm2AudioForConditionalGeneration", "PocketTTSModel"),
+        *("AudioFlamingo3ForConditionalGeneration", "GlmasrModel", "PocketTTSModel"),
         *("MERaLiON2ForConditionalGeneration", "Qwen2AudioForConditionalGeneration"),
         *("Qwen3ASRForConditionalGeneration", "Qwen3TTSForConditionalGeneration"),
         "VoxtralForConditionalGeneration",

@@ -45,6 +45,10 @@ _ROW_END = Correction(
     why="It drops whatever is called language_model.*, and with it the row of the embeddings that tools/mtmd asks for.",
     checkpoint=((r"^(model\.)?language_model\.(model\.)?embed_tokens\.", "model.embed_tokens."),),
 )
+_FOLDED_NORM = Correction(
+    why="It names the folded batch norm as another model's variance; its reader asks for conv_norm.",
+    file=((r"conv_norm_var\.", "conv_norm."),),
+)
 # Torch has exponentials and sines of its own, which are rounded otherwise in some last bits.
 SINUSOIDS = (("a.position_embd.weight", 4e-5),)
 # By the fixture's name.
@@ -88,9 +92,16 @@ CORRECTIONS: dict[str, Correction] = {
         ),
         config={"deepstack_layer_map": [[-3, 1], [-1, 0]], "spatial_vision_layer": -1},
     ),
+    "granite_speech": _FOLDED_NORM,
+    "granite_speech--plus": _FOLDED_NORM,
     "internvl--hf": Correction(
         why="It drops every tensor without 'model.' before it, and writes a file without any.",
         checkpoint=((r"^(vision_tower|multi_modal_projector)\.", r"model.\1."),),
+    ),
+    "lfm2_audio": Correction(
+        why="It knows no convolution of a number that is not below the number of blocks, and is told of 7.",
+        config={"encoder": {"n_layers": 7}},
+        keys={"clip.audio.block_count": ["UINT32", 2]},
     ),
     "lfm2_vl--resaved": Correction(
         why="It does not know the tower as transformers 5 saves it, without 'vision_model.' in its names.",

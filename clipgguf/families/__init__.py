@@ -45,6 +45,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "janus_pro": (("janus",), ("janus_pro",)),
     "kimi_k25": (("Glm5vForConditionalGeneration", "KimiK25ForConditionalGeneration", "kimi_k25"), ("kimik25",)),
     "kimi_vl": (("kimi_vl",), ("kimivl",)),
+    "lfm2_audio": (("Lfm2AudioForConditionalGeneration", "lfm2_audio"), ("lfm2a",)),
     "lfm2_vl": (("lfm2_vl", "Lfm2VlForConditionalGeneration"), ("lfm2",)),
     "lighton_ocr": (
         ("LightOnOCRForConditionalGeneration", "LightOnOcrForConditionalGeneration", "lighton_ocr"),

@@ -150,7 +150,7 @@ class Section:
 
     A word in the rules' shapes whose value is a list has a size for each block. Words in ``own`` are sizes of each
     block, too, but of those that tensors tell; sections with the same ``ours`` have them in common. ``order`` are the
-    file's names in order where that is not the rules'.
+    file's names in order where that is not the rules'. ``also`` is another part for which readers ask for it.
     """
 
     prefix: Prefix | str
@@ -162,6 +162,7 @@ class Section:
     order: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
     same_numbers: bool = False
+    also: str = ""
 
     @property
     def tails(self) -> list[str]:

@@ -1,7 +1,7 @@
 """What is done so that llama.cpp's converter, where it has a fault, gives the fixtures what is right."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.weights import Shapes
@@ -48,6 +48,17 @@ _ROW_END = Correction(
 _FOLDED_NORM = Correction(
     why="It names the folded batch norm as another model's variance; its reader asks for conv_norm.",
     file=((r"conv_norm_var\.", "conv_norm."),),
+)
+_VIT_H = Correction(
+    why="It takes the sizes of ViT-H for granted, whatever the configuration says, and ImageNet's statistics for "
+    "those that the processor calls norm_mean and norm_std.",
+    processor={"image_mean": [0.25, 0.5, 0.75], "image_std": [0.5, 0.25, 0.125]},
+    constants={
+        "nemotron.NemotronNanoV2VLModel._vit_hidden_size": 64,
+        "nemotron.NemotronNanoV2VLModel._vit_intermediate_size": 160,
+        "nemotron.NemotronNanoV2VLModel._vit_num_layers": 4,
+        "nemotron.NemotronNanoV2VLModel._vit_num_heads": 2,
+    },
 )
 # Torch has exponentials and sines of its own, which are rounded otherwise in some last bits.
 SINUSOIDS = (("a.position_embd.weight", 4e-5),)
@@ -128,16 +139,12 @@ CORRECTIONS: dict[str, Correction] = {
             )
         },
     ),
-    "nemotron_nano_v2_vl": Correction(
-        why="It takes the sizes of ViT-H for granted, whatever the configuration says, and ImageNet's statistics for "
-        "those that the processor calls norm_mean and norm_std.",
-        processor={"image_mean": [0.25, 0.5, 0.75], "image_std": [0.5, 0.25, 0.125]},
-        constants={
-            "nemotron.NemotronNanoV2VLModel._vit_hidden_size": 64,
-            "nemotron.NemotronNanoV2VLModel._vit_intermediate_size": 160,
-            "nemotron.NemotronNanoV2VLModel._vit_num_layers": 4,
-            "nemotron.NemotronNanoV2VLModel._vit_num_heads": 2,
-        },
+    "nemotron_nano_v2_vl": _VIT_H,
+    "nemotron_nano_v2_vl--omni": replace(
+        _VIT_H,
+        why=f"{_VIT_H.why} It knows no convolution of a number that is not below that of blocks, and is told of 7.",
+        constants={**_VIT_H.constants, "nemotron.NemotronNanoV2VLModel._vit_num_layers": 7},
+        keys={"clip.vision.block_count": ["UINT32", 4]},
     ),
     "pixtral": _ROW_END,
     "pixtral--mistral3": _ROW_END,

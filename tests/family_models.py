@@ -34,9 +34,9 @@ class FamilyModel:
 
     @property
     def family(self) -> Family:
-        """The family."""
+        """The family, with the parts that the model has."""
         family: Family = importlib.import_module(f"clipgguf.families.{self.module}").FAMILY
-        return family
+        return family.of([part for part in family.parts if family.told_by.get(part, "model_type") in self.config])
 
     def values(self) -> dict[str, Any]:
         """Return the family's values, as far as config.json tells them."""

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from clipgguf import CheckpointError, ConfigError, convert
+from clipgguf import CheckpointError, ConfigError, Options, convert, inspect, verify
 from tests.family_fixtures import FIXTURES, Fixture
+from tests.gguf_reading import read
 
 _SAM = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
 _STEP = {"width": 64, "layers": 3, "heads": 2, "image_size": 56}
@@ -112,11 +113,24 @@ def test_a_list_of_no_blocks_is_refused(tmp_path: Path) -> None:
         written(fixture, tmp_path, config)
 
 
-def test_nemotron_omni_sees(tmp_path: Path) -> None:
-    fixture = Fixture.read(FIXTURES / "nemotron_nano_v2_vl.json")
-    sound = {"sound_encoder.encoder.layers.0.norm_out.weight": (8,), "sound_projection.linear1.weight": (8, 8)}
-    model = replace(fixture, shapes={**fixture.shapes, **sound}).write(tmp_path / "a" / "m")
-    result = convert(model, tmp_path / "a.gguf")
-    assert "2 tensors of the audio encoder are left out" in result.notes
-    expected = convert(fixture.write(tmp_path / "b" / "m"), tmp_path / "b.gguf")
-    assert result.path.read_bytes() == expected.path.read_bytes()
+def test_nemotron_omni_is_nemotron_nano_where_it_only_sees(tmp_path: Path) -> None:
+    nano = Fixture.read(FIXTURES / "nemotron_nano_v2_vl.json")
+    omni = Fixture.read(FIXTURES / "nemotron_nano_v2_vl--omni.json")
+    # What matters to the other part alone is not asked.
+    config = {**omni.files["config.json"], "sound_config": {"attention_bias": True}}
+    model = replace(omni, files={**omni.files, "config.json": config}).write(tmp_path / "a" / "m")
+    seen = convert(model, tmp_path / "a.gguf", Options(vision_only=True))
+    assert seen.path.read_bytes() == written(nano, tmp_path / "b")
+    with pytest.raises(ConfigError, match=r"attention_bias is True, which readers would compute wrongly"):
+        convert(model, tmp_path / "c.gguf")
+
+
+def test_nemotron_omni_hears_with_the_projector_of_images(tmp_path: Path) -> None:
+    omni = Fixture.read(FIXTURES / "nemotron_nano_v2_vl--omni.json")
+    heard = convert(omni.write(tmp_path / "m"), tmp_path / "a.gguf", Options(audio_only=True))
+    found = read(heard.path)
+    assert found.tensors.keys() == {name for name in omni.tensors if not name.startswith("v.")}
+    assert found.metadata["clip.projector_type"] == "parakeet"
+    assert not any(key.startswith(("clip.vision.", "clip.has_vision")) for key in found.metadata)
+    assert inspect(heard.path).verdicts[-1].reads
+    assert verify(heard.path, tmp_path / "m").agrees

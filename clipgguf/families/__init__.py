@@ -61,7 +61,10 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # It is met by its file, params.json; its files are Pixtral's.
     "mistral": ((), ()),
     "muse_glimmer": (("muse_glimmer",), ("muse-glimmer",)),
-    "nemotron_nano_v2_vl": (("NemotronH_Nano_VL_V2", "RADIOModel"), ("nemotron_v2_vl",)),
+    "nemotron_nano_v2_vl": (
+        ("NemotronH_Nano_Omni_Reasoning_V3", "NemotronH_Nano_VL_V2", "RADIOModel"),
+        ("nemotron_v2_vl", "nemotron_v2_vl+parakeet", "parakeet"),
+    ),
     "paddleocr_vl": (("paddleocr_vl", "PaddleOCRVisionModel"), ("paddleocr",)),
     "phi4_siglip": (("phi4-siglip", "Phi4ForCausalLMV"), ("phi4",)),
     "pixtral": (("llava+pixtral", "mistral3"), ("pixtral",)),

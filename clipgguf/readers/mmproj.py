@@ -39,7 +39,7 @@ _IGNORED = frozenset({"has_text", "has_minicpmv", "rope_base"})
 # positions some families look rows up instead.
 _ADDED = (
     *("v.position_embd.weight", "v.sam.pos_embd.weight", "v.proj_blk.*.img_pos", "resampler.query", "v.class_embd"),
-    *("a.blk.*.pos_bias_[uv]", "a.proj_query"),
+    *("a.blk.*.pos_bias_[uv]", "a.proj_query", "a.mel_filters"),
 )
 _BY_ROWS = frozenset(
     {"clip", "deepseek_ocr", "gemma4", "gemma4_unified", "hunyuan_vl", "llava", "minicpmv", "minicpmv4_6"}

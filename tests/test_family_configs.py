@@ -35,6 +35,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
             },
         },
     },
+    # Without what the classes' defaults say.
+    "granite_speech": {
+        "architectures": ["GraniteSpeechForConditionalGeneration"],
+        "model_type": "granite_speech",
+        "text_config": {"hidden_size": 96},
+        "encoder_config": {"hidden_dim": 64, "num_heads": 2, "num_layers": 4},
+        "projector_config": {"num_attention_heads": 2},
+    },
+    "lfm2_audio": {
+        "architectures": ["Lfm2AudioForConditionalGeneration"],
+        "encoder": {"n_layers": 2},
+        "lfm": {"hidden_size": 96},
+    },
     "step3p7": {
         "architectures": ["StepVLForConditionalGeneration"],
         "model_type": "step_robotics",
@@ -87,6 +100,36 @@ def test_what_is_wrong_with_granites_projectors(changes: dict[str, Any], message
     fixture = Fixture.read(FIXTURES / "granite4_vision.json")
     with pytest.raises(ConfigError, match=message):
         written(fixture, tmp_path, {**fixture.files["config.json"], **changes})
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "changes", "message"),
+    [
+        ("granite_speech", "", {"window_size": 4}, "window_size is 4, should be at least downsample_rate"),
+        ("granite_speech", "projector_config", {"num_hidden_layers": 3}, "num_hidden_layers is 3, .* they know 2"),
+        ("granite_speech", "encoder_config", {"cat_hidden_layers": [4]}, "should have different numbers from 0 to 3"),
+        ("granite_speech", "encoder_config", {"cat_hidden_layers": [1, 1]}, "should have different numbers"),
+        ("lfm2_audio", "encoder", {"d_model": 256}, "d_model is 256, which readers would compute wrongly"),
+        ("lfm2_audio", "encoder", {"conv_kernel_size": 31}, "conv_kernel_size is 31, .* they know 9"),
+    ],
+)
+def test_what_is_wrong_with_conformers(
+    name: str, place: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    fixture = Fixture.read(FIXTURES / f"{name}.json")
+    config = fixture.files["config.json"]
+    with pytest.raises(ConfigError, match=message):
+        written(fixture, tmp_path, {**config, **({place: {**config[place], **changes}} if place else changes)})
+
+
+def test_granite_speech_may_take_what_goes_into_the_first_block(tmp_path: Path) -> None:
+    fixture = Fixture.read(FIXTURES / "granite_speech--plus.json")
+    config = fixture.files["config.json"]
+    config = {**config, "encoder_config": {**config["encoder_config"], "cat_hidden_layers": [0]}}
+    model = replace(fixture, files={**fixture.files, "config.json": config}).write(tmp_path / "m")
+    found = read(convert(model, tmp_path / "out.gguf").path)
+    assert found.metadata["clip.audio.feature_layer"] == [0]
+    assert inspect(tmp_path / "out.gguf").verdicts[-1].reads
 
 
 @pytest.mark.parametrize("model_type", ["clip", "siglip", "llava", "gemma3"])

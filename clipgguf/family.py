@@ -48,7 +48,8 @@ class Family:
     ``title`` is its name for people, ``projector`` what llama.cpp knows its files by, as the value ``projector_key``.
     ``left_out`` are regular expressions for the beginnings of names that are never written, and whose files are not
     even opened; ``noted`` of those with a line for the user; ``ignored`` of those that are opened all the same.
-    Of a family that sees and hears, ``apart`` has for each part such an expression for the names that are its own, and
+    Of a family that sees and hears, ``alone_key`` is the ``projector_key`` of files of one part where that is another,
+    ``apart`` has for each part such an expression for the names that are its own, and
     ``told_by``, for a part that not every model has, where config.json has its configuration.
     ``shared`` are sizes that all parts have in common. ``layouts`` are other sections, of checkpoints with other names.
     ``merge`` is how many patches, along one side, become one token, or the value that is it. ``tokens`` gives how many
@@ -61,6 +62,7 @@ class Family:
     base: Base
     projector: str = ""
     projector_key: str = "projector"
+    alone_key: str = ""
     left_out: tuple[str, ...] = ()
     apart: Mapping[str, str] = field(default_factory=dict)
     told_by: Mapping[str, str] = field(default_factory=dict)
@@ -91,18 +93,20 @@ class Family:
         dropped = [part for part in self.parts if part not in parts]
         if not dropped:
             return self
-        sections, *layouts = (
-            tuple(section for section in each if section.part not in dropped) for each in (self.sections, *self.layouts)
-        )
+
+        def kept(sections: tuple[Section, ...]) -> tuple[Section, ...]:
+            moved = (replace(s, part=s.also) if s.part in dropped else s for s in sections)
+            return tuple(section for section in moved if section.part in parts)
+
         key = self.projector_key
         if key.partition(".")[0] in dropped:
             key = next(value.name for value in self.values if value.name.endswith(".projector") and value.name != key)
         return replace(
             self,
-            sections=sections,
-            layouts=tuple(layouts),
+            sections=kept(self.sections),
+            layouts=tuple(map(kept, self.layouts)),
             values=tuple(v for v in self.values if v.part not in dropped and v.name != key),
-            projector_key=key,
+            projector_key=self.alone_key or key,
             projector=next((value.default for value in self.values if value.name == key), self.projector),
             left_out=(*self.left_out, *(self.apart[part] for part in dropped if part in self.apart)),
         )

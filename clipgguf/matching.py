@@ -1,15 +1,15 @@
 """Hold a checkpoint's tensors against a family's tables: every name known, every shape right, and what is written."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clipgguf.blocks import begun, numbers, sizes_in
-from clipgguf.errors import CheckpointError, ConfigError
+from clipgguf.errors import CheckpointError
 from clipgguf.family import Family
 from clipgguf.shape import lengths, shape_of, shape_text, size_name, with_ones_of
-from clipgguf.sources import File, Folder
+from clipgguf.sources import Folder
 from clipgguf.table import BEGUN, Prefix, Rule, Section
 from clipgguf.tensor import DTYPES, Joined, Tensor, View
 
@@ -21,20 +21,6 @@ class Output:
     name: str
     source: Tensor
     shape: tuple[int, ...]
-
-
-def refuse_quantized(config: Mapping[str, Any], path: File, tensors: Iterable[View]) -> None:
-    """Raise ConfigError when a config.json says that the checkpoint is quantized, and one of the wanted tensors is."""
-    quantization = config.get("quantization_config")
-    # Often the language model alone is quantized: its tower and its projector can be converted.
-    tensor = next((t for t in tensors if t.dtype not in (*DTYPES, "I64")), None)
-    if quantization and tensor is not None:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        by = method if isinstance(method, str) and method else "quantization_config"
-        raise ConfigError(
-            f"{path}: the checkpoint is quantized ({by}; {tensor.name!r} is of type {tensor.dtype}), supported are "
-            f"weights in {', '.join(DTYPES)}"
-        )
 
 
 def the_prefix(key: Prefix, names: Mapping[str, Any], where: Folder) -> str | None:
@@ -152,8 +138,7 @@ class Match:
             begins = [start.replace("{}", str(theirs)) for start in starts]
             if number >= stored:
                 # Left out, so that it need not be there.
-                tails = [tail for rule in section.rules for tail in rule.theirs.split("|")]
-                self.used.update(start + tail for start in begins for tail in tails)
+                self.used.update(start + tail for start in begins for tail in section.tails)
                 continue
             self.sizes |= sizes_in(our_number, self.values)
             found = [output for rule in section.rules_of(our_number) for output in self._rule(rule, section, begins)]
@@ -163,8 +148,7 @@ class Match:
                 yield replace(output, name=section.ours.replace("{}", str(our_number)) + output.name)
 
     def _begun(self, section: Section, starts: list[str]) -> Iterator[Output]:
-        tails = [tail for rule in section.rules for tail in rule.theirs.split("|")]
-        for number in begun(starts, tails, self.tensors):
+        for number in begun(starts, section.tails, self.tensors):
             self.begun.setdefault(starts[0], set()).add(number)
             begins = [start.replace("{}", str(number)) for start in starts]
             for rule in section.rules_of(number):
@@ -220,11 +204,35 @@ class Match:
             except ValueError as e:
                 self.problems.append(f"{self.where}: {self.config_name}: {e}")
             return
-        names = [start + theirs for start in starts for theirs in rule.theirs.split("|")]
-        name = next((name for name in names if name in self.tensors), None)
-        if name is None and rule.otherwise is not None:
+        is_there = any(start + theirs in self.tensors for start in starts for theirs in rule.theirs.split("|"))
+        if rule.otherwise is not None and not is_there:
             yield from self._rule(rule.otherwise, section, starts)
             return
+        is_optional = rule.optional and not is_there
+        wanted = [replace(rule, theirs=name, optional=is_optional) for name in (rule.theirs, *rule.beside)]
+        found = [fit for one in wanted if (fit := self._tensor(one, section, starts)) is not None]
+        if len(found) < len(wanted):
+            return
+        (tensor, parts), *others = found
+        arrangements = tensor.rearranged(rule.pattern, parts, len(rule.names))
+        for ours, (shape, view) in zip(rule.names, arrangements, strict=True):
+            if rule.then is None:
+                yield Output(ours, view, shape)
+                continue
+            try:
+                made = rule.then(view, shape, self.all_values, *(view for view, _ in others))
+            except ValueError as e:
+                self.problems.append(f"{tensor.file}: {e}")
+                continue
+            yield Output(ours, made, self._written(rule, section.part, made) or shape)
+
+    def _tensor(self, rule: Rule, section: Section, starts: list[str]) -> tuple[View, dict[str, int]] | None:
+        """Return a rule's tensor and the lengths of all parts of its axes; None where it is not there or does not fit.
+
+        What is wrong is then among the problems, and what sizes it tells among the sizes.
+        """
+        names = [start + theirs for start in starts for theirs in rule.theirs.split("|")]
+        name = next((name for name in names if name in self.tensors), None)
         pattern = rule.pattern
         known = self.family.sizes_of(pattern.stored, section.part, self.sizes)
         if name is None:
@@ -237,7 +245,7 @@ class Match:
                     f"{self.where}: no file has tensor {likely!r}, {self.config_name} asks for it with shape "
                     f"{shape_text(shape_of(pattern.stored, known))}"
                 )
-            return
+            return None
         tensor = self.tensors[name]
         self.used.add(name)
         if tensor.dtype not in DTYPES:
@@ -252,7 +260,7 @@ class Match:
                 tensor = tensor.with_ones(ones)
         if parts is None:
             self.problems.append(self._misfit(rule, section.part, tensor, known))
-            return
+            return None
         for part, length in parts.items():
             if (word := size_name(part)) is not None:
                 size, own = self.family.size(section.part, word), f"{section.part}.{word}"
@@ -261,17 +269,7 @@ class Match:
                     self.sizes[size], self.origins[size] = length, origin
                 # Of a size that the towers share, each has a tensor of its own.
                 self.origins.setdefault(own, origin)
-        arrangements = tensor.rearranged(pattern, parts, len(rule.names))
-        for ours, (shape, view) in zip(rule.names, arrangements, strict=True):
-            if rule.then is None:
-                yield Output(ours, view, shape)
-                continue
-            try:
-                made = rule.then(view, shape, self.all_values)
-            except ValueError as e:
-                self.problems.append(f"{tensor.file}: {e}")
-                continue
-            yield Output(ours, made, self._written(rule, section.part, made) or shape)
+        return tensor, parts
 
     def _written(self, rule: Rule, part: str, made: Tensor) -> tuple[int, ...] | None:
         """Return the shape in the file of what a rule has made, where that is another than the checkpoint's.

@@ -7,8 +7,9 @@ from typing import Any
 from clipgguf.checkpoint import Checkpoint
 from clipgguf.family import Family
 from clipgguf.inputs import Inputs, read_values
-from clipgguf.matching import Match, Output, refuse_quantized
+from clipgguf.matching import Match, Output
 from clipgguf.model_card import ModelCard
+from clipgguf.quantized import refuse_quantized
 from clipgguf.sources import File, Folder
 from clipgguf.tensor import View
 

@@ -102,10 +102,11 @@ class Rule:
 
     Several spellings of the checkpoint's name are separated by ``|``. Several names in the file cut the leading axis of
     the shape's right side; a tensor without any is known, and not written. ``then`` makes the file's values from the
-    checkpoint's. ``becomes`` is the shape that they have where that is another one, or that a file is held to where it
-    tells less. ``otherwise`` is the rule where no tensor has this one's name. Of an ``optional`` tensor that stands in
-    every block, all are there or none. With ``stack``, tensors whose names have numbers for ``{}`` are one in the file,
-    along an axis before the others; how many is the size of that name. What is ``made`` of the family's values alone no
+    checkpoint's; those of the tensors ``beside``, which are of the same shape, it is given as well, as they are stored.
+    ``becomes`` is the shape in the file where that is another one, or that a file is held to where it tells less.
+    ``otherwise`` is the rule where no tensor has this one's name. Of an ``optional`` tensor that stands in every block,
+    all are there or none. With ``stack``, tensors whose names have numbers for ``{}`` are one in the file, along an
+    axis before the others; how many is the size of that name. What is ``made`` of the family's values alone no
     checkpoint has.
     """
 
@@ -113,6 +114,7 @@ class Rule:
     ours: str | tuple[str, ...]
     shape: str
     then: Then | None = None
+    beside: tuple[str, ...] = ()
     becomes: str = ""
     optional: bool = False
     otherwise: "Rule | None" = None
@@ -148,7 +150,7 @@ class Section:
 
     A word in the rules' shapes whose value is a list has a size for each block. Words in ``own`` are sizes of each
     block, too, but of those that tensors tell; sections with the same ``ours`` have them in common. ``order`` are the
-    file's names in order where that is not the rules'.
+    file's names in order where that is not the rules'. ``also`` is another part for which readers ask for it.
     """
 
     prefix: Prefix | str
@@ -160,6 +162,13 @@ class Section:
     order: tuple[str, ...] = ()
     own: tuple[str, ...] = ()
     same_numbers: bool = False
+    also: str = ""
+
+    @property
+    def tails(self) -> list[str]:
+        """The checkpoint's names in all spellings, after the prefix."""
+        names = [name for rule in self.rules for name in (rule.theirs, *rule.beside)]
+        return [tail for name in names for tail in name.split("|")]
 
     def rules_of(self, number: int) -> tuple[Rule, ...]:
         """Return the rules of a block, in whose shapes its own sizes have the block's name besides."""

@@ -165,8 +165,9 @@ DTYPES = ("F64", "F32", "F16", "BF16")
 Tensor = View | Joined | Computed
 
 
-# Makes a tensor of the file from a checkpoint's view, its shape, and the family's values by short name.
-Then = Callable[[View, tuple[int, ...], Mapping[str, Any]], Tensor]
+# Makes a tensor of the file from a checkpoint's view, its shape, the family's values by short name, and the views of
+# those tensors that the rule has beside it.
+Then = Callable[..., Tensor]
 
 # Makes a tensor that no checkpoint has from the family's values. What is wrong with them, a ValueError says.
 Made = Callable[[Mapping[str, Any]], Computed]

@@ -1,7 +1,7 @@
 """What is done so that llama.cpp's converter, where it has a fault, gives the fixtures what is right."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.weights import Shapes
@@ -44,6 +44,21 @@ AUDIO = (r"clip\.audio\.", r"clip\.has_audio_encoder", r"a\.", r"mm\.a\.")
 _ROW_END = Correction(
     why="It drops whatever is called language_model.*, and with it the row of the embeddings that tools/mtmd asks for.",
     checkpoint=((r"^(model\.)?language_model\.(model\.)?embed_tokens\.", "model.embed_tokens."),),
+)
+_FOLDED_NORM = Correction(
+    why="It names the folded batch norm as another model's variance; its reader asks for conv_norm.",
+    file=((r"conv_norm_var\.", "conv_norm."),),
+)
+_VIT_H = Correction(
+    why="It takes the sizes of ViT-H for granted, whatever the configuration says, and ImageNet's statistics for "
+    "those that the processor calls norm_mean and norm_std.",
+    processor={"image_mean": [0.25, 0.5, 0.75], "image_std": [0.5, 0.25, 0.125]},
+    constants={
+        "nemotron.NemotronNanoV2VLModel._vit_hidden_size": 64,
+        "nemotron.NemotronNanoV2VLModel._vit_intermediate_size": 160,
+        "nemotron.NemotronNanoV2VLModel._vit_num_layers": 4,
+        "nemotron.NemotronNanoV2VLModel._vit_num_heads": 2,
+    },
 )
 # Torch has exponentials and sines of its own, which are rounded otherwise in some last bits.
 SINUSOIDS = (("a.position_embd.weight", 4e-5),)
@@ -88,9 +103,16 @@ CORRECTIONS: dict[str, Correction] = {
         ),
         config={"deepstack_layer_map": [[-3, 1], [-1, 0]], "spatial_vision_layer": -1},
     ),
+    "granite_speech": _FOLDED_NORM,
+    "granite_speech--plus": _FOLDED_NORM,
     "internvl--hf": Correction(
         why="It drops every tensor without 'model.' before it, and writes a file without any.",
         checkpoint=((r"^(vision_tower|multi_modal_projector)\.", r"model.\1."),),
+    ),
+    "lfm2_audio": Correction(
+        why="It knows no convolution of a number that is not below the number of blocks, and is told of 7.",
+        config={"encoder": {"n_layers": 7}},
+        keys={"clip.audio.block_count": ["UINT32", 2]},
     ),
     "lfm2_vl--resaved": Correction(
         why="It does not know the tower as transformers 5 saves it, without 'vision_model.' in its names.",
@@ -117,16 +139,12 @@ CORRECTIONS: dict[str, Correction] = {
             )
         },
     ),
-    "nemotron_nano_v2_vl": Correction(
-        why="It takes the sizes of ViT-H for granted, whatever the configuration says, and ImageNet's statistics for "
-        "those that the processor calls norm_mean and norm_std.",
-        processor={"image_mean": [0.25, 0.5, 0.75], "image_std": [0.5, 0.25, 0.125]},
-        constants={
-            "nemotron.NemotronNanoV2VLModel._vit_hidden_size": 64,
-            "nemotron.NemotronNanoV2VLModel._vit_intermediate_size": 160,
-            "nemotron.NemotronNanoV2VLModel._vit_num_layers": 4,
-            "nemotron.NemotronNanoV2VLModel._vit_num_heads": 2,
-        },
+    "nemotron_nano_v2_vl": _VIT_H,
+    "nemotron_nano_v2_vl--omni": replace(
+        _VIT_H,
+        why=f"{_VIT_H.why} It knows no convolution of a number that is not below that of blocks, and is told of 7.",
+        constants={**_VIT_H.constants, "nemotron.NemotronNanoV2VLModel._vit_num_layers": 7},
+        keys={"clip.vision.block_count": ["UINT32", 4]},
     ),
     "pixtral": _ROW_END,
     "pixtral--mistral3": _ROW_END,

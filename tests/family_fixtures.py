@@ -164,6 +164,8 @@ def weights(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     count = int(np.prod(shape, dtype=np.int64))
     flat = np.concatenate([*values(seed, count), np.empty(0, np.float32)])
     array = np.asarray((flat.reshape(shape) * np.float32(0.25)).astype(np.float32))
+    if name.endswith("running_var"):
+        array = np.abs(array)
     array.flags.writeable = False
     return array
 

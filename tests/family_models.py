@@ -5,7 +5,7 @@ For measuring and for tests of what sizes change; that the tables are right is w
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,15 @@ class FamilyModel:
 
     @property
     def family(self) -> Family:
-        """The family."""
+        """The family, with the parts that the model has."""
         family: Family = importlib.import_module(f"clipgguf.families.{self.module}").FAMILY
-        return family
+        return family.of([part for part in family.parts if family.told_by.get(part, "model_type") in self.config])
 
     def values(self) -> dict[str, Any]:
         """Return the family's values, as far as config.json tells them."""
         config = Config(LocalFolder(Path("model")).file("config.json"), self.config)
-        found: dict[str, Any] = {f"vision.{name}": size for name, size in self.sizes.items()}
+        part = self.family.parts[0]
+        found: dict[str, Any] = {f"{part}.{name}": size for name, size in self.sizes.items()}
         for value in self.family.all_values:
             if value.of is not None:
                 found[value.name] = value.of(found)
@@ -60,7 +61,8 @@ class FamilyModel:
             prefix = section.prefix
             start = prefix.default + self._spelled(prefix.tail) if isinstance(prefix, Prefix) else self._spelled(prefix)
             for number, _ in enumerate(numbers(section, family, values)):
-                for rule in section.rules:
+                beside = [replace(rule, theirs=name) for rule in section.rules for name in rule.beside]
+                for rule in (*section.rules, *beside):
                     if rule.optional and not any(word in rule.theirs for word in self.optional):
                         continue
                     shape = shape_of(rule.pattern.stored, family.sizes_of(rule.pattern.stored, section.part, sizes))

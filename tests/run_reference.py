@@ -24,6 +24,9 @@ def main() -> None:
     import transformers  # type: ignore[import-not-found, unused-ignore] # noqa: F401
 
     torch.set_num_threads(1)
+    # Torch's own root of single precision, MKL's, is off by one in the last place in 17 % of the values.
+    root = torch.sqrt
+    torch.sqrt = lambda values: root(values.double()).to(values.dtype)
     conversion.load_all_models()
     for place, value in json.loads(sys.argv[2]).items():
         module, name, attribute = place.split(".")

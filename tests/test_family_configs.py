@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from clipgguf import CheckpointError, ConfigError, convert
+from clipgguf import CheckpointError, ConfigError, Options, convert, inspect, verify
 from tests.family_fixtures import FIXTURES, Fixture
+from tests.gguf_reading import read
 
 _SAM = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2}
 _STEP = {"width": 64, "layers": 3, "heads": 2, "image_size": 56}
@@ -33,6 +34,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
                 **{"num_attention_heads": 4, "num_key_value_heads": 2},
             },
         },
+    },
+    # Without what the classes' defaults say.
+    "granite_speech": {
+        "architectures": ["GraniteSpeechForConditionalGeneration"],
+        "model_type": "granite_speech",
+        "text_config": {"hidden_size": 96},
+        "encoder_config": {"hidden_dim": 64, "num_heads": 2, "num_layers": 4},
+        "projector_config": {"num_attention_heads": 2},
+    },
+    "lfm2_audio": {
+        "architectures": ["Lfm2AudioForConditionalGeneration"],
+        "encoder": {"n_layers": 2},
+        "lfm": {"hidden_size": 96},
     },
     "step3p7": {
         "architectures": ["StepVLForConditionalGeneration"],
@@ -88,6 +102,36 @@ def test_what_is_wrong_with_granites_projectors(changes: dict[str, Any], message
         written(fixture, tmp_path, {**fixture.files["config.json"], **changes})
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "changes", "message"),
+    [
+        ("granite_speech", "", {"window_size": 4}, "window_size is 4, should be at least downsample_rate"),
+        ("granite_speech", "projector_config", {"num_hidden_layers": 3}, "num_hidden_layers is 3, .* they know 2"),
+        ("granite_speech", "encoder_config", {"cat_hidden_layers": [4]}, "should have different numbers from 0 to 3"),
+        ("granite_speech", "encoder_config", {"cat_hidden_layers": [1, 1]}, "should have different numbers"),
+        ("lfm2_audio", "encoder", {"d_model": 256}, "d_model is 256, which readers would compute wrongly"),
+        ("lfm2_audio", "encoder", {"conv_kernel_size": 31}, "conv_kernel_size is 31, .* they know 9"),
+    ],
+)
+def test_what_is_wrong_with_conformers(
+    name: str, place: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    fixture = Fixture.read(FIXTURES / f"{name}.json")
+    config = fixture.files["config.json"]
+    with pytest.raises(ConfigError, match=message):
+        written(fixture, tmp_path, {**config, **({place: {**config[place], **changes}} if place else changes)})
+
+
+def test_granite_speech_may_take_what_goes_into_the_first_block(tmp_path: Path) -> None:
+    fixture = Fixture.read(FIXTURES / "granite_speech--plus.json")
+    config = fixture.files["config.json"]
+    config = {**config, "encoder_config": {**config["encoder_config"], "cat_hidden_layers": [0]}}
+    model = replace(fixture, files={**fixture.files, "config.json": config}).write(tmp_path / "m")
+    found = read(convert(model, tmp_path / "out.gguf").path)
+    assert found.metadata["clip.audio.feature_layer"] == [0]
+    assert inspect(tmp_path / "out.gguf").verdicts[-1].reads
+
+
 @pytest.mark.parametrize("model_type", ["clip", "siglip", "llava", "gemma3"])
 def test_a_model_type_among_the_classes_is_none_of_them(model_type: str, tmp_path: Path) -> None:
     fixture = Fixture.read(FIXTURES / "gemma3.json")
@@ -112,11 +156,24 @@ def test_a_list_of_no_blocks_is_refused(tmp_path: Path) -> None:
         written(fixture, tmp_path, config)
 
 
-def test_nemotron_omni_sees(tmp_path: Path) -> None:
-    fixture = Fixture.read(FIXTURES / "nemotron_nano_v2_vl.json")
-    sound = {"sound_encoder.encoder.layers.0.norm_out.weight": (8,), "sound_projection.linear1.weight": (8, 8)}
-    model = replace(fixture, shapes={**fixture.shapes, **sound}).write(tmp_path / "a" / "m")
-    result = convert(model, tmp_path / "a.gguf")
-    assert "2 tensors of the audio encoder are left out" in result.notes
-    expected = convert(fixture.write(tmp_path / "b" / "m"), tmp_path / "b.gguf")
-    assert result.path.read_bytes() == expected.path.read_bytes()
+def test_nemotron_omni_is_nemotron_nano_where_it_only_sees(tmp_path: Path) -> None:
+    nano = Fixture.read(FIXTURES / "nemotron_nano_v2_vl.json")
+    omni = Fixture.read(FIXTURES / "nemotron_nano_v2_vl--omni.json")
+    # What matters to the other part alone is not asked.
+    config = {**omni.files["config.json"], "sound_config": {"attention_bias": True}}
+    model = replace(omni, files={**omni.files, "config.json": config}).write(tmp_path / "a" / "m")
+    seen = convert(model, tmp_path / "a.gguf", Options(vision_only=True))
+    assert seen.path.read_bytes() == written(nano, tmp_path / "b")
+    with pytest.raises(ConfigError, match=r"attention_bias is True, which readers would compute wrongly"):
+        convert(model, tmp_path / "c.gguf")
+
+
+def test_nemotron_omni_hears_with_the_projector_of_images(tmp_path: Path) -> None:
+    omni = Fixture.read(FIXTURES / "nemotron_nano_v2_vl--omni.json")
+    heard = convert(omni.write(tmp_path / "m"), tmp_path / "a.gguf", Options(audio_only=True))
+    found = read(heard.path)
+    assert found.tensors.keys() == {name for name in omni.tensors if not name.startswith("v.")}
+    assert found.metadata["clip.projector_type"] == "parakeet"
+    assert not any(key.startswith(("clip.vision.", "clip.has_vision")) for key in found.metadata)
+    assert inspect(heard.path).verdicts[-1].reads
+    assert verify(heard.path, tmp_path / "m").agrees

@@ -43,6 +43,16 @@ MODELS = {
     ),
     # Adds up the frames of the patches' kernel.
     "Muse Glimmer": FamilyModel("muse_glimmer", {"model_type": "muse_glimmer"}, {"hidden": 4096, "half": 48}),
+    # Folds batch norms.
+    "Granite Speech 3.3 2B": FamilyModel(
+        "granite_speech",
+        {
+            **{"model_type": "granite_speech", "text_config": {"hidden_size": 2048}},
+            "encoder_config": {"num_layers": 16},
+            "projector_config": {"num_attention_heads": 16, "num_hidden_layers": 2},
+        },
+        {"inner": 2048, "letters": 42, "query_ffn": 4096},
+    ),
     # Computes a table of 4,900 positions.
     "MiniCPM-V 2.6": FamilyModel(
         "minicpmv",
@@ -79,6 +89,7 @@ def test_the_sizes_are_real() -> None:
         "Kimi-K2.5": 471,
         "Nemotron Nano V2 VL": 840,
         "Muse Glimmer": 1922,
+        "Granite Speech 3.3 2B": 475,
         "MiniCPM-V 2.6": 486,
     }
 
@@ -107,10 +118,11 @@ def with_blocks(model: FamilyModel, count: int) -> FamilyModel:
     name = next(
         value.source.split("|")[0].rpartition(".")[2]
         for value in model.family.values
-        if value.name == "vision.blocks" and isinstance(value.source, str)
+        if value.name.endswith(".blocks") and isinstance(value.source, str)
     )
-    tower: dict[str, Any] = model.config.get("vision_config", {})
-    return replace(model, config={**model.config, "vision_config": {**tower, name: count}})
+    place = "encoder_config" if "encoder_config" in model.config else "vision_config"
+    tower: dict[str, Any] = model.config.get(place, {})
+    return replace(model, config={**model.config, place: {**tower, name: count}})
 
 
 @pytest.mark.slow

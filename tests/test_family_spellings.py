@@ -14,6 +14,7 @@ from tests.family_fixtures import Fixture, fixtures
 SPELLINGS = (
     ("gemma3", (r"^(vision_tower|multi_modal_projector|language_model)", r"model.\1")),
     ("gemma3--resaved", (r"^(vision_tower|multi_modal_projector|language_model)", r"model.\1")),
+    ("granite_speech", (r"^(encoder|projector|language_model)", r"model.\1")),
     ("idefics3", (r"^model\.", "")),
     ("idefics3--smolvlm", (r"^model\.", "")),
     ("internvl--hf", (r"^(vision_tower|multi_modal_projector|language_model)", r"model.\1")),

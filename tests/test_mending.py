@@ -38,6 +38,11 @@ FAULTS: dict[str, tuple[Fault, tuple[str, ...], tuple[str, ...]]] = {
         ("clip.use_gelu = True",),
         (),
     ),
+    "granite_speech": (
+        lambda path, to: rewritten(path, to, renamed={".conv_norm.": ".conv_norm_var."}),
+        (),
+        ("8 tensors *.conv_norm_var.* called *.conv_norm.*",),
+    ),
     "cogvlm": (
         lambda path, to: rewritten(path, to, without=["clip.use_gelu"]),
         ("clip.use_gelu = True",),

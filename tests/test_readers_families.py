@@ -34,6 +34,7 @@ UNUSED = {
     "gemma4": r"v\.|clip\.use_gelu",
     "granite4_vision": r"v\.post_ln\.",
     "hunyuan_vl": r"v\.(view_seperator|image_newline)",
+    "lfm2_audio": r"a\.(position_embd_norm|embd_to_logits)\.",
 }
 # The keys that mean llama.cpp's own value where they are missing, which is not the fixture's.
 MEANT = {"clip.vision.projector.scale_factor", "clip.vision.preproc_min_tiles", "clip.vision.preproc_max_tiles"}
@@ -98,6 +99,12 @@ def fixture(name: str, directory: Path) -> Path:
         ("gemma3n", "v.blk.0.0.conv_exp.weight", "F32", True),
         ("gemma3n", "v.blk.1.0.dw_start.conv.weight", "F32", False),
         ("gemma4", "v.blk.0.attn_q.output_max", "F16", False),
+        ("granite_speech", "a.blk.0.conv_dw.weight", "F16", False),
+        ("granite_speech", "a.proj_query", "F16", False),
+        ("lfm2_audio", "a.blk.0.pos_bias_u", "F16", False),
+        ("lfm2_audio", "a.conv1d.0.weight", "BF16", True),
+        ("lfm2_audio", "a.conv1d.2.weight", "F16", True),
+        ("lfm2_audio", "a.conv1d.2.weight", "BF16", False),
     ],
 )
 def test_types_that_a_graph_takes(name: str, tensor: str, kind: str, runs: bool, tmp_path: Path) -> None:

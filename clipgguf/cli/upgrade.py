@@ -33,8 +33,8 @@ def upgrade_command(
 
     Files from before have no clip.projector_type, and are refused; nor do they say with clip.vision.feature_layer how
     many blocks of the tower to run, and one too few is run. How many is known for CLIP's own towers. Files of Llama 4,
-    Gemma 3n, Gemma 4 and CogVLM that llama.cpp's own converter wrote are rid of its faults: a norm of another name,
-    scales of another shape, an activation that is missing.
+    Gemma 3n, Gemma 4, CogVLM and Granite Speech that llama.cpp's own converter wrote are rid of its faults: a norm of
+    another name, scales of another shape, an activation that is missing.
 
     The file that is replaced keeps its mode and owner. Its path is all that goes to standard output.
     """

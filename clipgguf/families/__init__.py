@@ -38,12 +38,14 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "glm4v": (("glm4v", "glm4v_moe", "glm_ocr"), ("glm4v",)),
     "glm5_next": (("glm5_next",), ("glm5v",)),
     "granite4_vision": (("granite4_vision",), ("granite4_vision",)),
+    "granite_speech": (("granite_speech", "granite_speech_plus"), ("granite_speech",)),
     "hunyuan_vl": (("hunyuan_vl",), ("hunyuanvl",)),
     "idefics3": (("idefics3", "smolvlm"), ("idefics3",)),
     "internvl": (("internvl", "internvl_chat", "interns1", "InternVisionModel"), ("internvl",)),
     "janus_pro": (("janus",), ("janus_pro",)),
     "kimi_k25": (("Glm5vForConditionalGeneration", "KimiK25ForConditionalGeneration", "kimi_k25"), ("kimik25",)),
     "kimi_vl": (("kimi_vl",), ("kimivl",)),
+    "lfm2_audio": (("Lfm2AudioForConditionalGeneration", "lfm2_audio"), ("lfm2a",)),
     "lfm2_vl": (("lfm2_vl", "Lfm2VlForConditionalGeneration"), ("lfm2",)),
     "lighton_ocr": (
         ("LightOnOCRForConditionalGeneration", "LightOnOcrForConditionalGeneration", "lighton_ocr"),
@@ -59,7 +61,10 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # It is met by its file, params.json; its files are Pixtral's.
     "mistral": ((), ()),
     "muse_glimmer": (("muse_glimmer",), ("muse-glimmer",)),
-    "nemotron_nano_v2_vl": (("NemotronH_Nano_VL_V2", "RADIOModel"), ("nemotron_v2_vl",)),
+    "nemotron_nano_v2_vl": (
+        ("NemotronH_Nano_Omni_Reasoning_V3", "NemotronH_Nano_VL_V2", "RADIOModel"),
+        ("nemotron_v2_vl", "nemotron_v2_vl+parakeet", "parakeet"),
+    ),
     "paddleocr_vl": (("paddleocr_vl", "PaddleOCRVisionModel"), ("paddleocr",)),
     "phi4_siglip": (("phi4-siglip", "Phi4ForCausalLMV"), ("phi4",)),
     "pixtral": (("llava+pixtral", "mistral3"), ("pixtral",)),
@@ -79,8 +84,7 @@ PROJECTORS = {projector: module for module, (_, projectors) in MODULES.items() f
 # 0.3.36 of llama-cpp-python, which are encoders of sound, and generate sound.
 _LLAMA_CPP_ALONE = frozenset(
     {
-        *("AudioFlamingo3ForConditionalGeneration", "GlmasrModel", "GraniteSpeechForConditionalGeneration"),
-        *("GraniteSpeechPlusForConditionalGeneration", "Lfm2AudioForConditionalGeneration", "PocketTTSModel"),
+        *("AudioFlamingo3ForConditionalGeneration", "GlmasrModel", "PocketTTSModel"),
         *("MERaLiON2ForConditionalGeneration", "Qwen2AudioForConditionalGeneration"),
         *("Qwen3ASRForConditionalGeneration", "Qwen3TTSForConditionalGeneration"),
         "VoxtralForConditionalGeneration",

@@ -13,6 +13,7 @@ from clipgguf.config import SIGLIP_STATISTICS
 from clipgguf.errors import shown
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.llava_settings import HF_DEFAULT_PINPOINTS
+from clipgguf.families.q_former_tables import q_former_layer
 from clipgguf.families.tower_tables import MODERN_BLOCK, POST_NORM, SIGLIP_EMBEDDINGS, SIGLIP_HEAD, TOWER
 from clipgguf.family import Family
 from clipgguf.layers import linear, norm
@@ -80,28 +81,12 @@ def sides(values: Mapping[str, Any]) -> tuple[int, int]:
     raise ValueError(f"downsample_rate is {shown(values['rate'])}, should be like '4/8'")
 
 
-def attention(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """Return the rules of a Q-Former's attention."""
-    return (
-        *linear(f"{theirs}.attention.query", f"{ours}_q", "width", "width'"),
-        *linear(f"{theirs}.attention.key", f"{ours}_k", "width", "width'"),
-        *linear(f"{theirs}.attention.value", f"{ours}_v", "width", "width'"),
-        *linear(f"{theirs}.output.dense", f"{ours}_out", "width", "width'"),
-        *norm(f"{theirs}.output.LayerNorm", f"{ours}_norm"),
-    )
-
-
-_LAYER = "qformer.encoder.layer.0"
 Q_FORMER = (
     Rule("image_positions", "img_pos", "1 (window_side window_side') width"),
     Rule("query", "query", "1 (query_side query_side') width"),
     *norm("norm", "norm"),
     *norm("qformer.layernorm", "post_norm"),
-    *attention(f"{_LAYER}.attention", "self_attn"),
-    *attention(f"{_LAYER}.crossattention", "cross_attn"),
-    *linear(f"{_LAYER}.intermediate_query.dense", "ffn_up", "query_ffn", "width"),
-    *linear(f"{_LAYER}.output_query.dense", "ffn_down", "width", "query_ffn"),
-    *norm(f"{_LAYER}.output_query.LayerNorm", "ffn_norm"),
+    *q_former_layer("qformer.encoder.layer.0."),
     *linear("out_linear", "linear", "projection", "width"),
 )
 

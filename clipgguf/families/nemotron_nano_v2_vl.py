@@ -1,13 +1,15 @@
 """Nemotron Nano V2 VL: RADIO's tower with registers, for images of one size, and two matrices after an RMS norm.
 
-Names: nvidia/NVIDIA-Nemotron-Nano-12B-v2-VL-BF16; transformers' RadioConfig and NemotronH_Omni_Reasoning_V3_Config;
-llama.cpp's ``conversion/nemotron.py`` and ``tools/mtmd``. llama.cpp's converter takes ViT-H's sizes for granted, and
-ImageNet's mean and standard deviation for those that the processor calls norm_mean and norm_std. Of Nemotron Omni, the
-image part is written.
+Nemotron Omni has Parakeet besides. Names: nvidia/NVIDIA-Nemotron-Nano-12B-v2-VL-BF16; transformers' RadioConfig and
+NemotronH_Omni_Reasoning_V3_Config; llama.cpp's ``conversion/nemotron.py`` and ``tools/mtmd``. llama.cpp's converter
+takes ViT-H's sizes for granted, and ImageNet's mean and standard deviation for those that the processor calls norm_mean
+and norm_std. It is the values and the layouts of both towers that make the table long.
 """
 
 from clipgguf.config import CLIP_STATISTICS, ImageStatistics
+from clipgguf.families import parakeet
 from clipgguf.families.bases import MTMD
+from clipgguf.families.conformer_tables import TYPES
 from clipgguf.family import Family
 from clipgguf.inputs import Inputs
 from clipgguf.layers import linear, norm
@@ -24,8 +26,10 @@ def statistics(inputs: Inputs) -> ImageStatistics:
 
 
 FAMILY = Family(
-    title="Nemotron Nano V2 VL",
+    title="Nemotron Nano V2 VL or Omni",
     projector="nemotron_v2_vl",
+    projector_key="vision.projector",
+    alone_key="projector",
     base=MTMD,
     values=(
         Value("vision.projection", "llm_config.hidden_size|text_config.hidden_size|hidden_size", 4096),
@@ -45,6 +49,7 @@ FAMILY = Family(
         Value("ratio", "downsample_ratio", 0.5),
         Value("vision.scale", of=lambda v: int(1 / v["ratio"])),
         Value("vision.merged", of=lambda v: v["vision.width"] * v["vision.scale"] ** 2),
+        *parakeet.VALUES,
     ),
     sections=(
         Section(
@@ -87,13 +92,18 @@ FAMILY = Family(
                 *linear("1", "1", "hidden", "merged", bias=False),
                 *linear("3", "3", "projection", "hidden", bias=False),
             ),
+            # Its reader loads no sound without.
+            also="audio",
         ),
+        *parakeet.SECTIONS,
     ),
     merge="vision.scale",
     # RADIO normalizes images itself, which its processor does here; videos have kernels of their own.
     left_out=(
-        *(r"(model\.)?language_model\.", r"lm_head\."),
+        *(r"(model\.)?language_model\.", r"lm_head\.", r"sound_encoder\..*\.num_batches_tracked$"),
         *(r"(.*\.)?radio_model\.(input_conditioner\.|summary_idxs$)", r"(.*\.)?patch_generator\.video_embedder\."),
     ),
-    noted=((r"sound_(encoder|projection)\.", "{count} tensors of the audio encoder are left out"),),
+    apart={"vision": r"vision_model\.", "audio": r"sound_(encoder|projection)\."},
+    told_by={"audio": "sound_config"},
+    types=TYPES,
 )

@@ -37,17 +37,25 @@ _TAKEN: Mapping[str, tuple[str, ...]] = {
 _IGNORED = frozenset({"has_text", "has_minicpmv", "rope_base"})
 # Tensors of several axes that it adds to others, or joins with them, and aborts on in any type but F32. Of the table of
 # positions some families look rows up instead.
-_ADDED = ("v.position_embd.weight", "v.sam.pos_embd.weight", "v.proj_blk.*.img_pos", "resampler.query", "v.class_embd")
+_ADDED = (
+    *("v.position_embd.weight", "v.sam.pos_embd.weight", "v.proj_blk.*.img_pos", "resampler.query", "v.class_embd"),
+    *("a.blk.*.pos_bias_[uv]", "a.proj_query", "a.mel_filters"),
+)
 _BY_ROWS = frozenset(
     {"clip", "deepseek_ocr", "gemma4", "gemma4_unified", "hunyuan_vl", "llava", "minicpmv", "minicpmv4_6"}
 )
-# Gemma 3n's convolutions are others than those of patches: by the end of the name, what they take.
-_CONVOLUTIONS = {
-    "*dw_*.conv.weight": ("F16",),
-    "*.down_conv.weight": ("F16",),
-    "*.conv.weight": ("F16", "F32"),
-    "*.proj.weight": ("F16", "F32"),
-    "*.conv_*.weight": ("F16", "F32"),
+# Of convolutions other than those of patches, what a family's graph takes: by a pattern of the name.
+_CONVOLUTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "gemma3n": {
+        "*dw_*.conv.weight": ("F16",),
+        "*.down_conv.weight": ("F16",),
+        "*.conv.weight": ("F16", "F32"),
+        "*.proj.weight": ("F16", "F32"),
+        "*.conv_*.weight": ("F16", "F32"),
+    },
+    "granite_speech": {"*.conv_dw.weight": ("F32",)},
+    "lfm2_audio": {"*.conv_dw.weight": ("F32",), "a.conv1d.[2356].weight": ("F16", "F32")},
+    "nemotron_nano_v2_vl": {"*.conv_dw.weight": ("F32",), "a.conv1d.[25].weight": ("F16", "F32")},
 }
 NO_PROJECTOR = "it has no projector (no tensor is called mm.*), so it is no mmproj"
 
@@ -64,6 +72,9 @@ def has_projector_type(file: ClipFile) -> Iterator[str]:
     told, kind = file.projector_types, file.kind
     if not told:
         yield f"{PROJECTOR_TYPE} is missing{'; clipgguf upgrade adds it' if kind else ''}"
+    elif PROJECTOR_TYPE not in told and file.family is not None:
+        keys = (KEYS[f"{part}.projector"].key for part in file.family.parts)
+        yield from (f"{key} is missing" for key in keys if key not in told)
     for key, text in told.items():
         if kind is not None and kind.projector_type != text:
             yield f"{key} is {text!r}, but the tensors are those of {kind.projector_type!r}"
@@ -170,13 +181,14 @@ def has_room(file: ClipFile, most: int) -> Iterator[str]:
 
 def has_types_of_its_graph(file: ClipFile) -> Iterator[str]:
     """Element types of what a family's graph adds, joins or convolves; of matrices and patches ``has_types`` tells."""
+    kernels = _CONVOLUTIONS.get(file.module or "", {})
     for tensor in file.tensors.values() if file.family is not None else ():
-        taken: tuple[str, ...] = ()
-        if len(squeeze(tensor.shape)) > 1 and any(fnmatchcase(tensor.name, pattern) for pattern in _ADDED):
+        if len(squeeze(tensor.shape)) < 2:
+            continue
+        taken = next((types for pattern, types in kernels.items() if fnmatchcase(tensor.name, pattern)), ())
+        if any(fnmatchcase(tensor.name, pattern) for pattern in _ADDED):
             is_looked_up = tensor.name == _ADDED[0] and file.module in _BY_ROWS
             taken = () if is_looked_up else ("F32",)
-        elif file.module == "gemma3n" and len(tensor.shape) == 4:
-            taken = next((types for end, types in _CONVOLUTIONS.items() if fnmatchcase(tensor.name, end)), ())
         if taken and tensor.dtype not in taken:
             yield f"it takes {' or '.join(taken)} for {tensor.name!r}, not {tensor.dtype}"
 

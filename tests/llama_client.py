@@ -274,7 +274,7 @@ def ask(mmproj: Path, directory: Path, size: tuple[int, int] = (112, 112)) -> Cl
     """
     fields = gguf.GGUFReader(mmproj).fields
     media = {"vision": _image(random_pixels(*size)), "audio": _sound()}
-    asked = [medium for part, medium in media.items() if f"clip.has_{part}_encoder" in fields]
+    asked = [medium for part, medium in media.items() if f"clip.has_{part}_encoder" in fields] or [media["vision"]]
     width = next(field.contents() for key, field in fields.items() if key.endswith(".projection_dim")) or 32
     # HunyuanVL counts its tokens by rows and columns.
     mrope = any(field.contents() == "hunyuanvl" for key, field in fields.items() if key.endswith("projector_type"))

@@ -70,8 +70,8 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
     "qwen2_audio": (("qwen2_audio",), ("qwen2a",)),
     "qwen2_vl": (("qwen2_vl", "sarashina2_vision"), ("qwen2vl_merger",)),
-    # Of its files, which are for images only, Qwen3-VL's table is the one.
-    "qwen3_omni_moe": (("qwen3_omni_moe",), ()),
+    "qwen3_asr": (("qwen3_asr",), ("qwen3a",)),
+    "qwen3_omni_moe": (("qwen3_omni_moe",), ("qwen3vl_merger+qwen3a",)),
     "qwen3_vl": (("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), ("qwen3vl_merger",)),
     "step3p7": (("step3p7", "StepVLForConditionalGeneration", "Step3p7ForConditionalGeneration"), ("step3vl",)),
     "ultravox": (("ultravox", "UltravoxModel"), ("ultravox",)),
@@ -86,7 +86,6 @@ _LLAMA_CPP_ALONE = frozenset(
     {
         *("GraniteSpeechForConditionalGeneration", "GraniteSpeechPlusForConditionalGeneration"),
         *("Lfm2AudioForConditionalGeneration", "PocketTTSModel", "Qwen3TTSForConditionalGeneration"),
-        "Qwen3ASRForConditionalGeneration",
     }
 )
 # What looks like a family that is supported, by model_type, and why no reader computes it.

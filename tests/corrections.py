@@ -62,6 +62,8 @@ _VIT_H = Correction(
 )
 # Torch has exponentials and sines of its own, which are rounded otherwise in some last bits.
 SINUSOIDS = (("a.position_embd.weight", 4e-5),)
+_OMNI = "It looks for thinker.visual.* under a name that it has taken away before."
+_OMNI_VISUAL = ((r"^thinker\.visual\.", "model.visual."),)
 # By the fixture's name.
 CORRECTIONS: dict[str, Correction] = {
     "cogvlm": Correction(
@@ -153,17 +155,27 @@ CORRECTIONS: dict[str, Correction] = {
         checkpoint=((r"^model\.visual\.", "visual."),),
     ),
     "qwen2_5_omni": Correction(within=SINUSOIDS),
-    "qwen3_omni_moe": Correction(
-        why="It looks for thinker.visual.* under a name that it has taken away before, and wants both towers; it is "
-        "given the image tower as Qwen3-VL's, which it is.",
+    "qwen3_asr": Correction(within=SINUSOIDS),
+    "qwen3_asr--hf": Correction(
+        why="It knows the published layout alone, whose configuration is inside the thinker's.",
         checkpoint=(
-            (r"^thinker\.visual\.", "model.visual."),
-            (r"\.merger_list\.", ".deepstack_merger_list."),
-            (r"(merger\.|merger_list\.\d+\.)ln_q\.", r"\1norm."),
-            (r"(merger\.|merger_list\.\d+\.)mlp\.0\.", r"\1linear_fc1."),
-            (r"(merger\.|merger_list\.\d+\.)mlp\.2\.", r"\1linear_fc2."),
+            (r"^model\.audio_tower\.", "thinker.audio_tower."),
+            (r"^model\.multi_modal_projector\.linear_", "thinker.audio_tower.proj"),
         ),
-        config={"architectures": ["Qwen3VLMoeForConditionalGeneration"], "model_type": "qwen3_vl_moe"},
-        lifted="thinker_config",
+        config={
+            "thinker_config": {
+                "audio_config": {
+                    "num_mel_bins": 128,
+                    "d_model": 64,
+                    "encoder_ffn_dim": 160,
+                    "encoder_attention_heads": 2,
+                    "encoder_layers": 4,
+                },
+                "text_config": {"hidden_size": 96},
+            }
+        },
+        within=SINUSOIDS,
     ),
+    "qwen3_omni_moe": Correction(why=_OMNI, checkpoint=_OMNI_VISUAL, within=SINUSOIDS),
+    "qwen3_omni_moe--flat": Correction(why=_OMNI, checkpoint=_OMNI_VISUAL, within=SINUSOIDS),
 }

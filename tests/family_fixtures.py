@@ -61,7 +61,8 @@ class Expected:
 class Fixture:
     """One model of a family: a tiny checkpoint, and what the reference makes of it.
 
-    ``unrunnable`` says why llama.cpp does not run it, where it does not.
+    ``unrunnable`` says why llama.cpp does not run it, where that is its own fault; ``refused`` where it wants another
+    file, as ``inspect`` says.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Fixture:
     metadata: dict[str, Any]
     tensors: dict[str, Expected]
     unrunnable: str = ""
+    refused: str = ""
 
     @property
     def module(self) -> str:
@@ -91,7 +93,7 @@ class Fixture:
             {name: tuple(shape) for name, shape in values["shapes"].items()},
             values.get("metadata", {}),
             {name: Expected.read(record) for name, record in values.get("tensors", {}).items()},
-            values.get("client", {}).get("unrunnable", ""),
+            **values.get("client", {}),
         )
 
     def write(self, directory: Path, dtype: str = "F32", shards: int = 1, *, reverse: bool = False) -> Path:

@@ -113,7 +113,7 @@ def write_for_reference(fixture: Fixture, directory: Path, dtype: str) -> Path:
 
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return an object with others in it, and objects in it merged likewise."""
-    return {**values, **{k: merged(values[k], v) if isinstance(v, dict) else v for k, v in changes.items()}}
+    return {**values, **{k: merged(values.get(k, {}), v) if isinstance(v, dict) else v for k, v in changes.items()}}
 
 
 def keys(read: GGUFReader, *, is_corrected: bool) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tests.family_fixtures import Fixture, fixtures
 
 # A fixture, and what is replaced in its names: what stands in memory, or stood in older versions.
 SPELLINGS = (
+    ("audio_flamingo3", (r"^(audio_tower|multi_modal_projector|language_model)", r"model.\1")),
     ("gemma3", (r"^(vision_tower|multi_modal_projector|language_model)", r"model.\1")),
     ("gemma3--resaved", (r"^(vision_tower|multi_modal_projector|language_model)", r"model.\1")),
     ("granite_speech", (r"^(encoder|projector|language_model)", r"model.\1")),
@@ -21,10 +22,16 @@ SPELLINGS = (
     ("janus_pro", (r"^model\.", "")),
     ("lfm2_vl", (r"^model\.(vision_tower|multi_modal_projector)", r"\1")),
     ("lfm2_vl--resaved", (r"^model\.(vision_tower|multi_modal_projector)", r"\1")),
+    ("glm_asr", (r"audio_encoder\.layer_norm", "audio_encoder.adapting.layer_norm")),
     ("llama4", (r"^(vision_model|multi_modal_projector|language_model)", r"model.\1")),
     ("paddleocr_vl", (r"^visual\.vision_model\.", "model.visual.")),
     ("paddleocr_vl", (r"^mlp_AR\.", "model.projector.")),
     ("paddleocr_vl", (r"^model\.", "model.language_model.")),
+    ("qwen2_audio", (r"^(audio_tower|multi_modal_projector|language_model)", r"model.\1")),
+    ("qwen3_asr", (r"^thinker\.", "")),
+    ("qwen3_omni_moe", (r"^thinker\.(visual|audio_tower)", r"\1")),
+    ("qwen3_omni_moe", (r"^thinker\.visual", "model.visual")),
+    ("voxtral", (r"^(audio_tower|multi_modal_projector|language_model)", r"model.\1")),
 )
 
 
@@ -52,6 +59,8 @@ def test_tensors_that_are_known_and_not_written(tmp_path: Path) -> None:
         ("paddleocr_vl", "visual.vision_model.head.probe"),
         ("lfm2_vl", "model.vision_tower.vision_model.head.probe"),
         ("internvl--hf", "vision_tower.embeddings.mask_token"),
+        ("glm_asr", "audio_encoder.proj.weight"),
+        ("qwen3_omni_moe", "talker.model.norm.weight"),
     ):
         fixture = fixture_of(name)
         other = replace(fixture, shapes={**fixture.shapes, more: (3,)})

@@ -26,12 +26,24 @@ from tests.weights import write_file
 
 def test_what_llama_cpp_alone_converts(tmp_path: Path) -> None:
     model = write_clip(tmp_path / "m")
-    classes = ["VoxtralForConditionalGeneration", 7]
-    write_json(model / "config.json", {"model_type": "voxtral", "architectures": classes})
+    classes = ["PocketTTSModel", 7]
+    write_json(model / "config.json", {"model_type": "pocket_tts", "architectures": classes})
     assert (
-        "is of model_type 'voxtral', which is not supported; llama.cpp's converter writes an mmproj of it"
+        "is of model_type 'pocket_tts', which is not supported; llama.cpp's converter writes an mmproj of it"
         in refused(model)
     )
+
+
+@pytest.mark.parametrize(
+    ("model_type", "why"),
+    [("glmasr", "has rotary positions"), ("musicflamingo", "rotates the features by their times")],
+)
+def test_what_looks_like_a_family_and_is_not_computed(model_type: str, why: str, tmp_path: Path) -> None:
+    model = write_clip(tmp_path / "m")
+    write_json(model / "config.json", {"model_type": model_type})
+    problem = refused(model)
+    assert f"{model / 'config.json'}: is of model_type {model_type!r}, which is not supported: " in problem
+    assert why in problem
 
 
 @pytest.mark.parametrize("model_type", ["t5", "bert", "chinese_clip", "clipseg", "siglip2_vision_model", None, "", 5])

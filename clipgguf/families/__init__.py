@@ -23,6 +23,7 @@ from clipgguf.sources.given import hub_advice, place
 # model_type does but one that is a class's name; the more special one counts. A module has the table FAMILY, or where
 # there is more to do than to read tables, a function open_model.
 MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "audio_flamingo3": (("audioflamingo3",), ("musicflamingo",)),
     "clip": (("clip", "clip_text_model", "clip_vision_model", "siglip", "siglip_vision_model"), ()),
     "cogvlm": (("CogVLMForCausalLM",), ("cogvlm",)),
     "deepseek_ocr": (("DeepseekOCRForCausalLM", "UnlimitedOCRForCausalLM", "unlimited_ocr"), ("deepseekocr",)),
@@ -37,6 +38,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "gemma4_unified": (("gemma4_unified",), ("gemma4uv",)),
     "glm4v": (("glm4v", "glm4v_moe", "glm_ocr"), ("glm4v",)),
     "glm5_next": (("glm5_next",), ("glm5v",)),
+    "glm_asr": (("Glmasr", "GlmasrModel"), ("glma",)),
     "granite4_vision": (("granite4_vision",), ("granite4_vision",)),
     "granite_speech": (("granite_speech", "granite_speech_plus"), ("granite_speech",)),
     "hunyuan_vl": (("hunyuan_vl",), ("hunyuanvl",)),
@@ -54,6 +56,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ling3_vl": (("BailingMoeV3VLForConditionalGeneration", "bailing_moe_v3_vl"), ("ling3vl",)),
     "llama4": (("llama4",), ("llama4",)),
     "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
+    "meralion2": (("meralion2", "MERaLiON2ForConditionalGeneration"), ("meralion",)),
     "mimo_v2": (("mimo_v2", "MiMoV2ForCausalLM"), ("mimovl",)),
     "minicpmv": (("minicpmv", "minicpmo"), ("resampler",)),
     "minicpmv4_6": (("minicpmv4_6",), ("minicpmv4_6",)),
@@ -70,26 +73,28 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "pixtral": (("llava+pixtral", "mistral3"), ("pixtral",)),
     "qwen2_5_omni": (("qwen2_5_omni", "Qwen2_5OmniModel"), ("qwen2.5o",)),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
+    "qwen2_audio": (("qwen2_audio",), ("qwen2a",)),
     "qwen2_vl": (("qwen2_vl", "sarashina2_vision"), ("qwen2vl_merger",)),
-    # Of its files, which are for images only, Qwen3-VL's table is the one.
-    "qwen3_omni_moe": (("qwen3_omni_moe",), ()),
+    "qwen3_asr": (("qwen3_asr",), ("qwen3a",)),
+    "qwen3_omni_moe": (("qwen3_omni_moe",), ("qwen3vl_merger+qwen3a",)),
     "qwen3_vl": (("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), ("qwen3vl_merger",)),
     "step3p7": (("step3p7", "StepVLForConditionalGeneration", "Step3p7ForConditionalGeneration"), ("step3vl",)),
     "ultravox": (("ultravox", "UltravoxModel"), ("ultravox",)),
+    "voxtral": (("voxtral",), ("voxtral",)),
     "youtu_vl": (("YoutuVLForConditionalGeneration", "youtu_vl"), ("youtuvl",)),
 }
 MODEL_TYPES = {model_type: module for module, (model_types, _) in MODULES.items() for model_type in model_types}
 PROJECTORS = {projector: module for module, (_, projectors) in MODULES.items() for projector in projectors}
 # The classes of which llama.cpp's converter makes an mmproj and nobody here does: its MmprojModel classes of release
-# 0.3.36 of llama-cpp-python, which are encoders of sound, and generate sound.
-_LLAMA_CPP_ALONE = frozenset(
-    {
-        *("AudioFlamingo3ForConditionalGeneration", "GlmasrModel", "PocketTTSModel"),
-        *("MERaLiON2ForConditionalGeneration", "Qwen2AudioForConditionalGeneration"),
-        *("Qwen3ASRForConditionalGeneration", "Qwen3TTSForConditionalGeneration"),
-        "VoxtralForConditionalGeneration",
-    }
-)
+# 0.3.36 of llama-cpp-python that generate sound.
+_LLAMA_CPP_ALONE = frozenset({"PocketTTSModel", "Qwen3TTSForConditionalGeneration"})
+# What looks like a family that is supported, by model_type, and why no reader computes it.
+_NOT_COMPUTED: Mapping[str, str] = {
+    "glmasr": "transformers' layout of GLM-ASR has rotary positions, readers add a table of positions, which it lacks; "
+    "the layout of model_type 'Glmasr', as it was published first, is supported",
+    "musicflamingo": "it rotates the features by their times (rotary time embeddings), which readers do not; "
+    "model_type 'audioflamingo3' is supported",
+}
 LLAVA_KEYS = ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OPEN_CLIP_NAMES = re.compile(r"visual\.|(text\.)?transformer\.resblocks\.")
@@ -194,6 +199,8 @@ def _why_not_supported(config: Mapping[str, Any]) -> str:
     model_type, architectures = config.get("model_type"), config.get("architectures")
     if model_type is None:
         return "has no model_type; `clipgguf families` lists what is supported"
+    if isinstance(model_type, str) and model_type in _NOT_COMPUTED:
+        return f"is of model_type {shown(model_type)}, which is not supported: {_NOT_COMPUTED[model_type]}"
     what = f"is of model_type {shown(model_type)}, which is not supported"
     known = [name for name in MODEL_TYPES if "+" not in name]
     if isinstance(model_type, str) and (nearest := difflib.get_close_matches(model_type, known, 3, 0.6)):

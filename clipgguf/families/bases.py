@@ -94,12 +94,13 @@ def settled(source: str, *allowed: Any, part: str = "") -> Value:
     return Value(f"{part}.{source.rpartition('.')[2]}" if part else source, setting)
 
 
-def inside(place: str, value: Value) -> Value:
-    """Return a value whose paths in config.json are inside an object there."""
+def inside(place: str, value: Value, *, or_not: bool = False) -> Value:
+    """Return a value whose paths in config.json are inside an object there, or with ``or_not`` perhaps not."""
     if not isinstance(value.source, str):
         return value
     paths = value.source.split("|")
-    return replace(value, source="|".join(p if p.startswith("processor.") else f"{place}.{p}" for p in paths))
+    within = [path if path.startswith("processor.") else f"{place}.{path}" for path in paths]
+    return replace(value, source="|".join(dict.fromkeys((*within, *(paths if or_not else ())))))
 
 
 # What the language model's tensors begin with, in the spellings of transformers and of the hub.

@@ -8,7 +8,7 @@ from clipgguf.families.bases import LANGUAGE_MODEL, MTMD
 from clipgguf.families.whisper import TYPES, sections, stacked, values
 from clipgguf.family import Family
 from clipgguf.layers import linear, norm
-from clipgguf.table import Prefix, Section
+from clipgguf.table import Prefix, Section, Value
 
 PROJECTOR = Prefix("linear_1.weight", "multi_modal_projector.")
 
@@ -18,7 +18,7 @@ FAMILY = Family(
     base=MTMD,
     values=(
         *values(),
-        *stacked("stack_factor", 8),
+        *stacked(Value("audio.stack", "stack_factor", 8)),
     ),
     sections=(
         *sections(),

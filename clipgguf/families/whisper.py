@@ -20,23 +20,40 @@ TYPES = (Types("a.conv1d.*.weight", F16),)
 TYPES_IN_F32 = (Types("a.conv1d.*.weight", F32),)
 
 
-def values(at: str = "audio_config", width: int = 1280, blocks: int = 32, heads: int = 20) -> tuple[Value, ...]:
-    """Return the values of an encoder whose configuration is at a path, with its class's defaults."""
+def values(
+    at: str = "audio_config",
+    width: int = 1280,
+    blocks: int = 32,
+    heads: int = 20,
+    mel_bins: int = 128,
+    *,
+    text: str = "text_config",
+    projection: int = 4096,
+) -> tuple[Value, ...]:
+    """Return the values of an encoder whose configuration is at a path, with its class's defaults.
+
+    The language model's is at ``text``, and ``projection`` is its width by default.
+    """
     return (
-        Value("audio.projection", "text_config.hidden_size|hidden_size", 4096),
+        Value("audio.projection", f"{text}.hidden_size|hidden_size", projection),
         Value("audio.width", f"{at}.hidden_size|{at}.d_model", width),
         Value("audio.ffn", f"{at}.intermediate_size|{at}.encoder_ffn_dim", 4 * width),
         Value("audio.blocks", f"{at}.num_hidden_layers|{at}.encoder_layers", blocks),
         Value("audio.heads", f"{at}.num_attention_heads|{at}.encoder_attention_heads", heads),
         Value("audio.epsilon", f"{at}.layer_norm_eps", 1e-5),
-        Value("audio.mel_bins", f"{at}.num_mel_bins", 128),
+        Value("audio.mel_bins", f"{at}.num_mel_bins", mel_bins),
     )
 
 
-def stacked(source: str, default: int) -> tuple[Value, Value]:
+def whisper_values(at: str, text: str, projection: int) -> tuple[Value, ...]:
+    """Return the values of an encoder whose configuration is a WhisperConfig at a path, as ``values`` does."""
+    return values(at, width=384, blocks=4, heads=6, mel_bins=80, text=text, projection=projection)
+
+
+def stacked(stack: Value) -> tuple[Value, Value]:
     """Return the values of how many frames become one token, side by side."""
     return (
-        Value("audio.stack", source, default),
+        stack,
         Value("audio.stacked", of=lambda v: v["audio.stack"] * v["audio.width"]),
     )
 
@@ -71,7 +88,8 @@ def sinusoids(values: Mapping[str, Any]) -> Computed:
     return Computed("position_embd.weight", (1500, width), (), rows)
 
 
-POSITIONS = Rule("embed_positions.weight", "position_embd.weight", "positions width")
+# llama.cpp cuts sound into pieces of 30 s, which are 1500 positions, and aborts on a table that has fewer.
+POSITIONS = Rule("embed_positions.weight", "position_embd.weight", "1500 width")
 SINUSOIDS = Rule("", "position_embd.weight", "1500 width", made=sinusoids)
 
 
@@ -93,15 +111,15 @@ def sections(tower: Prefix = TOWER, post_norm: str = "layer_norm", positions: Ru
     )
 
 
-def blocks(tower: Prefix = TOWER) -> Section:
-    """Return the encoder's blocks; the keys have no bias."""
+def blocks(tower: Prefix = TOWER, *, key_bias: bool = False) -> Section:
+    """Return the encoder's blocks; Whisper's keys have no bias."""
     return Section(
         tower + "layers.{}.",
         "a.blk.{}.",
         (
             *norm("self_attn_layer_norm", "ln1"),
             *linear("self_attn.q_proj", "attn_q", "width", "width'"),
-            *linear("self_attn.k_proj", "attn_k", "width", "width'", bias=False),
+            *linear("self_attn.k_proj", "attn_k", "width", "width'", bias=key_bias),
             *linear("self_attn.v_proj", "attn_v", "width", "width'"),
             *linear("self_attn.out_proj", "attn_out", "width", "width'"),
             *norm("final_layer_norm", "ln2"),

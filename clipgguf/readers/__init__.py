@@ -130,6 +130,7 @@ def llama_cpp(file: ClipFile) -> Iterator[str]:
     for part in parts:
         yield from demands.has_flag(file, f"has_{part}", True)
     yield from mmproj.has_projector_type(file)
+    yield from mmproj.has_one_width(file)
     for part in parts:
         yield from demands.has_sizes(file, part)
     yield from mmproj.has_no_known_fault(file)

@@ -38,8 +38,8 @@ _IGNORED = frozenset({"has_text", "has_minicpmv", "rope_base"})
 # Tensors of several axes that it adds to others, or joins with them, and aborts on in any type but F32. Of the table of
 # positions some families look rows up instead.
 _ADDED = (
-    *("v.position_embd.weight", "v.sam.pos_embd.weight", "v.proj_blk.*.img_pos", "resampler.query", "v.class_embd"),
-    *("a.blk.*.pos_bias_[uv]", "a.proj_query", "a.mel_filters"),
+    *("v.position_embd.weight", "a.position_embd.weight", "v.sam.pos_embd.weight", "v.proj_blk.*.img_pos"),
+    *("resampler.query", "v.class_embd", "a.blk.*.pos_bias_[uv]", "a.proj_query", "a.mel_filters"),
 )
 _BY_ROWS = frozenset(
     {"clip", "deepseek_ocr", "gemma4", "gemma4_unified", "hunyuan_vl", "llava", "minicpmv", "minicpmv4_6"}
@@ -72,9 +72,9 @@ def has_projector_type(file: ClipFile) -> Iterator[str]:
     told, kind = file.projector_types, file.kind
     if not told:
         yield f"{PROJECTOR_TYPE} is missing{'; clipgguf upgrade adds it' if kind else ''}"
-    elif PROJECTOR_TYPE not in told and file.family is not None:
-        keys = (KEYS[f"{part}.projector"].key for part in file.family.parts)
-        yield from (f"{key} is missing" for key in keys if key not in told)
+    elif PROJECTOR_TYPE not in told:
+        needed = (KEYS[f"{part}.projector"].key for part in ("vision", "audio") if file.tells(part))
+        yield from (f"it lacks the metadata {key}" for key in needed if key not in told)
     for key, text in told.items():
         if kind is not None and kind.projector_type != text:
             yield f"{key} is {text!r}, but the tensors are those of {kind.projector_type!r}"
@@ -116,6 +116,21 @@ def _has_its_keys(file: ClipFile, family: Family) -> Iterator[str]:
     taken = [keys[name] for name in missing if name in own]
     if taken:
         yield Doubt(f"it lacks the metadata {', '.join(taken)}, for which it takes values of its own")
+
+
+def has_one_width(file: ClipFile) -> Iterator[str]:
+    """Of a file for images and sound both give as many values for a token, or llama.cpp refuses it.
+
+    What some blocks give besides stands beside the image's own values (``clip_n_mmproj_embd`` in tools/mtmd/clip.cpp).
+    """
+    image, sound = file.value("vision.projection"), file.value("audio.projection")
+    if file.tells("vision") and file.tells("audio") and image and sound:
+        besides = {name.split(".")[2] for name in file.tensors if name.startswith("v.deepstack.")}
+        if (wide := image * (1 + len(besides))) != sound:
+            yield (
+                f"images give {wide:,} values for a token and sounds {sound:,}, where it takes a file for one of them "
+                "only; --vision-only and --audio-only write them"
+            )
 
 
 def has_no_known_fault(file: ClipFile) -> Iterator[str]:

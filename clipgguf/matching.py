@@ -1,17 +1,17 @@
 """Hold a checkpoint's tensors against a family's tables: every name known, every shape right, and what is written."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from clipgguf.blocks import begun, numbers, sizes_in
-from clipgguf.errors import CheckpointError, ConfigError
+from clipgguf.errors import CheckpointError
 from clipgguf.family import Family
 from clipgguf.shape import lengths, shape_of, shape_text, size_name, with_ones_of
-from clipgguf.sources import File, Folder
+from clipgguf.sources import Folder
 from clipgguf.table import BEGUN, Prefix, Rule, Section
-from clipgguf.tensor import DTYPES, Joined, Tensor, View
+from clipgguf.tensor import DTYPES, Joined, Tensor, View, padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +21,6 @@ class Output:
     name: str
     source: Tensor
     shape: tuple[int, ...]
-
-
-def refuse_quantized(config: Mapping[str, Any], path: File, tensors: Iterable[View]) -> None:
-    """Raise ConfigError when a config.json says that the checkpoint is quantized, and one of the wanted tensors is."""
-    quantization = config.get("quantization_config")
-    # Often the language model alone is quantized: its tower and its projector can be converted.
-    tensor = next((t for t in tensors if t.dtype not in (*DTYPES, "I64")), None)
-    if quantization and tensor is not None:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        by = method if isinstance(method, str) and method else "quantization_config"
-        raise ConfigError(
-            f"{path}: the checkpoint is quantized ({by}; {tensor.name!r} is of type {tensor.dtype}), supported are "
-            f"weights in {', '.join(DTYPES)}"
-        )
 
 
 def the_prefix(key: Prefix, names: Mapping[str, Any], where: Folder) -> str | None:
@@ -71,6 +57,8 @@ class Match:
     used: set[str] = field(default_factory=set)
     # Of the sections that have as many blocks as are begun: their numbers by what stands in front.
     begun: dict[str, set[int]] = field(default_factory=dict)
+    # The values that are told by tensors which are padded: how long each of them is.
+    told: dict[str, list[int]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     outputs: tuple[Output, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -200,13 +188,17 @@ class Match:
             has = f"the whole checkpoint has {len(self.tensors):,}"
             self.problems.append(f"{self.where}: {self.config_name} asks for {count:,} {tensors}, {has}")
             return
-        rules = [replace(rule, theirs=rule.theirs.replace("{}", str(number)), stack="") for number in range(count)]
-        found = [output for one in rules for output in self._rule(one, section, starts)]
+        found = [output for one in rule.each(count) for output in self._rule(one, section, starts)]
         views = tuple(output.source for output in found if isinstance(output.source, View))
         if len(dtypes := sorted({view.dtype for view in views})) > 1:
             self.problems.append(f"{views[0].file}: {tensors} are of several types, {', '.join(dtypes)}")
         elif views and len(views) == count:
-            yield Output(found[0].name, Joined(views), (count, *found[0].shape))
+            lengths = [output.shape[0] for output in found]
+            if rule.padded:
+                self.told[self.family.size(section.part, rule.padded)] = lengths
+                self.sizes[self.family.size(section.part, rule.length)] = max(lengths)
+            source = padded(views, max(lengths)) if rule.padded else Joined(views)
+            yield Output(found[0].name, source, (count, max(lengths), *found[0].shape[1:]))
 
     def _rule(self, rule: Rule, section: Section, starts: list[str]) -> Iterator[Output]:
         """Yield what becomes of one rule's tensor, or of those that it stacks, named as after the section's prefix."""

@@ -16,8 +16,8 @@ from clipgguf.families.bases import SCRIPT, statistics
 from clipgguf.family import Family
 from clipgguf.inputs import Config, Inputs, read_values
 from clipgguf.layers import norm
-from clipgguf.matching import refuse_quantized
 from clipgguf.model import Model, matched_model
+from clipgguf.quantized import refuse_quantized
 from clipgguf.sources import File
 from clipgguf.table import Prefix, Rule, Section, Value
 from clipgguf.vocabulary import read_vocabulary

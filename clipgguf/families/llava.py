@@ -30,8 +30,8 @@ from clipgguf.families.tower_tables import SCRIPT_BLOCK, TOWER
 from clipgguf.family import Family
 from clipgguf.inputs import Inputs, read_values
 from clipgguf.json_file import read_json_object
-from clipgguf.matching import refuse_quantized
 from clipgguf.model import Model, matched_model
+from clipgguf.quantized import refuse_quantized
 from clipgguf.sources import File, Folder
 from clipgguf.sources.given import place
 from clipgguf.table import Rule, Section, Value

@@ -15,7 +15,8 @@ from clipgguf.families.llava_settings import Settings
 from clipgguf.families.tower_tables import TOWER
 from clipgguf.inputs import Config, Inputs
 from clipgguf.json_file import read_json_object
-from clipgguf.matching import refuse_quantized, the_prefix
+from clipgguf.matching import the_prefix
+from clipgguf.quantized import refuse_quantized
 from clipgguf.sources import File, Folder
 from clipgguf.sources.given import given_file, hub_advice, place
 from clipgguf.tensor import View

@@ -64,6 +64,9 @@ def has_projector_type(file: ClipFile) -> Iterator[str]:
     told, kind = file.projector_types, file.kind
     if not told:
         yield f"{PROJECTOR_TYPE} is missing{'; clipgguf upgrade adds it' if kind else ''}"
+    elif PROJECTOR_TYPE not in told:
+        needed = (KEYS[f"{part}.projector"].key for part in ("vision", "audio") if file.tells(part))
+        yield from (f"it lacks the metadata {key}" for key in needed if key not in told)
     for key, text in told.items():
         if kind is not None and kind.projector_type != text:
             yield f"{key} is {text!r}, but the tensors are those of {kind.projector_type!r}"

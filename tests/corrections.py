@@ -53,7 +53,6 @@ CORRECTIONS: dict[str, Correction] = {
         why="It does not write the activation, for which its reader takes quick GELU; the model has GELU.",
         keys={"clip.use_gelu": ["BOOL", True]},
     ),
-    "dots3_note": Correction(why="The image part alone is written yet.", without=AUDIO),
     "gemma3--resaved": Correction(
         why="It does not know the tower as transformers 5 saves it, without 'vision_model.' in its names.",
         checkpoint=((r"^vision_tower\.", "vision_tower.vision_model."),),

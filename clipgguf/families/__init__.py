@@ -28,7 +28,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "deepseek_ocr": (("DeepseekOCRForCausalLM", "UnlimitedOCRForCausalLM", "unlimited_ocr"), ("deepseekocr",)),
     "deepseek_ocr2": (("DeepseekOCR2ForCausalLM", "deepseek_ocr2"), ("deepseekocr2",)),
     "deepseek_v4_vision": (("DeepseekV4ForCausalLM", "deepseek_v4"), ("deepseek4v",)),
-    "dots3_note": (("dots3_note",), ("dots3note_v",)),
+    "dots3_note": (("dots3_note",), ("dots3note_v+dots3note_a", "dots3note_v", "dots3note_a")),
     "dots_ocr": (("dots_ocr",), ("dots_ocr",)),
     "exaone4_5": (("exaone4_5",), ("exaone4_5",)),
     "gemma3": (("gemma3",), ("gemma3",)),

@@ -52,7 +52,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ling3_vl": (("BailingMoeV3VLForConditionalGeneration", "bailing_moe_v3_vl"), ("ling3vl",)),
     "llama4": (("llama4",), ("llama4",)),
     "llava": (("llava", "llava_next", "llava_onevision", "vipllava"), ("mlp", "ldp", "ldpv2")),
-    "mimo_v2": (("mimo_v2", "MiMoV2ForCausalLM"), ("mimovl",)),
+    "mimo_v2": (("mimo_v2", "MiMoV2ForCausalLM"), ("mimovl+mimo_audio", "mimovl", "mimo_audio")),
     "minicpmv": (("minicpmv", "minicpmo"), ("resampler",)),
     "minicpmv4_6": (("minicpmv4_6",), ("minicpmv4_6",)),
     "minimax_m3": (("minimax_m3_vl",), ("minimax_m3",)),

@@ -77,11 +77,15 @@ FAMILY = Family(
         ),
         Section(TOWER + "blocks.{}.", "v.blk.{}.", (Rule(*SINKS),), times="windowed", same_numbers=True),
         Section(TOWER + "blocks.{}.", "v.blk.{}.", (Rule(*SINKS, optional=True),), times="whole", same_numbers=True),
-        Section(TOWER, "v.", norm("merger.ln_q", "post_ln")),
+        # llama.cpp's graph has no biases here, and the published model has none.
+        Section(TOWER, "v.", norm("merger.ln_q", "post_ln", bias=False)),
         Section(
             TOWER + "merger.mlp.",
             "mm.",
-            (*linear("0", "0", "merged", "merged'"), *linear("2", "2", "projection", "merged")),
+            (
+                *linear("0", "0", "merged", "merged'", bias=False),
+                *linear("2", "2", "projection", "merged", bias=False),
+            ),
         ),
         *audio.SECTIONS,
     ),

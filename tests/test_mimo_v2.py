@@ -1,6 +1,7 @@
 """MiMo-V2.5's audio part: a folder of its own beside the weights, and codebooks of several lengths."""
 
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 from clipgguf import CheckpointError, ClipGGUFError, ConfigError, Options, convert, inspect, plan, verify
 from clipgguf.families import _open
 from clipgguf.sources.https import WebFolder
-from tests.family_fixtures import FIXTURES, Fixture, weights
+from tests.family_fixtures import FIXTURES, Fixture, by_folder, weights
 from tests.gguf_reading import read
 from tests.hub_server import HubServer
 from tests.json_files import edit_json
+from tests.processes import MIB, peak_rss
+from tests.weights import write_sparse_safetensors
 
 FIXTURE = Fixture.read(FIXTURES / "mimo_v2.json")
 FOLDER = "audio_tokenizer"
@@ -127,3 +130,31 @@ def test_the_folder_of_a_model_far_away_is_left_alone_where_it_is_not_needed(tmp
         assert not any(FOLDER in request.path for request in hub.requests)
         _open(WebFolder(f"{hub.plain}/o/m"), Options(), None)
         assert sum(f"{FOLDER}/config.json" in r.path and r.method == "GET" for r in hub.requests) == 1
+
+
+# What the tiny model's lengths are in MiMo-V2.5: the encoder's width, its feed-forward network's, a group of four
+# frames, the language model's width.
+REAL = {64: 1024, 160: 4096, 256: 4096, 96: 4096}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in KiB on Linux only")
+def test_peak_memory_of_the_audio_part_at_its_real_width(tmp_path: Path) -> None:
+    shapes = {
+        name: tuple(REAL.get(length, length) for length in shape)
+        for name, shape in FIXTURE.shapes.items()
+        if name.startswith("audio_")
+    }
+    shapes |= {BOOK.format(number): (1024 if number < 2 else 128, 1024) for number in range(20)}
+    shapes |= {f"speech_embeddings.{number}.weight": (1280, 1024) for number in range(20)}
+    model = replace(FIXTURE, shapes={}).write(tmp_path / "m")
+    for folder, own in by_folder(shapes).items():
+        write_sparse_safetensors(model / folder / "model.safetensors", own)
+    edit_json(model / "config.json", lambda config: config.update(hidden_size=4096))
+    edit_json(model / "config.json", lambda config: config["audio_config"].update(audio_channels=20))
+    tokenizer = {"d_model": 1024, "encoder_ffn_dim": 4096, "encoder_attention_heads": 16}
+    edit_json(model / FOLDER / "config.json", lambda config: config.update(tokenizer))
+    peak = peak_rss("-m", "clipgguf", model, "-o", tmp_path / "x.gguf", "--audio-only")
+    (books,) = (tensor for tensor in inspect(tmp_path / "x.gguf").tensors if tensor.name == "a.rvq.codebook.weight")
+    assert books.shape == (20, 1024, 1024)
+    assert peak <= 64 * MIB

@@ -30,6 +30,8 @@ FIRST = re.compile(r"\.[1-9]\d*\.(?!(?:weight|bias)$)")
 UNUSED = {
     "deepseek_ocr": r"v\.patch_embd\.",
     "deepseek_ocr2": r"v\.resample_query_768\.|v\.image_newline",
+    # It goes by the tensors.
+    "dots3_note": r"clip\.vision\.expert_count_per_layer",
     "gemma3n": r"mm\.(embedding|hard_emb_norm)\.",
     "gemma4": r"v\.|clip\.use_gelu",
     "granite4_vision": r"v\.post_ln\.",
@@ -102,6 +104,8 @@ def fixture(name: str, directory: Path) -> Path:
         ("gemma3n", "v.blk.0.0.conv_exp.weight", "F32", True),
         ("gemma3n", "v.blk.1.0.dw_start.conv.weight", "F32", False),
         ("gemma4", "v.blk.0.attn_q.output_max", "F16", False),
+        ("mimo_v2", "a.rvq.codebook.weight", "F16", False),
+        ("mimo_v2", "mm.a.code_embd.weight", "F16", True),
     ],
 )
 def test_types_that_a_graph_takes(name: str, tensor: str, kind: str, runs: bool, tmp_path: Path) -> None:

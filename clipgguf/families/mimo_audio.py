@@ -3,7 +3,8 @@
 The first is the tokenizer of MiMo-Audio, in a folder of its own; its features are quantized one codebook after the
 other, each for what the ones before it have left. What the language model's own checkpoint has looks the codes up and
 adds them, and makes one token of a group of frames. Names: Xiaomi's MiMoAudioTokenizer and MiMoV2ForCausalLM;
-llama.cpp's ``conversion/mimo.py`` and ``tools/mtmd/models/mimo-audio.cpp``.
+llama.cpp's ``conversion/mimo.py`` and ``tools/mtmd/models/mimo-audio.cpp``. It is longer than other tables for these
+two encoders, and for what readers take for granted of each.
 """
 
 from collections.abc import Mapping

@@ -49,8 +49,10 @@ class Family:
     ``left_out`` are regular expressions for the beginnings of names that are never written, and whose files are not
     even opened; ``noted`` of those with a line for the user; ``ignored`` of those that are opened all the same.
     Of a family that sees and hears, ``alone_key`` is the ``projector_key`` of files of one part where that is another,
-    ``apart`` has for each part such an expression for the names that are its own, and
-    ``told_by``, for a part that not every model has, where config.json has its configuration.
+    ``apart`` has for each part such an expression for the names that are its own, and ``told_by``, for a part that not
+    every model has, where config.json has its configuration. ``folders`` has for a part the folder inside the model's
+    in which it lies, with a config.json and weights of its own: their names, in all tables, begin with that of the
+    folder and a slash.
     ``shared`` are sizes that all parts have in common. ``layouts`` are other sections, of checkpoints with other names.
     ``merge`` is how many patches, along one side, become one token, or the value that is it. ``tokens`` gives how many
     tokens a picture becomes, of so many along a side; 0 where that is not told. ``mends`` are faults of other files.
@@ -66,6 +68,7 @@ class Family:
     left_out: tuple[str, ...] = ()
     apart: Mapping[str, str] = field(default_factory=dict)
     told_by: Mapping[str, str] = field(default_factory=dict)
+    folders: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     noted: tuple[tuple[str, str], ...] = ()
     types: tuple[Types, ...] = ()
@@ -109,6 +112,7 @@ class Family:
             projector_key=self.alone_key or key,
             projector=next((value.default for value in self.values if value.name == key), self.projector),
             left_out=(*self.left_out, *(self.apart[part] for part in dropped if part in self.apart)),
+            folders={part: folder for part, folder in self.folders.items() if part not in dropped},
         )
 
     def leaves_out(self, name: str) -> bool:

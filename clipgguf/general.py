@@ -4,6 +4,7 @@ gguf's own ``Metadata`` has the rules. What a model card has of another type tha
 warning, where the converter ends in a traceback.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,25 @@ _WANTED = {
 }
 
 
-def general_metadata(model: ModelCard, elements: int) -> tuple[list[MetadataItem], list[str]]:
+def experts_in(tensors: Iterable[tuple[str, tuple[int, ...]]]) -> tuple[int, int, int]:
+    """Return how many values tensors, by name and shape, have beside experts, and in one; and how many experts.
+
+    Experts are stacked along the first of three axes or more, and counted as gguf does for the size label, "8x7B":
+    where blocks have different numbers of them, that is the mean.
+    """
+    counted = [(math.prod(shape), shape[0] if "_exps." in name and len(shape) > 2 else 0) for name, shape in tensors]
+    stacks = [count for _, count in counted if count]
+    in_one = sum(elements // count for elements, count in counted if count)
+    return sum(elements for elements, count in counted if not count), in_one, sum(stacks) // max(1, len(stacks))
+
+
+def general_metadata(
+    model: ModelCard, elements: int, experts: tuple[int, int, int] = (0, 0, 0)
+) -> tuple[list[MetadataItem], list[str]]:
     """Return the keys and values in the converter's order, and warnings about what is left out.
 
-    ``elements`` is how many values the tensors of the file have, from which the size label follows. Raises ConfigError
-    when what is given is no key, or not of its key's type.
+    ``elements`` is how many values the tensors of the file have, from which the size label follows, and ``experts``
+    what ``experts_in`` gives. Raises ConfigError when what is given is no key, or not of its key's type.
     """
     for key in model.given:
         if not hasattr(Metadata, _field(key)):
@@ -56,7 +71,7 @@ def general_metadata(model: ModelCard, elements: int) -> tuple[list[MetadataItem
         setattr(found, _field(key), value)
     found.name = model.name or _text(found.name) or model.title
     if found.size_label is None and elements:
-        found.size_label = size_label(elements, 0, 0, 0)
+        found.size_label = size_label(elements, *experts)
     return list(_written(found, model, warnings)), warnings
 
 

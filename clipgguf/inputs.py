@@ -3,10 +3,10 @@
 import itertools
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clipgguf.checkpoint import Checkpoint, Wanted
+from clipgguf.checkpoint import CONTAINERS, Checkpoint, Wanted
 from clipgguf.config import (
     LARGEST_UINT32,
     ImageStatistics,
@@ -17,11 +17,13 @@ from clipgguf.config import (
 )
 from clipgguf.errors import ConfigError, collect, shown
 from clipgguf.family import Family
+from clipgguf.json_file import read_json_object
 from clipgguf.model_card import ModelCard, read_model_card
 from clipgguf.options import Options
 from clipgguf.sources import File, Folder
 from clipgguf.sources.given import given_file
 from clipgguf.table import INTEGERS, SIDE, Value
+from clipgguf.tensor import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ class Inputs:
     told: Told | None = None
     told_notes: list[str] = field(default_factory=list)
     card: ModelCard | None = None
+    # The config.json of the folders inside that the family's parts are in, by their names.
+    inner: dict[str, Config] = field(default_factory=dict)
 
     @property
     def directory(self) -> Folder:
@@ -116,16 +120,25 @@ class Inputs:
             return Checkpoint.open_file(self.model, wanted)
         return Checkpoint.open(self.model, wanted, self.options.variant)
 
+    def open_inner(self, folder: str, wanted: Wanted) -> dict[str, View]:
+        """Open the weights of a folder inside; their names, with the folder's before them, are given and returned."""
+        opened = Checkpoint.open(self.inner[folder].path.folder, lambda name: wanted(f"{folder}/{name}"))
+        views = (replace(view, name=f"{folder}/{name}") for name, view in opened.tensors.items())
+        return {view.name: view for view in views}
+
     def find(self, source: str) -> tuple[str, Any]:
         """Return what messages call a value of config.json or, for ``processor.``, of the image processor, and it.
 
         Of several paths, separated by ``|``, the first counts that has one. A path that begins with ``processor.`` is
-        of the image processor's file.
+        of the image processor's file, one after ``FOLDER/`` of the config.json of a folder inside.
         """
         found = [self._find(path) for path in source.split("|")]
         return next((pair for pair in found if pair[1] is not None), found[0])
 
     def _find(self, path: str) -> tuple[str, Any]:
+        folder, _, inside = path.rpartition("/")
+        if folder:
+            return self.inner[folder].find(inside)
         if not path.startswith("processor."):
             return self.config.find(path)
         path = path.removeprefix("processor.")
@@ -153,7 +166,8 @@ class Inputs:
 def parts_of(family: Family, inputs: Inputs) -> Family:
     """Return a family with the parts that a model has by its configuration, or the one of them that is asked for.
 
-    Raises ConfigError where that is none of them.
+    Reads the config.json of the folders that these are in. Raises ConfigError where that is missing, or where it is
+    none of the parts that is asked for.
     """
     there = [
         part for part in family.parts if part not in family.told_by or inputs.find(family.told_by[part])[1] is not None
@@ -162,7 +176,18 @@ def parts_of(family: Family, inputs: Inputs) -> Family:
     if asked is not None and asked not in there:
         what = f"which gives an mmproj file for {' and '.join(_MEDIA[part] for part in there)}"
         raise ConfigError(f"{inputs.directory}: is a {family.title} checkpoint, {what}; --{asked}-only does not apply")
-    return family.of(there if asked is None else (asked,))
+    chosen = family.of(there if asked is None else (asked,))
+    for part, name in chosen.folders.items():
+        folder = inputs.directory.folder(name)
+        folder.expect(("config.json",), CONTAINERS)
+        if not (file := folder.file("config.json")).is_present:
+            others = [f"--{other}-only" for other in there if other != part]
+            raise ConfigError(
+                f"{file}: is missing, the {family.title} checkpoint's part for {_MEDIA[part]} should be in that folder"
+                f"; {' or '.join(others)} does without"
+            )
+        inputs.inner[name] = Config(file, read_json_object(file))
+    return chosen
 
 
 _MEDIA: Mapping[str, str] = {"vision": "images", "audio": "sound"}

@@ -11,7 +11,7 @@ from clipgguf.family import Family
 from clipgguf.shape import lengths, shape_of, shape_text, size_name, with_ones_of
 from clipgguf.sources import Folder
 from clipgguf.table import BEGUN, Prefix, Rule, Section
-from clipgguf.tensor import DTYPES, Joined, Tensor, View
+from clipgguf.tensor import DTYPES, Joined, Tensor, View, padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,8 @@ class Match:
     used: set[str] = field(default_factory=set)
     # Of the sections that have as many blocks as are begun: their numbers by what stands in front.
     begun: dict[str, set[int]] = field(default_factory=dict)
+    # The values that are told by tensors which are padded: how long each of them is.
+    told: dict[str, list[int]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     outputs: tuple[Output, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -184,13 +186,17 @@ class Match:
             has = f"the whole checkpoint has {len(self.tensors):,}"
             self.problems.append(f"{self.where}: {self.config_name} asks for {count:,} {tensors}, {has}")
             return
-        rules = [replace(rule, theirs=rule.theirs.replace("{}", str(number)), stack="") for number in range(count)]
-        found = [output for one in rules for output in self._rule(one, section, starts)]
+        found = [output for one in rule.each(count) for output in self._rule(one, section, starts)]
         views = tuple(output.source for output in found if isinstance(output.source, View))
         if len(dtypes := sorted({view.dtype for view in views})) > 1:
             self.problems.append(f"{views[0].file}: {tensors} are of several types, {', '.join(dtypes)}")
         elif views and len(views) == count:
-            yield Output(found[0].name, Joined(views), (count, *found[0].shape))
+            lengths = [output.shape[0] for output in found]
+            if rule.padded:
+                self.told[self.family.size(section.part, rule.padded)] = lengths
+                self.sizes[self.family.size(section.part, rule.length)] = max(lengths)
+            source = padded(views, max(lengths)) if rule.padded else Joined(views)
+            yield Output(found[0].name, source, (count, max(lengths), *found[0].shape[1:]))
 
     def _rule(self, rule: Rule, section: Section, starts: list[str]) -> Iterator[Output]:
         """Yield what becomes of one rule's tensor, or of those that it stacks, named as after the section's prefix."""

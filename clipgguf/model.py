@@ -52,8 +52,11 @@ def open_family(family: Family, inputs: Inputs) -> Model:
         return not (family.leaves_out(name) or name in noted)
 
     checkpoint = inputs.open_checkpoint(wanted)
-    refuse_quantized(inputs.config.values, inputs.config.path, checkpoint.tensors.values())
-    model = matched_model(family, inputs, values, checkpoint.tensors, checkpoint)
+    tensors = checkpoint.tensors
+    for folder in family.folders.values():
+        tensors = tensors | inputs.open_inner(folder, wanted)
+    refuse_quantized(inputs.config.values, inputs.config.path, tensors.values())
+    model = matched_model(family, inputs, values, tensors, checkpoint)
     return replace(model, notes=(*model.notes, *family.notes_on(noted)))
 
 
@@ -90,9 +93,10 @@ def matched_model(
     )
 
 
-def _told_by_tensors(inputs: Inputs, values: Mapping[str, Any], found: Match) -> tuple[dict[str, int], list[str]]:
-    """Return the values in which the tensors contradict the configuration, and a warning for each."""
-    family, told, warnings = found.family, {}, []
+def _told_by_tensors(inputs: Inputs, values: Mapping[str, Any], found: Match) -> tuple[dict[str, Any], list[str]]:
+    """Return the values that the tensors tell, or contradict, and a warning for each that the configuration has."""
+    family, warnings = found.family, list[str]()
+    told: dict[str, Any] = dict(found.told)
     for value in family.all_values:
         size = family.size(value.part, value.name.rpartition(".")[2])
         length = found.sizes.get(size)

@@ -12,7 +12,7 @@ from clipgguf.config import LARGEST_UINT32
 from clipgguf.element_types import CLIP_CPP_TYPES, OUTTYPES, QUANTIZED, file_type, ggml_type, resolved, tensor_nbytes
 from clipgguf.errors import CheckpointError, shown
 from clipgguf.family import Family
-from clipgguf.general import general_metadata
+from clipgguf.general import experts_in, general_metadata
 from clipgguf.keys import KEYS
 from clipgguf.matching import Output
 from clipgguf.model import Model
@@ -104,7 +104,8 @@ def make_plan(model: Model, outtype: Outtype) -> Plan:
     planned = tuple(_planned(model.family, output, outtype) for output in model.outputs)
     general, warnings = list[MetadataItem](), list[str]()
     if model.card is not None:
-        general, warnings = general_metadata(model.card, sum(math.prod(tensor.shape) for tensor in planned))
+        experts = experts_in((tensor.name, tensor.shape) for tensor in planned)
+        general, warnings = general_metadata(model.card, sum(tensor.elements for tensor in planned), experts)
     dtypes = dict.fromkeys(part.dtype for tensor in planned for part in tensor.source.stored)
     folder = model.place.folder if isinstance(model.place, File) else model.place
     return Plan(

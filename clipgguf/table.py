@@ -35,11 +35,11 @@ class Value:
 
     It is what config.json has at ``source``, a dotted path or several separated by ``|``, or what the function
     ``source`` gives of the Inputs; ``default`` where that is missing or None. Paths that begin with ``processor.`` are
-    of the image processor's file. Without a ``source`` it is the default itself. ``of`` makes it from the values before
-    it, so that it can be told from a file as well; a ValueError says what is wrong with them. Without a default the
-    config must have it. It must be of the default's type, or of ``kind``: an int is positive and of 32 bits, a float
-    positive; INTEGERS are a list; SIDE is an int, or the two sides of a square in a list. A default may be
-    ``PerModel``.
+    of the image processor's file, those after ``FOLDER/`` of the config.json of a folder inside the model's. Without a
+    ``source`` it is the default itself. ``of`` makes it from the values before it, so that it can be told from a file
+    as well; a ValueError says what is wrong with them. Without a default the config must have it. It must be of the
+    default's type, or of ``kind``: an int is positive and of 32 bits, a float positive; INTEGERS are a list; SIDE is an
+    int, or the two sides of a square in a list. A default may be ``PerModel``.
 
     It is not written when it is None or equal to ``unless``. With ``told_by_tensor`` the tensors overrule it. ``told``
     makes it from all values that a file has, where the file has it under another name.
@@ -106,8 +106,9 @@ class Rule:
     ``becomes`` is the shape in the file where that is another one, or that a file is held to where it tells less.
     ``otherwise`` is the rule where no tensor has this one's name. Of an ``optional`` tensor that stands in every block,
     all are there or none. With ``stack``, tensors whose names have numbers for ``{}`` are one in the file, along an
-    axis before the others; how many is the size of that name. What is ``made`` of the family's values alone no
-    checkpoint has.
+    axis before the others; how many is the size of that name. They may differ in how long they are where that is a
+    value, the list ``padded``, which they tell: zeros follow the shorter ones' rows. What is ``made`` of the family's
+    values alone no checkpoint has.
     """
 
     theirs: str
@@ -119,6 +120,7 @@ class Rule:
     optional: bool = False
     otherwise: "Rule | None" = None
     stack: str = ""
+    padded: str = ""
     made: Made | None = None
 
     @property
@@ -135,6 +137,20 @@ class Rule:
     def written(self) -> tuple[Axis, ...]:
         """The axes in the file."""
         return parse(self.becomes).written if self.becomes else self.pattern.written
+
+    @property
+    def length(self) -> str:
+        """The word for how long the file's tensor is, which those that it ``padded`` have each for themselves."""
+        ((word,), *_) = self.pattern.written
+        return word
+
+    def each(self, count: int) -> "list[Rule]":
+        """Return the rules of the tensors of which one is stacked."""
+        rules = [replace(self, theirs=self.theirs.replace("{}", str(number)), stack="") for number in range(count)]
+        if not self.padded:
+            return rules
+        length = re.compile(rf"\b{self.length}\b")
+        return [replace(rule, shape=length.sub(rf"\g<0>_{n}", rule.shape)) for n, rule in enumerate(rules)]
 
 
 @dataclass(frozen=True, slots=True)

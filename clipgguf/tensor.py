@@ -159,6 +159,23 @@ class Computed:
         return 4 * math.prod(self.shape)
 
 
+def padded(views: Sequence[View], length: int) -> Computed:
+    """Return views one after the other along the first axis, each with rows of zeros after its own up to a length."""
+
+    def rows(read: Read, start: int, stop: int) -> "NDArray[Any]":
+        import numpy as np
+
+        values = np.zeros((stop - start, *views[0].shape[1:]), np.float16 if views[0].dtype == "F16" else np.float32)
+        for number in range(start // length, -(-stop // length)):
+            view, first = views[number], number * length
+            there = max(start, first), min(stop, first + view.shape[0])
+            if there[0] < there[1]:
+                values[there[0] - start : there[1] - start] = read(view.rows(*(row - first for row in there)))
+        return values
+
+    return Computed(views[0].name, (len(views) * length, *views[0].shape[1:]), tuple(views), rows)
+
+
 # What element types a checkpoint may have, by the codes of safetensors.
 DTYPES = ("F64", "F32", "F16", "BF16")
 

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tests.weights import Shapes
-
 
 @dataclass(frozen=True)
 class Correction:
@@ -17,9 +15,8 @@ class Correction:
     and keys that it writes and that the fixture shall not have. ``ones`` are so many axes of length 1 that the
     checkpoint's tensors of a pattern get at their ends before it reads them; ``types`` the types, of all outtypes, of
     the file's tensors of a pattern. ``constants`` are given to its classes, by "module.Class.NAME"; ``keys`` are added
-    to the file's metadata. Without ``asserts`` it does not insist on the sizes of one published model. ``beside`` are
-    folders that it looks for: the config.json and the shapes of the tensors. ``within`` are the file's tensors of a
-    pattern whose last bits depend on who computes them, and by how much they may differ.
+    to the file's metadata. Without ``asserts`` it does not insist on the sizes of one published model. ``within`` are
+    the file's tensors of a pattern whose last bits depend on who computes them, and by how much they may differ.
     """
 
     why: str = ""
@@ -34,7 +31,6 @@ class Correction:
     constants: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[str, Any] = field(default_factory=dict)
     asserts: bool = True
-    beside: Mapping[str, tuple[dict[str, Any], Shapes]] = field(default_factory=dict)
     within: tuple[tuple[str, float], ...] = ()
 
 
@@ -70,7 +66,6 @@ CORRECTIONS: dict[str, Correction] = {
         why="It does not write the activation, for which its reader takes quick GELU; the model has GELU.",
         keys={"clip.use_gelu": ["BOOL", True]},
     ),
-    "dots3_note": Correction(why="The image part alone is written yet.", without=AUDIO),
     "gemma3--resaved": Correction(
         why="It does not know the tower as transformers 5 saves it, without 'vision_model.' in its names.",
         checkpoint=((r"^vision_tower\.", "vision_tower.vision_model."),),
@@ -123,23 +118,6 @@ CORRECTIONS: dict[str, Correction] = {
     "llama4": Correction(
         why="Gemma 4's norm after attention has the same name, so that it takes the second norm for one.",
         file=((r"attn_post_norm", "ln2"),),
-    ),
-    "mimo_v2": Correction(
-        why="The image part alone is written yet; without audio the reference converts nothing.",
-        without=AUDIO,
-        beside={
-            "audio_tokenizer": (
-                {
-                    "d_model": 64,
-                    "encoder_ffn_dim": 160,
-                    "encoder_attention_heads": 2,
-                    "encoder_layers": 4,
-                    "n_mels": 128,
-                    "encoder_attn_window_size": [16, 0],
-                },
-                {"encoder.quantizer.vq.layers.0._codebook.embed": (4, 64)},
-            )
-        },
     ),
     "nemotron_nano_v2_vl": _VIT_H,
     "nemotron_nano_v2_vl--omni": replace(

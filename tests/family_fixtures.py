@@ -61,8 +61,9 @@ class Expected:
 class Fixture:
     """One model of a family: a tiny checkpoint, and what the reference makes of it.
 
-    ``unrunnable`` says why llama.cpp does not run it, where that is its own fault; ``refused`` where it wants another
-    file, as ``inspect`` says.
+    Files and tensors of a folder inside the model's have "FOLDER/" before their names. ``unrunnable`` says why
+    llama.cpp does not run it, where that is its own fault; ``refused`` where it wants another file, as ``inspect``
+    says.
     """
 
     name: str
@@ -97,13 +98,15 @@ class Fixture:
         )
 
     def write(self, directory: Path, dtype: str = "F32", shards: int = 1, *, reverse: bool = False) -> Path:
-        """Write the checkpoint: its JSON files and its weights, dealt out over shards in turn."""
-        directory.mkdir(parents=True)
+        """Write the checkpoint: its JSON files and its weights, dealt out over shards in turn; a folder has one."""
         for name, value in self.files.items():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
             write_json(directory / name, value)
-        arrays = {name: weights(name, shape) for name, shape in self.shapes.items()}
         stem = "model" if self.config_name == "config.json" else "consolidated"
-        write_weights(directory, arrays, dtype=dtype, shards=shards, reverse=reverse, stem=stem)
+        for folder, shapes in by_folder(self.shapes).items():
+            arrays = {name: weights(f"{folder}{name}", shape) for name, shape in shapes.items()}
+            own = 1 if folder else shards
+            write_weights(directory / folder, arrays, dtype=dtype, shards=own, reverse=reverse, stem=stem)
         return directory
 
 
@@ -116,11 +119,21 @@ class Written:
 
     def copy(self, directory: Path) -> Path:
         """Return a model whose JSON files may be changed, and whose weights are the same ones."""
-        directory.mkdir(parents=True)
-        for path in self.model.iterdir():
-            place = os.link if path.suffix == ".safetensors" else shutil.copyfile
-            place(path, directory / path.name)
+
+        def place(source: str, target: str) -> None:
+            (os.link if source.endswith(".safetensors") else shutil.copyfile)(source, target)
+
+        shutil.copytree(self.model, directory, copy_function=place)
         return directory
+
+
+def by_folder(shapes: Shapes) -> dict[str, Shapes]:
+    """Return the shapes of tensors by the folder that they lie in, "FOLDER/" or empty, by their own names."""
+    found: dict[str, dict[str, tuple[int, ...]]] = {"": {}}
+    for name, shape in shapes.items():
+        folder, slash, own = name.rpartition("/")
+        found.setdefault(folder + slash, {})[own] = tuple(shape)
+    return dict(found)
 
 
 def sample(data: NDArray[Any]) -> list[float]:

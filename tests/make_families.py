@@ -106,8 +106,6 @@ def write_for_reference(fixture: Fixture, directory: Path, dtype: str) -> Path:
             if name == "config.json":
                 values = {**values, **values.pop(correction.lifted, {})}
             (model / name).write_text(json.dumps(merged(values, changes)))
-    for name, (values, shapes) in correction.beside.items():
-        Fixture(name, {"config.json": values}, shapes, {}, {}).write(model / name, dtype)
     return model
 
 
@@ -137,14 +135,16 @@ def main() -> None:
     for name in arguments.names or [path.stem for path in sorted(FIXTURES.glob("*.json"))]:
         path = FIXTURES / f"{name}.json"
         if arguments.model is not None:
+            inside = [f"{place.parent.name}/" for place in sorted(arguments.model.glob("*/config.json"))]
             files = {
                 file: json.loads((arguments.model / file).read_text())
-                for file in JSON_FILES
+                for file in (*JSON_FILES, *(f"{folder}config.json" for folder in inside))
                 if (arguments.model / file).exists()
             }
             shapes = {
-                name: tensor.shape
-                for name, tensor in sorted(Checkpoint.open(LocalFolder(arguments.model)).tensors.items())
+                f"{folder}{name}": tensor.shape
+                for folder in ("", *inside)
+                for name, tensor in sorted(Checkpoint.open(LocalFolder(arguments.model / folder)).tensors.items())
             }
             path.write_text(json.dumps({"files": files, "shapes": shapes}))
         values = json.loads(path.read_text())

@@ -25,6 +25,22 @@ TRANSFORMERS = {
     "per_layer_config": {"2": {"num_local_experts": 3}},
     "num_experts_per_tok": 2,
 }
+TRANSFORMERS_AUDIO = {
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "feature_size": 128,
+    "hidden_act": "silu",
+    "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 0.5, "rope_type": "default"},
+    "sampling_rate": 16000,
+    "hop_length": 160,
+}
+
+
+def with_audio(audio: Any) -> Fixture:
+    config = {**FIXTURE.files["config.json"], "audio_config": audio}
+    return replace(FIXTURE, files={**FIXTURE.files, "config.json": config})
 
 
 def with_vision(vision: dict[str, Any]) -> Fixture:
@@ -37,7 +53,8 @@ def changed(**changes: Any) -> Fixture:
 
 
 def test_the_configuration_of_transformers_says_the_same(tmp_path: Path) -> None:
-    models = [FIXTURE.write(tmp_path / "a" / "m"), with_vision(TRANSFORMERS).write(tmp_path / "b" / "m")]
+    written = [FIXTURE, with_vision(TRANSFORMERS), with_audio(TRANSFORMERS_AUDIO)]
+    models = [fixture.write(tmp_path / str(n) / "m") for n, fixture in enumerate(written)]
     assert len({convert(model, tmp_path / f"{n}.gguf").path.read_bytes() for n, model in enumerate(models)}) == 1
 
 
@@ -73,6 +90,28 @@ def test_what_llama_cpp_has_no_graph_for(change: dict[str, Any], tmp_path: Path)
     (key,) = change
     with pytest.raises(ConfigError, match=f"{key} is .*, supported is"):
         plan(changed(**change).write(tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"use_causal": True}, "use_causal is True, which readers would compute wrongly"),
+        ({"chunk_seconds": 30}, "chunk_seconds is 30, which"),
+        ({"rope_parameters": {"partial_rotary_factor": 1.0}}, r"partial_rotary_factor is 1\.0, which"),
+        ({"whisper_config": {"activation_function": "gelu"}}, "activation_function is 'gelu', which"),
+    ],
+)
+def test_an_audio_encoder_that_llama_cpp_has_no_graph_for(change: Any, problem: str, tmp_path: Path) -> None:
+    model = with_audio({**TRANSFORMERS_AUDIO, **change}).write(tmp_path / "m")
+    with pytest.raises(ConfigError, match=problem):
+        plan(model)
+    plan(model, Options(vision_only=True))
+
+
+def test_without_an_audio_configuration_it_sees_only(tmp_path: Path) -> None:
+    deaf = {name: shape for name, shape in FIXTURE.shapes.items() if not name.startswith("audio_encoder.")}
+    result = convert(replace(with_audio(None), shapes=deaf).write(tmp_path / "m"), tmp_path / "x.gguf").path
+    assert [tower.name for tower in inspect(result).towers] == ["vision"]
 
 
 def test_experts_of_several_types_are_refused(tmp_path: Path) -> None:

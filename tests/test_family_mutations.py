@@ -11,7 +11,7 @@ import pytest
 
 from clipgguf import CheckpointError, ClipGGUFError, Options, convert, inspect, plan, verify
 from clipgguf.planning import Plan
-from tests.family_fixtures import Fixture, Write, mostly_slow, named
+from tests.family_fixtures import Fixture, Write, by_folder, mostly_slow, named
 from tests.gguf_bytes import rewritten
 from tests.json_files import write_json
 from tests.weights import Shapes, write_sparse_safetensors
@@ -26,9 +26,10 @@ def one_of_each_kind(model: Path) -> list[str]:
 
 def planned(model: Path, shapes: Shapes) -> Plan:
     """Plan a model as if its weights had these names and shapes."""
-    (weights,) = model.glob("*.safetensors")
-    weights.unlink()
-    write_sparse_safetensors(weights, shapes)
+    for folder, own in by_folder(shapes).items():
+        (weights,) = (model / folder).glob("*.safetensors")
+        weights.unlink()
+        write_sparse_safetensors(weights, own)
     return plan(model)
 
 

@@ -1,14 +1,16 @@
 """The metadata ``general.*`` of mmproj files: those of llama.cpp's converter, whatever a model card has."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from gguf import GGUFWriter, Metadata, size_label
 
 from clipgguf.errors import ConfigError
-from clipgguf.general import general_metadata
+from clipgguf.general import experts_in, general_metadata
 from clipgguf.model_card import read_model_card
 from clipgguf.sources.local import LocalFolder
 from tests.json_files import write_json
@@ -136,3 +138,20 @@ def test_odd_cards_give_the_rest(card: str, tmp_path: Path) -> None:
     assert isinstance(found["general.name"], str)
     for value in found.values():
         assert all(isinstance(part, str | int | float) for part in (value if isinstance(value, list) else [value]))
+
+
+def test_experts_are_counted_as_gguf_counts_them() -> None:
+    shapes = {
+        "v.blk.0.ffn_up_exps.weight": (4, 48, 64),
+        "v.blk.1.ffn_up_exps.weight": (3, 48, 64),
+        "v.blk.2.ffn_up_exps.weight": (4, 48, 64),
+        "v.blk.0.ffn_gate_inp.weight": (4, 64),
+        "v.odd_exps.weight": (7, 5),
+        "a.post_ln.weight": (64,),
+    }
+    writer = GGUFWriter(None, "clip")
+    for name, shape in shapes.items():
+        writer.add_tensor_info(name, shape, np.dtype("float32"), 4 * math.prod(shape))
+    elements, *theirs = writer.get_total_parameter_count()
+    assert (elements, *experts_in(shapes.items())) == (elements, *theirs)
+    assert theirs[2] == 3

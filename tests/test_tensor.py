@@ -13,7 +13,7 @@ from clipgguf.jobs import SOURCE_NBYTES
 from clipgguf.planning import PlannedTensor
 from clipgguf.sources.local import LocalFile
 from clipgguf.stream import ChunkStream
-from clipgguf.tensor import Computed, Joined, Read, Tensor, View, in_parts, plus, reordered, summed
+from clipgguf.tensor import Computed, Joined, Read, Tensor, View, in_parts, padded, plus, reordered, summed
 
 TYPES = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16, GGMLQuantizationType.Q8_0)
 # Several chunks in each part, and a last one that is not full.
@@ -34,6 +34,19 @@ def streamed(source: Tensor, shape: tuple[int, ...], ggml_type: GGMLQuantization
     planned = PlannedTensor(source, "t", shape, ggml_type, int(np.prod(shape)) // block * nbytes)
     with ChunkStream([planned], 2) as stream:
         return b"".join(bytes(chunk.data) for chunk in stream if isinstance(chunk.data, memoryview))
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f2"])
+@pytest.mark.parametrize("ggml_type", TYPES, ids=lambda kind: kind.name)
+def test_padded(ggml_type: GGMLQuantizationType, dtype: str, tmp_path: Path) -> None:
+    parts = [stored(tmp_path / str(seed), dtype, seed) for seed in range(3)]
+    lengths, most = (ROWS, 1, ROWS - 5), ROWS + 3
+    made = padded([view.rows(0, rows) for rows, (view, _) in zip(lengths, parts, strict=True)], most)
+    right = np.zeros((3, most, WIDTH), np.float32)
+    for number, (rows, (_, values)) in enumerate(zip(lengths, parts, strict=True)):
+        right[number, :rows] = values[:rows]
+    assert made.shape == (3 * most, WIDTH)
+    assert streamed(made, right.shape, ggml_type) == quants.quantize(right, ggml_type).tobytes()
 
 
 @pytest.mark.parametrize("ggml_type", TYPES, ids=lambda kind: kind.name)

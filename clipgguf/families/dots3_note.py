@@ -1,4 +1,4 @@
-"""dots3-note, the image part: a tower with rotary positions, whose blocks in the middle are mixtures of experts.
+"""dots3-note: a tower with rotary positions, whose blocks in the middle are mixtures of experts, and an audio encoder.
 
 Names: rednote's Dots3NoteForConditionalGeneration as published, which transformers saves as well, with a configuration
 of its own; llama.cpp's ``conversion/dots3.py`` and ``tools/mtmd/models/dots3note.cpp``. It is longer than other tables
@@ -10,6 +10,7 @@ from typing import Any
 
 from clipgguf.config import CLIP_STATISTICS
 from clipgguf.errors import ConfigError, shown
+from clipgguf.families import dots3_note_audio as audio
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.family import Family
 from clipgguf.inputs import Inputs, checked
@@ -58,7 +59,7 @@ def pyramid(inputs: Inputs) -> list[int]:
 
 def experts(values: Mapping[str, Any]) -> list[int]:
     """Return for each block how many experts it has, 0 for one without."""
-    counts, blocks = values["pyramid"], values["vision.blocks"]
+    counts, blocks = values["vision.pyramid"], values["vision.blocks"]
     if len(counts) != blocks:
         raise ValueError(
             f"vision_config: pyramid_num_routed, or mlp_layer_types, has {len(counts):,} blocks, num_hidden_layers is "
@@ -89,13 +90,14 @@ FAMILY = Family(
         *statistics(CLIP_STATISTICS),
         Value("vision.min_pixels", "processor.min_pixels", kind=int),
         Value("vision.max_pixels", "processor.max_pixels", kind=int),
-        Value("pyramid", pyramid),
+        Value("vision.pyramid", pyramid),
         Value("vision.experts", of=experts),
         Value("vision.dense", of=lambda v: [n for n, count in enumerate(v["vision.experts"]) if not count]),
         Value("vision.sparse", of=lambda v: [n for n, count in enumerate(v["vision.experts"]) if count]),
-        Value("capacity", "vision_config.capacity_factor|vision_config.num_experts_per_tok", 2.0),
-        Value("vision.experts_used", of=lambda v: int(v["capacity"])),
+        Value("vision.capacity", "vision_config.capacity_factor|vision_config.num_experts_per_tok", 2.0),
+        Value("vision.experts_used", of=lambda v: int(v["vision.capacity"])),
         Value("silu", default=True),
+        *audio.VALUES,
     ),
     sections=(
         Section(
@@ -155,10 +157,12 @@ FAMILY = Family(
                 *linear("mlp.2", "2", "projection", "merged"),
             ),
         ),
+        *audio.SECTIONS,
     ),
     merge="vision.merge",
     left_out=(*LANGUAGE_MODEL, r"model\.mtp\."),
-    noted=((r"audio_encoder\.", "{count} tensors of the audio part are left out"),),
+    apart={"vision": r"vision_encoder\.", "audio": r"audio_encoder\."},
+    told_by={"audio": "audio_config"},
     # Experts' scores are often almost the same, so that rounding would choose others.
-    types=(Types("*.ffn_gate_inp.weight", F32),),
+    types=(Types("*.ffn_gate_inp.weight", F32), *audio.TYPES),
 )

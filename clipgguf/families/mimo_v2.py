@@ -1,13 +1,13 @@
-"""MiMo-V2.5, the image part: a tower with windows of rows or columns, with sinks, and fewer heads of keys and values.
+"""MiMo-V2.5: a tower with windows of rows or columns, with sinks, and fewer heads of keys and values; and an ear.
 
-Names: Xiaomi's MiMoV2ForCausalLM; llama.cpp's ``conversion/mimo.py`` and ``tools/mtmd/models/mimovl.cpp``. Its audio
-part, most of which lies in a folder of its own (``audio_tokenizer``), is left out.
+Names: Xiaomi's MiMoV2ForCausalLM; llama.cpp's ``conversion/mimo.py`` and ``tools/mtmd/models/mimovl.cpp``.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from clipgguf.config import CLIP_STATISTICS
+from clipgguf.families import mimo_audio as audio
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
 from clipgguf.families.tower_tables import TWO_FRAMES
 from clipgguf.family import Family
@@ -21,7 +21,7 @@ SINKS = "attn.sinks", "attn_sinks", "heads"
 
 def window_modes(values: Mapping[str, Any]) -> list[int]:
     """Return for each block what it attends to: -1 the image, 0 rows, 1 columns."""
-    modes: list[int] = values["modes"]
+    modes: list[int] = values["vision.modes"]
     if len(modes) != values["vision.blocks"] or not {-1, 0, 1}.issuperset(modes):
         raise ValueError("vision_config: vit_window_attn_types should have -1, 0 or 1 for each of the blocks (depth)")
     return modes
@@ -47,7 +47,7 @@ FAMILY = Family(
         Value("vision.merge", "vision_config.spatial_merge_size", 2),
         Value("vision.merged", of=lambda v: v["vision.merge"] ** 2 * v["vision.width"]),
         Value("vision.window", "vision_config.visual_token_window_size", kind=int),
-        Value("modes", "vision_config.vit_window_attn_types", kind=INTEGERS),
+        Value("vision.modes", "vision_config.vit_window_attn_types", kind=INTEGERS),
         Value("vision.window_modes", of=window_modes),
         # llama.cpp's graph has sinks where windows are, and ignores them elsewhere.
         Value("vision.windowed", of=lambda v: [n for n, mode in enumerate(v["vision.window_modes"]) if mode != -1]),
@@ -57,6 +57,7 @@ FAMILY = Family(
         Value("vision.min_pixels", "processor.min_pixels", kind=int),
         Value("vision.max_pixels", "processor.max_pixels", kind=int),
         Value("silu", default=True),
+        *audio.VALUES,
     ),
     sections=(
         Section(TOWER, "v.", (TWO_FRAMES,)),
@@ -76,14 +77,22 @@ FAMILY = Family(
         ),
         Section(TOWER + "blocks.{}.", "v.blk.{}.", (Rule(*SINKS),), times="windowed", same_numbers=True),
         Section(TOWER + "blocks.{}.", "v.blk.{}.", (Rule(*SINKS, optional=True),), times="whole", same_numbers=True),
-        Section(TOWER, "v.", norm("merger.ln_q", "post_ln")),
+        # llama.cpp's graph has no biases here, and the published model has none.
+        Section(TOWER, "v.", norm("merger.ln_q", "post_ln", bias=False)),
         Section(
             TOWER + "merger.mlp.",
             "mm.",
-            (*linear("0", "0", "merged", "merged'"), *linear("2", "2", "projection", "merged")),
+            (
+                *linear("0", "0", "merged", "merged'", bias=False),
+                *linear("2", "2", "projection", "merged", bias=False),
+            ),
         ),
+        *audio.SECTIONS,
     ),
     merge="vision.merge",
-    left_out=(*LANGUAGE_MODEL, r"model\.mtp\.", r"mtp\."),
-    noted=((r"(speech_embeddings|audio_encoder)\.", "{count} tensors of the audio part are left out"),),
+    left_out=(*LANGUAGE_MODEL, r"model\.mtp\.", r"mtp\.", *audio.LEFT_OUT),
+    apart={"vision": r"visual\.", "audio": audio.NAMES},
+    told_by={"audio": "audio_config"},
+    folders={"audio": audio.FOLDER},
+    types=audio.TYPES,
 )

@@ -35,11 +35,12 @@ _TAKEN: Mapping[str, tuple[str, ...]] = {
 }
 # What it does not look for.
 _IGNORED = frozenset({"has_text", "has_minicpmv", "rope_base"})
-# Tensors of several axes that it adds to others, or joins with them, and aborts on in any type but F32. Of the table of
-# positions some families look rows up instead.
+# Tensors of several axes that it adds to others, joins with them, or squares, and aborts on in any type but F32. Of the
+# table of positions some families look rows up instead.
 _ADDED = (
     *("v.position_embd.weight", "a.position_embd.weight", "v.sam.pos_embd.weight", "v.proj_blk.*.img_pos"),
     *("resampler.query", "v.class_embd", "a.blk.*.pos_bias_[uv]", "a.proj_query", "a.mel_filters"),
+    "a.rvq.codebook.weight",
 )
 _BY_ROWS = frozenset(
     {"clip", "deepseek_ocr", "gemma4", "gemma4_unified", "hunyuan_vl", "llava", "minicpmv", "minicpmv4_6"}
@@ -195,7 +196,7 @@ def has_room(file: ClipFile, most: int) -> Iterator[str]:
 
 
 def has_types_of_its_graph(file: ClipFile) -> Iterator[str]:
-    """Element types of what a family's graph adds, joins or convolves; of matrices and patches ``has_types`` tells."""
+    """Element types of what a graph adds, joins, squares or convolves; of matrices and patches ``has_types`` tells."""
     kernels = _CONVOLUTIONS.get(file.module or "", {})
     for tensor in file.tensors.values() if file.family is not None else ():
         if len(squeeze(tensor.shape)) < 2:

@@ -1,46 +1,55 @@
 """The text tower's vocabulary: token strings in the order of their ids."""
 
+import itertools
+import operator
+import struct
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
-from clipgguf.config import valid_text
 from clipgguf.errors import ConfigError, shown
 from clipgguf.json_file import read_json_object
 from clipgguf.options import PathLike
 from clipgguf.sources import File, Folder
 from clipgguf.sources.given import place
 
+# What stands before a token in a GGUF file: how many bytes it has.
+_LENGTH = struct.Struct("<Q")
+# How many tokens are packed at once: all of them would take, for a moment, more memory than the rest of a conversion.
+_AT_ONCE = 4096
+
 
 class Vocabulary(Sequence[str]):
-    """Tokens, the one with id N at index N, in a tenth of the memory of a list of strings.
+    """Tokens, the one with id N at index N, as a GGUF file has them: in a tenth of the memory of a list of strings.
 
-    CLIP's 49,408 tokens are 0.4 MB of text; as Python objects they would be a noticeable part of a conversion's memory.
+    CLIP's 49,408 tokens are 0.8 MB so; as Python objects they would be a noticeable part of a conversion's memory.
     """
 
-    def __init__(self, text: bytes, bounds: Sequence[int]) -> None:
-        """Take UTF-8 text in which token N lies between the bounds N and N + 1."""
-        self._text = text
+    def __init__(self, data: bytes, bounds: Sequence[int]) -> None:
+        """Take bytes in which token N lies between the bounds N and N + 1: its length, 8 bytes, and its UTF-8."""
+        self._data = data
         self._bounds = bounds
 
     @classmethod
     def pack(cls, tokens: Iterable[str]) -> "Vocabulary":
-        """Pack tokens, which must be valid Unicode (no lone surrogates)."""
-        text = bytearray()
-        bounds = array("I", [0])
-        for token in tokens:
-            text += token.encode()
-            bounds.append(len(text))
-        return cls(bytes(text), memoryview(bounds))
+        """Pack tokens; UnicodeEncodeError for one that is no valid Unicode (it has a lone surrogate)."""
+        data, bounds = bytearray(), array("I", [0])
+        rest = iter(tokens)
+        while some := [token.encode() for token in itertools.islice(rest, _AT_ONCE)]:
+            lengths = list(map(len, some))
+            data += b"".join(itertools.chain.from_iterable(zip(map(_LENGTH.pack, lengths), some, strict=True)))
+            ends = itertools.accumulate((length + _LENGTH.size for length in lengths), initial=bounds[-1])
+            bounds.extend(itertools.islice(ends, 1, None))
+        return cls(bytes(data), memoryview(bounds))
 
     def __len__(self) -> int:
         """Return the number of tokens."""
         return len(self._bounds) - 1
 
     @property
-    def nbytes(self) -> int:
-        """The bytes of UTF-8 that all tokens together have."""
-        return self._bounds[-1] - self._bounds[0]
+    def packed(self) -> memoryview:
+        """The tokens as a GGUF file has them, each one's length before it."""
+        return memoryview(self._data)[self._bounds[0] : self._bounds[-1]]
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -52,8 +61,13 @@ class Vocabulary(Sequence[str]):
         if isinstance(chosen, range):
             if chosen.step != 1:
                 raise ValueError("a vocabulary has slices of consecutive tokens only")
-            return Vocabulary(self._text, self._bounds[chosen.start : chosen.stop + 1])
-        return self._text[self._bounds[chosen] : self._bounds[chosen + 1]].decode()
+            return Vocabulary(self._data, self._bounds[chosen.start : chosen.stop + 1])
+        return self._data[self._bounds[chosen] + _LENGTH.size : self._bounds[chosen + 1]].decode()
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the tokens in the order of their ids."""
+        data, skipped = self._data, _LENGTH.size
+        return (data[start + skipped : end].decode() for start, end in itertools.pairwise(self._bounds))
 
 
 def read_vocabulary(directory: Folder, given: PathLike | None = None) -> Vocabulary:
@@ -95,22 +109,26 @@ def _read_file(path: File) -> Vocabulary:
     values = read_json_object(path, emptied=() if path.name == "vocab.json" else ("model", "merges"))
     if isinstance(values.get("model"), dict) or path.name == "tokenizer.json":
         values = _tokenizer_items(values, path)
-    tokens: dict[int, str] = {}
-    for token, token_id in values.items():
-        if type(token_id) is not int or token_id < 0:
-            raise ConfigError(f"{path}: token {shown(token)} has id {shown(token_id)}, should be an integer from 0")
-        if token_id in tokens:
-            both = f"{shown(tokens[token_id])} and {shown(token)}"
-            raise ConfigError(f"{path}: id {token_id} belongs to two tokens, {both}")
-        if valid_text(token) != token:
-            raise ConfigError(
-                f"{path}: token {shown(token)} (id {token_id}) is no valid Unicode, GGUF strings are UTF-8"
-            )
-        tokens[token_id] = token
-    if not tokens:
+    if not values:
         raise ConfigError(f"{path}: the vocabulary is empty")
+    ids = values.values()
+    if set(map(type, ids)) != {int} or not all(map(operator.eq, sorted(ids), range(len(ids)))):
+        raise ConfigError(f"{path}: {_fault(values)}")
     try:
-        return Vocabulary.pack(tokens[i] for i in range(len(tokens)))
-    except KeyError as e:
-        hole = f"no token has id {e.args[0]}, but the ids go up to {max(tokens)}"
-        raise ConfigError(f"{path}: {hole}; they should have no holes") from e
+        return Vocabulary.pack(sorted(values, key=values.__getitem__))
+    except UnicodeEncodeError as e:
+        token = f"token {shown(e.object)} (id {values[e.object]})"
+        raise ConfigError(f"{path}: {token} is no valid Unicode, GGUF strings are UTF-8") from e
+
+
+def _fault(ids: Mapping[str, Any]) -> str:
+    """Return what is wrong with tokens' ids that are not exactly 0 to n - 1."""
+    tokens: dict[int, str] = {}
+    for token, token_id in ids.items():
+        if type(token_id) is not int or token_id < 0:
+            return f"token {shown(token)} has id {shown(token_id)}, should be an integer from 0"
+        if token_id in tokens:
+            return f"id {token_id} belongs to two tokens, {shown(tokens[token_id])} and {shown(token)}"
+        tokens[token_id] = token
+    hole = next(number for number in range(len(tokens)) if number not in tokens)
+    return f"no token has id {hole}, but the ids go up to {max(tokens)}; they should have no holes"

@@ -13,6 +13,11 @@ from clipgguf.sources import Source
 from clipgguf.tensor import View
 from clipgguf.vocabulary import Vocabulary
 
+MAGIC = b"GGUF"
+# What every file's first key is, and where tensors begin: at a multiple of this value, or of the default.
+ARCHITECTURE = "general.architecture"
+ALIGNMENT_KEY = "general.alignment"
+DEFAULT_ALIGNMENT = 32
 # The bytes that the smallest key (name, type, value) and tensor (name, number of axes, type, offset) take.
 SMALLEST_KEY = 8 + 4 + 1
 SMALLEST_TENSOR = 8 + 4 + 4 + 8
@@ -80,6 +85,11 @@ class GGUFFile:
         return next((item.value for item in self.metadata if item.key == key), None)
 
 
+def aligned(nbytes: int, alignment: int) -> int:
+    """Return how many bytes are taken where everything begins at a multiple of the alignment."""
+    return -(-nbytes // alignment) * alignment
+
+
 def too_much(metadata: Sequence[MetadataItem], tensors: Sequence[tuple[str, tuple[int, ...]]]) -> str | None:
     """Return what of a header would be more than ``read_gguf`` takes, or None; the tensors are names and shapes."""
     for count, what in ((len(tensors), "tensors"), (len(metadata), "metadata keys")):
@@ -101,5 +111,6 @@ def _item_nbytes(item: MetadataItem) -> int:
     head = 8 + len(item.key.encode()) + 4 + (4 + 8 if item.is_array else 0)
     if code := FORMATS.get(item.value_type):
         return head + len(values) * struct.calcsize(f"<{code}")
-    nbytes = values.nbytes if isinstance(values, Vocabulary) else sum(len(text.encode()) for text in values)
-    return head + 8 * len(values) + nbytes
+    if isinstance(values, Vocabulary):
+        return head + values.packed.nbytes
+    return head + sum(8 + len(text.encode()) for text in values)

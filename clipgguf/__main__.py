@@ -10,7 +10,7 @@ from types import FrameType
 _ENDING = tuple(number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)))
 # How many objects more there are before the collector looks for cycles. Python's 700 have it look through all that the
 # imports make a hundred times, which is a tenth of a small model's conversion, and it finds nothing worth the search.
-_MORE_OBJECTS = 50_000
+_MORE_OBJECTS = 10_000
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -14,14 +14,8 @@ from clipgguf.planning import PlannedTensor
 from clipgguf.vocabulary import Vocabulary
 
 
-def header(metadata: Sequence[MetadataItem], tensors: Sequence[PlannedTensor], alignment: int) -> bytes:
-    """Return all that comes before the tensors' bytes; of these, each tensor's begin at a multiple of the alignment."""
-    return b"".join(_parts(metadata, tensors, alignment))
-
-
-def _parts(
-    metadata: Sequence[MetadataItem], tensors: Sequence[PlannedTensor], alignment: int
-) -> "Iterator[bytes | memoryview]":
+def header(metadata: Sequence[MetadataItem], tensors: Sequence[PlannedTensor], alignment: int) -> Iterator[bytes]:
+    """Yield all that comes before the tensors' bytes; of these, each tensor's begin at a multiple of the alignment."""
     yield MAGIC + struct.pack("<IQQ", GGUF_VERSION, len(tensors), len(metadata))
     for item in metadata:
         yield _string(item.key)
@@ -35,7 +29,7 @@ def _parts(
         offset += aligned(tensor.nbytes, alignment)
 
 
-def _value(item: MetadataItem) -> "Iterator[bytes | memoryview]":
+def _value(item: MetadataItem) -> Iterator[bytes]:
     """Yield a value with its type before it, of an array also the elements' type and how many there are."""
     if item.is_array:
         yield struct.pack("<IIQ", GGUFValueType.ARRAY, item.value_type, len(item.value))
@@ -43,7 +37,7 @@ def _value(item: MetadataItem) -> "Iterator[bytes | memoryview]":
         yield struct.pack("<I", item.value_type)
     values = item.value if item.is_array else (item.value,)
     if isinstance(values, Vocabulary):
-        yield values.packed
+        yield from values.as_strings()
     elif code := FORMATS.get(item.value_type):
         yield struct.pack(f"<{len(values)}{code}", *values)
     else:

@@ -16,40 +16,48 @@ from clipgguf.sources.given import place
 # What stands before a token in a GGUF file: how many bytes it has.
 _LENGTH = struct.Struct("<Q")
 # How many tokens are packed at once: all of them would take, for a moment, more memory than the rest of a conversion.
-_AT_ONCE = 4096
+_AT_ONCE = 512
 
 
 class Vocabulary(Sequence[str]):
-    """Tokens, the one with id N at index N, as a GGUF file has them: in a tenth of the memory of a list of strings.
+    """Tokens, the one with id N at index N, in a tenth of the memory of a list of strings.
 
-    CLIP's 49,408 tokens are 0.8 MB so; as Python objects they would be a noticeable part of a conversion's memory.
+    CLIP's 49,408 tokens are 0.4 MB of text; as Python objects they would be a noticeable part of a conversion's memory.
     """
 
-    def __init__(self, data: bytes, bounds: Sequence[int]) -> None:
-        """Take bytes in which token N lies between the bounds N and N + 1: its length, 8 bytes, and its UTF-8."""
-        self._data = data
+    def __init__(self, text: bytes, bounds: Sequence[int]) -> None:
+        """Take UTF-8 text in which token N lies between the bounds N and N + 1."""
+        self._text = text
         self._bounds = bounds
 
     @classmethod
     def pack(cls, tokens: Iterable[str]) -> "Vocabulary":
         """Pack tokens; UnicodeEncodeError for one that is no valid Unicode (it has a lone surrogate)."""
-        data, bounds = bytearray(), array("I", [0])
+        text = bytearray()
+        bounds = array("I", [0])
         rest = iter(tokens)
         while some := [token.encode() for token in itertools.islice(rest, _AT_ONCE)]:
-            lengths = list(map(len, some))
-            data += b"".join(itertools.chain.from_iterable(zip(map(_LENGTH.pack, lengths), some, strict=True)))
-            ends = itertools.accumulate((length + _LENGTH.size for length in lengths), initial=bounds[-1])
+            text += b"".join(some)
+            ends = itertools.accumulate(map(len, some), initial=bounds[-1])
             bounds.extend(itertools.islice(ends, 1, None))
-        return cls(bytes(data), memoryview(bounds))
+        return cls(bytes(text), memoryview(bounds))
 
     def __len__(self) -> int:
         """Return the number of tokens."""
         return len(self._bounds) - 1
 
     @property
-    def packed(self) -> memoryview:
-        """The tokens as a GGUF file has them, each one's length before it."""
-        return memoryview(self._data)[self._bounds[0] : self._bounds[-1]]
+    def nbytes(self) -> int:
+        """The bytes of UTF-8 that all tokens together have."""
+        return self._bounds[-1] - self._bounds[0]
+
+    def as_strings(self) -> Iterator[bytes]:
+        """Yield the tokens as a GGUF file has them, many at once: each one's length, 8 bytes, and its UTF-8."""
+        for first in range(0, len(self), _AT_ONCE):
+            bounds = self._bounds[first : first + _AT_ONCE + 1]
+            some = [self._text[start:end] for start, end in itertools.pairwise(bounds)]
+            lengths = map(_LENGTH.pack, map(len, some))
+            yield b"".join(itertools.chain.from_iterable(zip(lengths, some, strict=True)))
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -61,13 +69,13 @@ class Vocabulary(Sequence[str]):
         if isinstance(chosen, range):
             if chosen.step != 1:
                 raise ValueError("a vocabulary has slices of consecutive tokens only")
-            return Vocabulary(self._data, self._bounds[chosen.start : chosen.stop + 1])
-        return self._data[self._bounds[chosen] + _LENGTH.size : self._bounds[chosen + 1]].decode()
+            return Vocabulary(self._text, self._bounds[chosen.start : chosen.stop + 1])
+        return self._text[self._bounds[chosen] : self._bounds[chosen + 1]].decode()
 
     def __iter__(self) -> Iterator[str]:
         """Yield the tokens in the order of their ids."""
-        data, skipped = self._data, _LENGTH.size
-        return (data[start + skipped : end].decode() for start, end in itertools.pairwise(self._bounds))
+        text = self._text
+        return (text[start:end].decode() for start, end in itertools.pairwise(self._bounds))
 
 
 def read_vocabulary(directory: Folder, given: PathLike | None = None) -> Vocabulary:

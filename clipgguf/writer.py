@@ -56,9 +56,9 @@ def _write_header(plan: Plan, file: PlacedFile) -> tuple[int, int]:
     """Write all but the tensor data; return where that begins, and the alignment of the tensors in it."""
     alignments = (item.value for item in plan.metadata if item.key == ALIGNMENT_KEY)
     alignment = next(alignments, DEFAULT_ALIGNMENT)
-    data = header(plan.whole_metadata, plan.tensors, alignment)
-    file.write(0, [data])
-    return aligned(len(data), alignment), alignment
+    parts = list(header(plan.whole_metadata, plan.tensors, alignment))
+    file.write(0, parts)
+    return aligned(sum(map(len, parts)), alignment), alignment
 
 
 def _follow(

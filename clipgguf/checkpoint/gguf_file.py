@@ -111,6 +111,5 @@ def _item_nbytes(item: MetadataItem) -> int:
     head = 8 + len(item.key.encode()) + 4 + (4 + 8 if item.is_array else 0)
     if code := FORMATS.get(item.value_type):
         return head + len(values) * struct.calcsize(f"<{code}")
-    if isinstance(values, Vocabulary):
-        return head + values.packed.nbytes
-    return head + sum(8 + len(text.encode()) for text in values)
+    nbytes = values.nbytes if isinstance(values, Vocabulary) else sum(len(text.encode()) for text in values)
+    return head + 8 * len(values) + nbytes

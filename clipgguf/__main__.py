@@ -8,8 +8,8 @@ from types import FrameType
 
 # What asks a process to end, as far as the system has it.
 _ENDING = tuple(number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)))
-# How many objects more there are before the collector looks for cycles. Python's 700 have it look through all that the
-# imports make a hundred times, which is a tenth of a small model's conversion, and it finds nothing worth the search.
+# How many objects more there are before the collector looks for cycles. With Python's 700 it looks through what the
+# imports make a hundred times, for a twentieth of a small model's conversion, and finds next to nothing.
 _MORE_OBJECTS = 10_000
 
 

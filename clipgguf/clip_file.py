@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from clipgguf.checkpoint.gguf_file import GGUFFile, MetadataItem
+from clipgguf.checkpoint.gguf_file import ARCHITECTURE, GGUFFile, MetadataItem
 from clipgguf.checkpoint.gguf_reader import read_gguf
 from clipgguf.errors import shown
 from clipgguf.families import PROJECTORS
@@ -23,7 +23,6 @@ from clipgguf.sources.given import given_source
 from clipgguf.table import BEGUN
 from clipgguf.tensor import View
 
-ARCHITECTURE = "general.architecture"
 CLASS_EMBEDDING = "v.class_embd"
 # What the names of a part's tensors begin with.
 PREFIXES = {"text": "t.", "vision": "v.", "audio": "a."}

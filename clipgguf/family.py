@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from clipgguf.shape import Axis, size_name
@@ -117,11 +118,11 @@ class Family:
 
     def leaves_out(self, name: str) -> bool:
         """Return whether a checkpoint's tensor is of a part that the file does not have, such as a language model."""
-        return re.match("|".join(self.left_out) or r"(?!)", name) is not None
+        return _beginning(self.left_out).match(name) is not None
 
     def ignores(self, name: str) -> bool:
         """Return whether a checkpoint's tensor is known, and not written."""
-        return any(re.match(pattern, name) for pattern in (*self.ignored, *dict(self.noted)))
+        return _beginning((*self.ignored, *dict(self.noted))).match(name) is not None
 
     def notes_on(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return the lines for the user about those of a checkpoint's tensors that are ``noted``."""
@@ -152,8 +153,8 @@ class Family:
 
     def type_of(self, name: str, axes: int) -> Types:
         """Return the row of the types for a tensor of the file."""
-        rows = (row for row in (*self.types, *self.base.types) if row.axes in (None, axes))
-        return next(row for row in rows if fnmatch.fnmatchcase(name, row.pattern))
+        rows = (*self.types, *self.base.types)
+        return next(row for row in rows if row.axes in (None, axes) and fnmatch.fnmatchcase(name, row.pattern))
 
     def size(self, part: str, word: str) -> str:
         """Return the full name of a size in a part's shapes."""
@@ -163,3 +164,9 @@ class Family:
         """Return those of the sizes, which are by full name, that are words of a part's axes, by word."""
         words = (size_name(name) for axis in axes for name in axis)
         return {word: sizes[size] for word in words if word and (size := self.size(part, word)) in sizes}
+
+
+@lru_cache
+def _beginning(patterns: tuple[str, ...]) -> "re.Pattern[str]":
+    """Return what matches names that begin as any of some patterns says; without any, none does."""
+    return re.compile("|".join(patterns) or r"(?!)")

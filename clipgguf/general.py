@@ -12,7 +12,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped] # Which gguf needs and installs.
 from gguf import GGUFValueType, GGUFWriter, Metadata, size_label
 
-from clipgguf.checkpoint.gguf_file import MetadataItem
+from clipgguf.checkpoint.gguf_file import ARCHITECTURE, MetadataItem
 from clipgguf.config import valid_text
 from clipgguf.errors import ConfigError, shown
 from clipgguf.model_card import CARD, ModelCard
@@ -101,7 +101,7 @@ def _written(found: Metadata, model: ModelCard, warnings: list[str]) -> Iterator
     writer = GGUFWriter(None, "clip")
     found.set_gguf_meta_model(writer)
     for key, entry in writer.kv_data[0].items():
-        if key == "general.architecture":
+        if key == ARCHITECTURE:
             continue
         is_array = entry.type == GGUFValueType.ARRAY
         kind = GGUFValueType.STRING if is_array else entry.type

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgguf.checkpoint.gguf_file import aligned
 from clipgguf.checkpoint.views import OrderedBlocks, StridedBlocks
 from clipgguf.computed import ComputedBytes
 from clipgguf.encode import SCRATCH_NBYTES, Encoder
@@ -200,8 +201,3 @@ def _fill(codec: Encoder, jobs: Sequence[Job], workspace: Workspace, target: NDA
         start, end = end, end + job.nbytes
         job.read(source[start:end], scratch)
     return encode(source[:end].view(codec.source_dtype), encoded, scratch) if encode is not None else 0
-
-
-def aligned(nbytes: int, alignment: int) -> int:
-    """Return how many bytes are taken where everything begins at a multiple of the alignment."""
-    return -(-nbytes // alignment) * alignment

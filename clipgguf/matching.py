@@ -147,7 +147,8 @@ class Match:
             if section.order:
                 found.sort(key=lambda output: section.order.index(output.name))
             for output in found:
-                yield replace(output, name=section.ours.replace("{}", str(our_number)) + output.name)
+                name = section.ours.replace("{}", str(our_number)) + output.name
+                yield Output(name, output.source, output.shape)
 
     def _begun(self, section: Section, starts: list[str]) -> Iterator[Output]:
         for number in begun(starts, section.tails, self.tensors):
@@ -155,7 +156,8 @@ class Match:
             begins = [start.replace("{}", str(number)) for start in starts]
             for rule in section.rules_of(number):
                 for output in self._rule(rule, section, begins):
-                    yield replace(output, name=section.ours.replace("{}", str(number)) + output.name)
+                    name = section.ours.replace("{}", str(number)) + output.name
+                    yield Output(name, output.source, output.shape)
 
     def _gaps(self) -> Iterator[str]:
         for start, there in self.begun.items():

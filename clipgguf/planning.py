@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType
 
-from clipgguf.checkpoint.gguf_file import MetadataItem, too_much
+from clipgguf.checkpoint.gguf_file import ARCHITECTURE, MetadataItem, too_much
 from clipgguf.config import LARGEST_UINT32
 from clipgguf.element_types import CLIP_CPP_TYPES, OUTTYPES, QUANTIZED, file_type, ggml_type, resolved, tensor_nbytes
 from clipgguf.errors import CheckpointError, shown
@@ -70,8 +70,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Raise CheckpointError when the file would be more than the format, ``inspect`` or ``verify`` takes."""
-        # GGUFWriter adds this one.
-        metadata = [MetadataItem("general.architecture", GGUFValueType.STRING, "clip"), *self.metadata]
+        metadata = self.whole_metadata
         if what := too_much(metadata, [(tensor.name, tensor.shape) for tensor in self.tensors]):
             raise CheckpointError(f"{self.file_name}: would have {what}")
         for key, value in ((i.key, i.value) for i in metadata if i.type_name == "UINT32"):
@@ -80,6 +79,11 @@ class Plan:
         for item in metadata:
             if item.value == []:
                 raise CheckpointError(f"{self.file_name}: {item.key} would be an empty list, which GGUF cannot have")
+
+    @property
+    def whole_metadata(self) -> tuple[MetadataItem, ...]:
+        """The metadata with what every file has first, its architecture."""
+        return (MetadataItem(ARCHITECTURE, GGUFValueType.STRING, "clip"), *self.metadata)
 
     @property
     def bytes_in(self) -> int:
@@ -123,7 +127,7 @@ def make_plan(model: Model, outtype: Outtype) -> Plan:
 
 
 def _metadata(model: Model, outtype: Outtype, general: Sequence[MetadataItem]) -> tuple[MetadataItem, ...]:
-    """Return the metadata in the order of KEYS; general.architecture, which GGUFWriter adds, comes before it.
+    """Return the metadata in the order of KEYS; the architecture comes before it.
 
     What is ``general`` comes first, and counts.
     """
@@ -135,7 +139,7 @@ def _metadata(model: Model, outtype: Outtype, general: Sequence[MetadataItem]) -
     unwritten = {value.name for value in family.all_values if values.get(value.name) == value.unless}
     unwritten |= {value.name for value in family.all_values if value.part not in ("", *family.parts)}
     given = {item.key for item in general}
-    # GGUFWriter leaves out an empty string without a word; so does the plan, which must say what the file will have.
+    # An empty string is left out, as gguf-py's add_string does.
     own = (
         key.item(list(values[name]) if isinstance(values[name], tuple) else values[name])
         for name, key in KEYS.items()

@@ -15,6 +15,7 @@ from types import TracebackType
 
 import numpy as np
 
+from clipgguf.checkpoint.gguf_file import aligned
 from clipgguf.checkpoint.strides import blocks
 from clipgguf.checkpoint.views import OrderedBlocks, StridedBlocks
 from clipgguf.computed import ComputedBytes
@@ -29,7 +30,6 @@ from clipgguf.jobs import (
     SourceRange,
     Target,
     Workspace,
-    aligned,
     run,
 )
 from clipgguf.planning import PlannedTensor

@@ -84,11 +84,11 @@ class View:
             shape, (_, step), pairs = shape[1:], pairs[0], pairs[1:]
         pairs = merged(pairs)
         lengths, strides = tuple(length for length, _ in pairs), tuple(stride for _, stride in pairs)
-        view = replace(self, shape=lengths, strides=strides, nbytes=math.prod(lengths) * self.itemsize)
-        if strides in ((), (1,)):
-            view = replace(view, shape=shape, strides=None)
+        itemsize, nbytes = self.itemsize, math.prod(lengths) * self.itemsize
+        axes = (shape, None) if strides in ((), (1,)) else (lengths, strides)
         for number in range(count):
-            yield shape, replace(view, offset=self.offset + number * step * self.itemsize)
+            offset = self.offset + number * step * itemsize
+            yield shape, View(self.name, self.dtype, axes[0], self.file, offset, nbytes, axes[1])
 
 
 @dataclass(frozen=True, slots=True)

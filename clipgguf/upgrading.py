@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipgguf.checkpoint.gguf_file import MetadataItem
-from clipgguf.clip_file import ARCHITECTURE, ClipFile
+from clipgguf.checkpoint.gguf_file import ARCHITECTURE, MetadataItem
+from clipgguf.clip_file import ClipFile
 from clipgguf.destination import output_path
 from clipgguf.errors import CheckpointError, OutputError, shown
 from clipgguf.families.llava_projectors import KINDS

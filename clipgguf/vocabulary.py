@@ -1,15 +1,22 @@
 """The text tower's vocabulary: token strings in the order of their ids."""
 
+import itertools
+import operator
+import struct
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
-from clipgguf.config import valid_text
 from clipgguf.errors import ConfigError, shown
 from clipgguf.json_file import read_json_object
 from clipgguf.options import PathLike
 from clipgguf.sources import File, Folder
 from clipgguf.sources.given import place
+
+# What stands before a token in a GGUF file: how many bytes it has.
+_LENGTH = struct.Struct("<Q")
+# How many tokens are packed at once: all of them would take, for a moment, more memory than the rest of a conversion.
+_AT_ONCE = 512
 
 
 class Vocabulary(Sequence[str]):
@@ -25,12 +32,14 @@ class Vocabulary(Sequence[str]):
 
     @classmethod
     def pack(cls, tokens: Iterable[str]) -> "Vocabulary":
-        """Pack tokens, which must be valid Unicode (no lone surrogates)."""
+        """Pack tokens; UnicodeEncodeError for one that is no valid Unicode (it has a lone surrogate)."""
         text = bytearray()
         bounds = array("I", [0])
-        for token in tokens:
-            text += token.encode()
-            bounds.append(len(text))
+        rest = iter(tokens)
+        while some := [token.encode() for token in itertools.islice(rest, _AT_ONCE)]:
+            text += b"".join(some)
+            ends = itertools.accumulate(map(len, some), initial=bounds[-1])
+            bounds.extend(itertools.islice(ends, 1, None))
         return cls(bytes(text), memoryview(bounds))
 
     def __len__(self) -> int:
@@ -41,6 +50,14 @@ class Vocabulary(Sequence[str]):
     def nbytes(self) -> int:
         """The bytes of UTF-8 that all tokens together have."""
         return self._bounds[-1] - self._bounds[0]
+
+    def as_strings(self) -> Iterator[bytes]:
+        """Yield the tokens as a GGUF file has them, many at once: each one's length, 8 bytes, and its UTF-8."""
+        for first in range(0, len(self), _AT_ONCE):
+            bounds = self._bounds[first : first + _AT_ONCE + 1]
+            some = [self._text[start:end] for start, end in itertools.pairwise(bounds)]
+            lengths = map(_LENGTH.pack, map(len, some))
+            yield b"".join(itertools.chain.from_iterable(zip(lengths, some, strict=True)))
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -54,6 +71,11 @@ class Vocabulary(Sequence[str]):
                 raise ValueError("a vocabulary has slices of consecutive tokens only")
             return Vocabulary(self._text, self._bounds[chosen.start : chosen.stop + 1])
         return self._text[self._bounds[chosen] : self._bounds[chosen + 1]].decode()
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the tokens in the order of their ids."""
+        text = self._text
+        return (text[start:end].decode() for start, end in itertools.pairwise(self._bounds))
 
 
 def read_vocabulary(directory: Folder, given: PathLike | None = None) -> Vocabulary:
@@ -95,22 +117,26 @@ def _read_file(path: File) -> Vocabulary:
     values = read_json_object(path, emptied=() if path.name == "vocab.json" else ("model", "merges"))
     if isinstance(values.get("model"), dict) or path.name == "tokenizer.json":
         values = _tokenizer_items(values, path)
-    tokens: dict[int, str] = {}
-    for token, token_id in values.items():
-        if type(token_id) is not int or token_id < 0:
-            raise ConfigError(f"{path}: token {shown(token)} has id {shown(token_id)}, should be an integer from 0")
-        if token_id in tokens:
-            both = f"{shown(tokens[token_id])} and {shown(token)}"
-            raise ConfigError(f"{path}: id {token_id} belongs to two tokens, {both}")
-        if valid_text(token) != token:
-            raise ConfigError(
-                f"{path}: token {shown(token)} (id {token_id}) is no valid Unicode, GGUF strings are UTF-8"
-            )
-        tokens[token_id] = token
-    if not tokens:
+    if not values:
         raise ConfigError(f"{path}: the vocabulary is empty")
+    ids = values.values()
+    if set(map(type, ids)) != {int} or not all(map(operator.eq, sorted(ids), range(len(ids)))):
+        raise ConfigError(f"{path}: {_fault(values)}")
     try:
-        return Vocabulary.pack(tokens[i] for i in range(len(tokens)))
-    except KeyError as e:
-        hole = f"no token has id {e.args[0]}, but the ids go up to {max(tokens)}"
-        raise ConfigError(f"{path}: {hole}; they should have no holes") from e
+        return Vocabulary.pack(sorted(values, key=values.__getitem__))
+    except UnicodeEncodeError as e:
+        token = f"token {shown(e.object)} (id {values[e.object]})"
+        raise ConfigError(f"{path}: {token} is no valid Unicode, GGUF strings are UTF-8") from e
+
+
+def _fault(ids: Mapping[str, Any]) -> str:
+    """Return what is wrong with tokens' ids that are not exactly 0 to n - 1."""
+    tokens: dict[int, str] = {}
+    for token, token_id in ids.items():
+        if type(token_id) is not int or token_id < 0:
+            return f"token {shown(token)} has id {shown(token_id)}, should be an integer from 0"
+        if token_id in tokens:
+            return f"id {token_id} belongs to two tokens, {shown(tokens[token_id])} and {shown(token)}"
+        tokens[token_id] = token
+    hole = next(number for number in range(len(tokens)) if number not in tokens)
+    return f"no token has id {hole}, but the ids go up to {max(tokens)}; they should have no holes"

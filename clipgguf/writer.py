@@ -1,18 +1,15 @@
-"""Write a plan as a GGUF file: the only user of GGUFWriter. The file appears under its name when it is complete.
+"""Write a plan as a GGUF file, which appears under its name when it is complete.
 
-GGUFWriter writes the metadata and where each tensor is; the threads that encode the tensors write them there.
+The header says where each tensor is; the threads that encode the tensors write them there.
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from gguf import GGUFEndian, GGUFValueType, GGUFWriter, Keys
-
-from clipgguf.jobs import aligned
+from clipgguf.checkpoint.gguf_file import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, aligned
+from clipgguf.header import header
 from clipgguf.output_file import PlacedFile, replacing
 from clipgguf.planning import Plan, PlannedTensor
 from clipgguf.stream import ChunkStream
@@ -35,13 +32,12 @@ def write_plan(
     written, CheckpointError when a source file cannot be read to its end.
     """
     # The sources are closed before the file is replaced: Windows replaces no open file, and one may be a source.
-    with replacing(path, plan.bytes_out) as temporary:
-        start, alignment = _write_head(plan, temporary)
-        with PlacedFile(temporary) as file:
-            target = _TensorData(file, start)
-            with ChunkStream(plan.tensors, thread_count(threads), target=target, alignment=alignment) as stream:
-                overflows, nbytes = _follow(plan, stream, file, start, alignment, progress)
-            file.finish(start + nbytes)
+    with replacing(path, plan.bytes_out) as temporary, PlacedFile(temporary) as file:
+        start, alignment = _write_header(plan, file)
+        target = _TensorData(file, start)
+        with ChunkStream(plan.tensors, thread_count(threads), target=target, alignment=alignment) as stream:
+            overflows, nbytes = _follow(plan, stream, file, start, alignment, progress)
+        file.finish(start + nbytes)
     return overflows
 
 
@@ -56,32 +52,13 @@ class _TensorData:
         self.file.write(self.start + position, parts)
 
 
-def _write_head(plan: Plan, path: Path) -> tuple[int, int]:
+def _write_header(plan: Plan, file: PlacedFile) -> tuple[int, int]:
     """Write all but the tensor data; return where that begins, and the alignment of the tensors in it."""
-    writer = GGUFWriter(path, arch="clip", endianess=GGUFEndian.LITTLE)
-    for item in plan.metadata:
-        if item.key == Keys.General.ALIGNMENT:
-            writer.add_custom_alignment(item.value)
-        else:
-            types = (GGUFValueType.ARRAY, item.value_type) if item.is_array else (item.value_type,)
-            writer.add_key_value(item.key, item.value, *types)
-    # The dtype says nothing beside raw_dtype, but that the shape counts elements and not bytes.
-    dtype = np.dtype(np.float32)
-    for tensor in plan.tensors:
-        writer.add_tensor_info(tensor.name, tensor.shape, dtype, tensor.nbytes, raw_dtype=tensor.ggml_type)
-    try:
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        assert writer.fout is not None
-        end = writer.fout[0].tell()
-    except BaseException:
-        # Closing flushes once more, and fails once more on a full disk; the first error is the one to tell.
-        with contextlib.suppress(OSError):
-            writer.close()
-        raise
-    writer.close()
-    return aligned(end, writer.data_alignment), writer.data_alignment
+    alignments = (item.value for item in plan.metadata if item.key == ALIGNMENT_KEY)
+    alignment = next(alignments, DEFAULT_ALIGNMENT)
+    parts = list(header(plan.whole_metadata, plan.tensors, alignment))
+    file.write(0, parts)
+    return aligned(sum(map(len, parts)), alignment), alignment
 
 
 def _follow(

@@ -212,26 +212,6 @@ def test_dry_run_finds_what_is_wrong(model: Path, run: Run) -> None:
     assert run(model, "--dry-run").returncode == 1
 
 
-@pytest.mark.parametrize(
-    ("code", "banned"),
-    [
-        ("import clipgguf.cli", {"torch", "transformers", "numpy", "gguf", "rich"}),
-        ("import sys; sys.argv = ['clipgguf', '--version']\nfrom clipgguf.cli import main\n"
-         "try: main()\nexcept SystemExit: pass", {"torch", "transformers", "numpy", "gguf"}),
-        ("import sys; sys.argv = ['clipgguf', '--help']\nfrom clipgguf.cli import main\n"
-         "try: main()\nexcept SystemExit: pass", {"torch", "transformers", "numpy", "gguf"}),
-        ("import clipgguf.conversion, clipgguf.writer", {"torch", "transformers"}),
-    ],
-    ids=["import", "version", "help", "writer"],
-)  # fmt: skip
-def test_imports(code: str, banned: set[str]) -> None:
-    code += "\nimport sys; print('modules', *{name.split('.')[0] for name in sys.modules})"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    modules = set(result.stdout.splitlines()[-1].split())
-    assert "modules" in modules
-    assert not modules & banned
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
 def test_progress_bar_on_a_terminal(model: Path, tmp_path: Path) -> None:
     import pty

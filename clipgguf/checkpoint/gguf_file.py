@@ -13,6 +13,11 @@ from clipgguf.sources import Source
 from clipgguf.tensor import View
 from clipgguf.vocabulary import Vocabulary
 
+MAGIC = b"GGUF"
+# What every file's first key is, and where tensors begin: at a multiple of this value, or of the default.
+ARCHITECTURE = "general.architecture"
+ALIGNMENT_KEY = "general.alignment"
+DEFAULT_ALIGNMENT = 32
 # The bytes that the smallest key (name, type, value) and tensor (name, number of axes, type, offset) take.
 SMALLEST_KEY = 8 + 4 + 1
 SMALLEST_TENSOR = 8 + 4 + 4 + 8
@@ -78,6 +83,11 @@ class GGUFFile:
     def value(self, key: str) -> Any:
         """Return the value of a metadata key, or None without it."""
         return next((item.value for item in self.metadata if item.key == key), None)
+
+
+def aligned(nbytes: int, alignment: int) -> int:
+    """Return how many bytes are taken where everything begins at a multiple of the alignment."""
+    return -(-nbytes // alignment) * alignment
 
 
 def too_much(metadata: Sequence[MetadataItem], tensors: Sequence[tuple[str, tuple[int, ...]]]) -> str | None:

@@ -18,19 +18,26 @@ from typing import IO, Any
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
-from clipgguf.checkpoint.gguf_file import FORMATS, SMALLEST_KEY, SMALLEST_TENSOR, GGUFFile, MetadataItem
+from clipgguf.checkpoint.gguf_file import (
+    ALIGNMENT_KEY,
+    DEFAULT_ALIGNMENT,
+    FORMATS,
+    MAGIC,
+    SMALLEST_KEY,
+    SMALLEST_TENSOR,
+    GGUFFile,
+    MetadataItem,
+    aligned,
+)
 from clipgguf.errors import CheckpointError
 from clipgguf.limits import LARGEST_HEADER, MOST_ENTRIES, MOST_VALUES
 from clipgguf.sources import Source, SourceIO
 from clipgguf.tensor import View
 
-MAGIC = b"GGUF"
 # How many bytes of a header are read at once.
 BUFFER_NBYTES = 1 << 16
 # Version 1 had lengths of 32 bits; ggml does not read it any more, either.
 VERSIONS = (2, 3)
-ALIGNMENT_KEY = "general.alignment"
-DEFAULT_ALIGNMENT = 32
 # The specification asks for a multiple of 8, ggml for a power of two. Nobody aligns to more than a huge page.
 SMALLEST_ALIGNMENT, LARGEST_ALIGNMENT = 8, 2**21
 # GGML_MAX_DIMS and GGML_MAX_NAME in ggml.h; the latter counts the zero at the end. Keys: by the specification.
@@ -85,7 +92,7 @@ class _Header:
             if name in infos:
                 raise self._error(f"has the tensor {name!r} twice")
             infos[name] = self._tensor_info(name)
-        start = -(-self._position // alignment) * alignment
+        start = aligned(self._position, alignment)
         tensors = tuple(replace(info, offset=start + info.offset) for info in infos.values())
         problems = self._misplaced(tensors, start, alignment)
         CheckpointError.raise_all(f"{self._source}: {problem}" for problem in problems)

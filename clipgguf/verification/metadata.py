@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from gguf import GGUFValueType
 
-from clipgguf.checkpoint.gguf_file import MetadataItem
-from clipgguf.clip_file import ARCHITECTURE, ClipFile
+from clipgguf.checkpoint.gguf_file import ARCHITECTURE, MetadataItem
+from clipgguf.clip_file import ClipFile
 from clipgguf.keys import KEYS
 from clipgguf.planning import Plan
 
@@ -51,8 +51,7 @@ class MetadataDifference:
 
 def compare_metadata(file: ClipFile, plan: Plan) -> tuple[tuple[MetadataDifference, ...], tuple[str, ...]]:
     """Return how a file's metadata differs from a plan's, and notes about what matters to no reader."""
-    # Every file has the first key; GGUFWriter adds it, and so a plan has it not.
-    expected = (MetadataItem(ARCHITECTURE, GGUFValueType.STRING, "clip"), *plan.metadata)
+    expected = plan.whole_metadata
     differences: list[MetadataDifference] = []
     notes: list[str] = []
     for item in expected:

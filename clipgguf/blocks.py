@@ -1,11 +1,13 @@
-"""Which of a section's blocks there are: by the family's values, and by names."""
+"""Which of a section's blocks there are, by the family's values and by names, and what stands in front of these."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from clipgguf.errors import CheckpointError
 from clipgguf.family import Family
-from clipgguf.table import Section
+from clipgguf.sources import Folder
+from clipgguf.table import Prefix, Section
 
 
 def sizes_in(number: int, values: Mapping[str, Any]) -> dict[str, int]:
@@ -31,3 +33,14 @@ def numbers(section: Section, family: Family, values: Mapping[str, Any]) -> Sequ
         return range(1)
     times = values.get(family.size(section.part, section.times))
     return times if isinstance(times, list | tuple) else range(times or 0)
+
+
+def the_prefix(key: Prefix, names: Mapping[str, Any], where: Folder) -> str | None:
+    """Return what stands in front of a landmark, None when it is not there; CheckpointError when it is there twice."""
+    found = key.found(names)
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{where}: has tensor {key.landmark!r} after {len(found)} prefixes, {', '.join(map(repr, found))}; "
+            "supported is one"
+        )
+    return found[0] if found else None

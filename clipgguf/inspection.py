@@ -111,7 +111,7 @@ def inspect(path: PathLike) -> Inspection:
         nbytes=file.file.source.size,
         version=file.file.version,
         alignment=file.file.alignment,
-        towers=tuple(_tower(file, part) for part in PARTS if file.has(part)),
+        towers=tuple(_tower(file, part) for part in PARTS if _has(file, part)),
         projector=_projector(file) if file.projector_names or file.projector_types else None,
         element_types=_element_types(file.file.tensors),
         metadata=file.file.metadata,
@@ -136,6 +136,11 @@ def _found(file: ClipFile) -> str:
     if file.has("vision"):
         return "CLIP model of two towers" if file.has("text") else f"vision tower of {tower}"
     return "text tower of CLIP" if file.has("text") else "no CLIP model"
+
+
+def _has(file: ClipFile, part: str) -> bool:
+    """Return whether a tower is there; GLM-ASR's tokens before and after a sound are called as if they were one's."""
+    return file.has(part) and (file.family is None or part in file.family.parts)
 
 
 def _tower(file: ClipFile, part: str) -> TowerSummary:

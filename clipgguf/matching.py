@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from clipgguf.blocks import begun, numbers, sizes_in
+from clipgguf.blocks import begun, numbers, sizes_in, the_prefix
 from clipgguf.errors import CheckpointError
 from clipgguf.family import Family
 from clipgguf.shape import lengths, shape_of, shape_text, size_name, with_ones_of
@@ -21,17 +21,6 @@ class Output:
     name: str
     source: Tensor
     shape: tuple[int, ...]
-
-
-def the_prefix(key: Prefix, names: Mapping[str, Any], where: Folder) -> str | None:
-    """Return what stands in front of a landmark, None when it is not there; CheckpointError when it is there twice."""
-    found = key.found(names)
-    if len(found) > 1:
-        raise CheckpointError(
-            f"{where}: has tensor {key.landmark!r} after {len(found)} prefixes, {', '.join(map(repr, found))}; "
-            "supported is one"
-        )
-    return found[0] if found else None
 
 
 @dataclass(slots=True)

@@ -13,7 +13,6 @@ file what it means, where the text says only that it did not crash.
 
 import base64
 import functools
-import importlib
 import importlib.util
 import json
 import math
@@ -31,6 +30,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
+CHILD = Path(__file__).with_name("llama_child.py")
 Float32Array = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -225,9 +225,15 @@ def _sound(seconds: float = 2.0, rate: int = 16000) -> dict[str, Any]:
 def _answer_about(
     model_path: Path, mmproj_path: Path, medium: dict[str, Any], *, max_tokens: int = 4, timeout: float = 600.0
 ) -> ClientResult:
-    question = json.dumps(
-        {"model": str(model_path), "mmproj": str(mmproj_path), "medium": medium, "max_tokens": max_tokens}
-    )
+    question = {
+        "model": str(model_path),
+        "mmproj": str(mmproj_path),
+        "medium": medium,
+        "text": PROMPT,
+        "context": _CONTEXT_LENGTH,
+        "max_tokens": max_tokens,
+        "top_logprobs": _FIRST_PIECE + len(_PIECES),
+    }
     environment = {
         **os.environ,
         "GGML_NO_BACKTRACE": "1",  # Otherwise an assertion attaches gdb where there is one: seconds, and pages of log.
@@ -235,8 +241,8 @@ def _answer_about(
     }
     try:
         process = subprocess.run(
-            [sys.executable, __file__],
-            input=question.encode(),
+            [sys.executable, CHILD],
+            input=json.dumps(question).encode(),
             capture_output=True,
             timeout=timeout,
             check=False,
@@ -297,32 +303,3 @@ def ask(mmproj: Path, directory: Path, size: tuple[int, int] = (112, 112)) -> Cl
 
 def _failure(log: str, exit_code: int | None) -> ClientResult:
     return ClientResult(ok=False, text="", log=log, logits=np.empty(0, np.float32), image_tokens=0, exit_code=exit_code)
-
-
-def _answer(question: dict[str, Any]) -> dict[str, Any]:
-    """Run in the child process. xllamacpp has no type information, hence `importlib` and `Any`."""
-    xllamacpp = importlib.import_module("xllamacpp")
-    params = xllamacpp.CommonParams()
-    params.model.path = question["model"]
-    params.mmproj.path = question["mmproj"]
-    params.n_ctx = _CONTEXT_LENGTH
-    params.n_parallel = 1
-    params.cpuparams.n_threads = 1
-    params.cpuparams_batch.n_threads = 1
-    params.warmup = False
-    params.verbosity = 4  # The level at which the hyperparameters of the vision tower are logged.
-    server = xllamacpp.Server(params)
-    response: dict[str, Any] = server.handle_chat_completions(
-        {
-            "messages": [{"role": "user", "content": [question["medium"], {"type": "text", "text": PROMPT}]}],
-            "max_tokens": question["max_tokens"],
-            "temperature": 0,
-            "logprobs": True,
-            "top_logprobs": _FIRST_PIECE + len(_PIECES),
-        }
-    )
-    return response
-
-
-if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_answer(json.load(sys.stdin))))

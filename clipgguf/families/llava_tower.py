@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from clipgguf.blocks import the_prefix
 from clipgguf.checkpoint import Checkpoint
 from clipgguf.errors import CheckpointError, ConfigError, shown
 from clipgguf.families.clip import standard_config
@@ -15,7 +16,6 @@ from clipgguf.families.llava_settings import Settings
 from clipgguf.families.tower_tables import TOWER
 from clipgguf.inputs import Config, Inputs
 from clipgguf.json_file import read_json_object
-from clipgguf.matching import the_prefix
 from clipgguf.quantized import refuse_quantized
 from clipgguf.sources import File, Folder
 from clipgguf.sources.given import given_file, hub_advice, place

@@ -61,9 +61,9 @@ def shown_place(given: PathLike) -> Path | str:
 
 
 def bytes_received() -> int:
-    """Return how many bytes this process has had over the line, without a client where nobody needed one."""
-    line = sys.modules.get("clipgguf.sources.line")
-    return 0 if line is None else int(line.LINE.received)
+    """Return how many bytes this process has had over the line, without any where nobody needed the line."""
+    callers = sys.modules.get("clipgguf.sources.callers")
+    return 0 if callers is None else int(callers.CALLERS.received)
 
 
 def _local_file(path: Path) -> File:

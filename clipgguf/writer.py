@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from gguf import GGUFEndian, GGUFValueType, GGUFWriter, Keys
 
-from clipgguf.jobs import aligned
+from clipgguf.jobs import Chunk, aligned
 from clipgguf.output_file import PlacedFile, replacing
 from clipgguf.planning import Plan, PlannedTensor
 from clipgguf.stream import ChunkStream
@@ -36,11 +36,16 @@ def write_plan(
     """
     # The sources are closed before the file is replaced: Windows replaces no open file, and one may be a source.
     with replacing(path, plan.bytes_out) as temporary:
-        start, alignment = _write_head(plan, temporary)
+        start, alignment = write_head(plan, temporary)
         with PlacedFile(temporary) as file:
             target = _TensorData(file, start)
-            with ChunkStream(plan.tensors, thread_count(threads), target=target, alignment=alignment) as stream:
-                overflows, nbytes = _follow(plan, stream, file, start, alignment, progress)
+            with (
+                ChunkStream(plan.tensors, thread_count(threads), target=target, alignment=alignment) as stream,
+                writing_back(file.fileno()) as written,
+            ):
+                overflows, nbytes = follow(
+                    plan, stream, alignment, progress, lambda chunk, at: written(start + at + chunk.nbytes)
+                )
             file.finish(start + nbytes)
     return overflows
 
@@ -56,8 +61,11 @@ class _TensorData:
         self.file.write(self.start + position, parts)
 
 
-def _write_head(plan: Plan, path: Path) -> tuple[int, int]:
-    """Write all but the tensor data; return where that begins, and the alignment of the tensors in it."""
+def write_head(plan: Plan, path: Path) -> tuple[int, int]:
+    """Write all but the tensor data; return where that begins, and the alignment of the tensors in it.
+
+    Raises OSError.
+    """
     writer = GGUFWriter(path, arch="clip", endianess=GGUFEndian.LITTLE)
     for item in plan.metadata:
         if item.key == Keys.General.ALIGNMENT:
@@ -84,22 +92,28 @@ def _write_head(plan: Plan, path: Path) -> tuple[int, int]:
     return aligned(end, writer.data_alignment), writer.data_alignment
 
 
-def _follow(
-    plan: Plan, stream: ChunkStream, file: PlacedFile, start: int, alignment: int, progress: Progress | None
+def follow(
+    plan: Plan,
+    stream: ChunkStream,
+    alignment: int,
+    progress: Progress | None,
+    take: Callable[[Chunk, int], None],
 ) -> tuple[dict[str, int], int]:
-    """Follow a stream that writes its chunks; return the tensors that overflow, and the bytes that the data takes."""
+    """Have a stream's chunks taken, each with its position in the tensor data, and progress told.
+
+    Returns how many finite values of which tensors became infinite, and the bytes that the tensor data takes.
+    """
     overflows: dict[str, int] = {}
     total, done, position = plan.bytes_out, 0, 0
     tensor: PlannedTensor | None = None
-    with writing_back(file.fileno()) as written:
-        for chunk in stream:
-            if chunk.tensor is not tensor:
-                tensor, position = chunk.tensor, aligned(position, alignment)
-            position += chunk.nbytes
-            done += chunk.nbytes
-            written(start + position)
-            if chunk.overflows:
-                overflows[chunk.tensor.name] = overflows.get(chunk.tensor.name, 0) + chunk.overflows
-            if progress is not None:
-                progress(done, total)
+    for chunk in stream:
+        if chunk.tensor is not tensor:
+            tensor, position = chunk.tensor, aligned(position, alignment)
+        take(chunk, position)
+        position += chunk.nbytes
+        done += chunk.nbytes
+        if chunk.overflows:
+            overflows[chunk.tensor.name] = overflows.get(chunk.tensor.name, 0) + chunk.overflows
+        if progress is not None:
+            progress(done, total)
     return overflows, aligned(position, alignment)

@@ -64,6 +64,8 @@ class Request:
 class HubServer:
     """Both servers; a context manager."""
 
+    handler: "type[_Handler] | None" = None  # What answers, where that is another than below.
+
     def __init__(self, root: Path, *, lifetime: float = 3600, latency: float = 0, page: int = 1000) -> None:
         self.root, self.lifetime, self.latency, self.page = root, lifetime, latency, page
         self.private: set[str] = set()
@@ -72,7 +74,7 @@ class HubServer:
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.lock = threading.Lock()
-        self._servers = {name: _Server(name, self) for name in ("hub", "cdn")}
+        self._servers = {name: _Server(name, self, self.handler) for name in ("hub", "cdn")}
         self.endpoint = f"http://127.0.0.1:{self._servers['hub'].server_address[1]}"
         self.cdn = f"http://localhost:{self._servers['cdn'].server_address[1]}"
         self.plain = f"{self.cdn}/plain"
@@ -128,7 +130,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, name: str, hub: HubServer, handler: "type[_Handler] | None" = None) -> None:
+    def __init__(self, name: str, hub: HubServer, handler: "type[_Handler] | None") -> None:
         self.name, self.hub = name, hub
         super().__init__(("127.0.0.1", 0), handler or _Handler)
 

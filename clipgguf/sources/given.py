@@ -14,7 +14,7 @@ from clipgguf.sources.address import HubAddress, StoreAddress, is_store, is_web
 from clipgguf.sources.local import LocalFile, LocalFolder
 
 _FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".projector", ".gguf", ".json")
-_INSTALL = "`pip install 'clipgguf[hub]'`"
+INSTALL_HUB = "`pip install 'clipgguf[hub]'`"
 INSTALL_STORES = "`pip install 'clipgguf[s3]'`"
 
 
@@ -118,7 +118,7 @@ def has_package(name: str) -> bool:
 
 def _on_the_hub(address: HubAddress) -> Folder | File:
     if not _has_hub():
-        raise CheckpointError(f"{address}: is on the Hugging Face hub; {_INSTALL} lets clipgguf read from there")
+        raise CheckpointError(f"{address}: is on the Hugging Face hub; {INSTALL_HUB} lets clipgguf read from there")
     from clipgguf.sources.hub import hub_place
 
     return hub_place(address)
@@ -155,6 +155,6 @@ def hub_advice(given: Folder | File) -> str:
     if address is None or Path(text).suffix in _FILE_SUFFIXES:
         return ""
     name = address.repo.rpartition("/")[2]
-    read = "" if _has_hub() else f"; with {_INSTALL} clipgguf reads models from the Hugging Face hub"
+    read = "" if _has_hub() else f"; with {INSTALL_HUB} clipgguf reads models from the Hugging Face hub"
     download = f"`hf download {address.repo} --local-dir {name}`"
     return f"{read}; if it is a model of the Hugging Face hub, {download} gets it, and {name} can then be converted"

@@ -146,7 +146,7 @@ def _asked(address: HubAddress, ask: Callable[[], T]) -> T:
         except errors.HfHubHTTPError as e:
             status = e.response.status_code if e.response is not None else 0
             if status not in AGAIN:
-                raise CheckpointError(f"{address}: {_why_not(address, e, status)}") from e
+                raise CheckpointError(f"{address}: {why_not(address, e, status)}") from e
             raise LineError(f"the hub answered {status}", told_wait(status, e.response.headers)) from e
         except errors.HFValidationError as e:
             raise CheckpointError(f"{address}: is no model's name on the hub") from e
@@ -156,7 +156,8 @@ def _asked(address: HubAddress, ask: Callable[[], T]) -> T:
     return tried(str(address), ask_once)
 
 
-def _why_not(address: HubAddress, error: Any, status: int) -> str:
+def why_not(address: HubAddress, error: Any, status: int) -> str:
+    """Return why the hub refuses something, by huggingface_hub's error and the status of the answer."""
     if isinstance(error, errors.GatedRepoError):
         return "is a gated model: its page asks for consent, and `hf auth login` then gives access"
     if isinstance(error, errors.RepositoryNotFoundError):

@@ -15,6 +15,7 @@ from clipgguf import CheckpointError, ClipGGUFError, Options, convert, inspect, 
 from clipgguf.sources import File, Folder
 from clipgguf.sources.address import StoreAddress
 from clipgguf.sources.given import given_source, place
+from clipgguf.uploads import object_store
 from tests.checkpoints import write_model
 from tests.conftest import Run
 from tests.hub_server import Fault
@@ -172,6 +173,26 @@ def test_parts_from_a_store(store: ObjectServer, tmp_path: Path) -> None:
     vocab = Options(vocab="s3://b/words/vocab.json")
     local = convert(store.root / "b" / "models" / "m", tmp_path / "c.gguf").path.read_bytes()
     assert convert(MODEL, tmp_path / "d.gguf", vocab).path.read_bytes() == local
+
+
+@pytest.mark.parametrize("scheme", ["gs", "az"])
+def test_other_stores(
+    scheme: str, store: ObjectServer, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "PART_NBYTES", 1 << 17)
+    for name, value in store.environment(scheme).items():
+        monkeypatch.setenv(name, value)
+    model, before = f"{scheme}://b/models/m", len(store.requests)
+    store.faults.append(Fault("drop", server="store", after=20_000, times=9))
+    assert convert(model, tmp_path / "a.gguf").path.read_bytes() == expected
+    assert convert(model, f"{scheme}://b/out/").path == f"{scheme}://b/out/model-f16.gguf"
+    assert (store.root / "b" / "out" / "model-f16.gguf").read_bytes() == expected
+    assert len([r for r in store.requests[before:] if "partNumber" in r.path or "comp=block&" in r.path]) > 1
+    with pytest.raises(CheckpointError, match=f"^{scheme}://b/none/: is missing"):
+        convert(f"{scheme}://b/none")
+    store.faults.append(Fault("status", "*.safetensors", server="store", status=403, skip=4))
+    with pytest.raises(CheckpointError, match="the credentials of the environment do not allow it"):
+        convert(model, tmp_path / "a.gguf")
 
 
 def test_names_and_folders(store: ObjectServer) -> None:

@@ -36,12 +36,12 @@ def check_output(output: PathLike | None, fields: Iterable[str] = ("name", "outt
         usable = False
     if not usable:
         raise UsageError(f"is {text!r}, which can be no file's name", "output")
-    filled = _fill(text, dict.fromkeys(fields, ""))
+    filled = _fill(text, dict.fromkeys(fields, "x"))
     if is_far(output):
-        _check_address(filled)
+        _check_address(text, filled)
 
 
-def _check_address(text: str) -> None:
+def _check_address(given: str, text: str) -> None:
     """Raise UsageError for an address that nothing can be written to, OutputError without the extra that it needs."""
     try:
         is_store = StoreAddress.read(text) is not None
@@ -52,7 +52,7 @@ def _check_address(text: str) -> None:
         raise UsageError(f"is {e}", "output") from e
     package, install = ("obstore", INSTALL_STORES) if is_store else ("huggingface_hub", INSTALL_HUB)
     if not has_package(package):
-        raise OutputError(f"{text}: cannot be written: {install} lets clipgguf write there")
+        raise OutputError(f"{given}: cannot be written: {install} lets clipgguf write there")
 
 
 def output_place(directory: Path, output: PathLike | None, file_name: str, fields: Mapping[str, str]) -> Place:

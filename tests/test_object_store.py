@@ -1,6 +1,7 @@
 """Checkpoints in object stores: whatever the line does, the file is that of the local conversion, or there is none."""
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from tests.llava_checkpoints import Llava, write_original
 from tests.object_server import KEY, SECRET, ObjectServer
 from tests.processes import command, uncovered
 from tests.store_models import stored
+from tests.test_far_faults import random_fault
 from tests.test_sources import DEEP
 
 MODEL = "s3://b/models/m"
@@ -235,3 +237,23 @@ def test_ctrl_c_ends_at_once(kind: str, store: ObjectServer, tmp_path: Path) -> 
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_random_faults(seed: int, store: ObjectServer, expected: bytes, tmp_path: Path) -> None:
+    dice = random.Random(seed)
+    endings = set()
+    for number in range(25):
+        out = tmp_path / f"{number}" / "out.gguf"
+        store.faults[:] = [replace(random_fault(dice), server="store") for _ in range(dice.randrange(1, 4))]
+        try:
+            made = convert(MODEL, out, threads=dice.choice([1, 2, 5])).path.read_bytes()
+        except ClipGGUFError as e:
+            assert all(problem.startswith(MODEL) and "http:" not in problem for problem in e.problems), str(e)
+            assert not out.parent.exists()
+            endings.add("error")
+        else:
+            assert made == expected
+            endings.add("file")
+    assert endings == {"error", "file"}

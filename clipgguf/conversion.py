@@ -3,9 +3,9 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
-from clipgguf.destination import check_output, output_path, safe_name
+from clipgguf.destination import Place, check_output, output_place, safe_name
 from clipgguf.families import open_model
 from clipgguf.kernels import encoders
 from clipgguf.options import DEFAULTS, Options, PathLike
@@ -14,13 +14,19 @@ from clipgguf.sources.given import bytes_received
 # numpy and gguf, 20 MB of code and as much of a second as all the rest, are imported by the functions that need them,
 # after the JSON is read: the memory that parsing a vocabulary took then serves them, instead of adding to the peak.
 if TYPE_CHECKING:
+    import os
+
     from clipgguf.planning import Plan
     from clipgguf.writer import Progress
 
+PathOrAddress = TypeVar("PathOrAddress", Path, Path | str, covariant=True)
+
 
 @dataclass(frozen=True, slots=True)
-class Conversion:
+class Conversion(Generic[PathOrAddress]):
     """What a conversion did: ``bytes_in`` and ``bytes_out`` count tensor data, ``seconds`` is wall time.
+
+    ``path`` is the file; where that is not on this machine, its address as text.
 
     ``bytes_read`` are what came over the line where the checkpoint is not on this machine, and ``commit`` is which
     version of it, where it is the Hugging Face hub's.
@@ -30,7 +36,7 @@ class Conversion:
     ``encoders`` is "compiled" or "numpy", by which the element types were converted, to the same bytes.
     """
 
-    path: Path
+    path: PathOrAddress
     tensors: int
     bytes_in: int
     bytes_out: int
@@ -44,6 +50,18 @@ class Conversion:
     commit: str | None = None
 
 
+@overload
+def convert(
+    model_dir: PathLike,
+    output: "os.PathLike[str] | None" = None,
+    options: Options = DEFAULTS,
+    *,
+    threads: int | None = None,
+    progress: "Progress | None" = None,
+) -> Conversion[Path]: ...
+
+
+@overload
 def convert(
     model_dir: PathLike,
     output: PathLike | None = None,
@@ -51,14 +69,26 @@ def convert(
     *,
     threads: int | None = None,
     progress: "Progress | None" = None,
-) -> Conversion:
+) -> Conversion[Path | str]: ...
+
+
+def convert(
+    model_dir: PathLike,
+    output: PathLike | None = None,
+    options: Options = DEFAULTS,
+    *,
+    threads: int | None = None,
+    progress: "Progress | None" = None,
+) -> Conversion[Path] | Conversion[Path | str]:
     """Convert a checkpoint to one GGUF file.
 
     ``model_dir`` is the model's directory, or a file of weights with the configuration beside it; as text it may be
-    "hf://OWNER/NAME[@REVISION][/FOLDER]" or an https address. ``output`` is the file itself if it ends in ``.gguf``,
-    else a directory, made if missing; without it the file goes into the model directory, or into the working directory
-    where the model has none of its own here. In it ``{name}`` stands for the option ``name``, else for the model
-    directory's, as far as files can be called so, and ``{outtype}`` for the element type.
+    "hf://OWNER/NAME[@REVISION][/FOLDER]", or an address in an object store or on the web. ``output`` is the file itself
+    if it ends in ``.gguf``, else a directory, made if missing; without it the file goes into the model directory, or
+    into the working directory where the model has none of its own here. In it ``{name}`` stands for the option
+    ``name``, else for the model directory's, as far as files can be called so, and ``{outtype}`` for the element type.
+    As text it may also be an address in an object store ("s3://BUCKET/PREFIX/") or a model of the hub
+    ("hf://OWNER/NAME"): the file appears there when it is complete, or not at all.
 
     ``threads`` is how many convert; the result does not depend on it. ``progress`` is called with the bytes of tensor
     data written and the bytes to write.
@@ -70,12 +100,17 @@ def convert(
     started, before = time.perf_counter(), bytes_received()
     check_output(output)
     made = plan(model_dir, options)
-    path = planned_path(output, options, made)
-    from clipgguf.writer import write_plan
+    place = planned_place(output, options, made)
+    if isinstance(place, Path):
+        from clipgguf.writer import write_plan
 
-    overflows = write_plan(made, path, threads=threads, progress=progress)
+        overflows = write_plan(made, place, threads=threads, progress=progress)
+    else:
+        from clipgguf.uploads import upload_plan
+
+        overflows = upload_plan(made, place, threads=threads, progress=progress)
     return Conversion(
-        path=path,
+        path=place if isinstance(place, Path) else str(place),
         tensors=len(made.tensors),
         bytes_in=made.bytes_in,
         bytes_out=made.bytes_out,
@@ -98,10 +133,10 @@ def plan(model_dir: PathLike, options: Options = DEFAULTS) -> "Plan":
     return make_plan(model, options.outtype)
 
 
-def planned_path(output: PathLike | None, options: Options, made: "Plan") -> Path:
+def planned_place(output: PathLike | None, options: Options, made: "Plan") -> Place:
     """Return where the file of a plan goes; UsageError when ``output`` does not say it."""
     name = safe_name(made.title if options.name is None else options.name)
-    return output_path(made.directory or Path(), output, made.file_name, {"name": name, "outtype": made.outtype})
+    return output_place(made.directory or Path(), output, made.file_name, {"name": name, "outtype": made.outtype})
 
 
 def _overflow_warnings(plan: "Plan", overflows: dict[str, int]) -> tuple[str, ...]:

@@ -4,16 +4,21 @@ import os
 import re
 import string
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clipgguf.errors import OutputError, UsageError, os_reason, why_no_file
+from clipgguf.errors import CheckpointError, OutputError, UsageError, os_reason, why_no_file
 from clipgguf.options import PathLike
 from clipgguf.output_file import check_room
+from clipgguf.sources.address import HubAddress, StoreAddress
+from clipgguf.sources.given import INSTALL_HUB, INSTALL_STORES, has_package, is_far, shown_place
 
 SUFFIX = ".gguf"
+# Where a file can go: on this machine, into an object store, to a model of the hub.
+Place = Path | StoreAddress | HubAddress
 # Of a name that becomes part of a file's name, the most bytes: names of files end at 255.
 _LONGEST_NAME = 150
+_ADDRESSES = "s3://BUCKET/PREFIX/, gs://, az:// or hf://OWNER/NAME"
 
 
 def check_output(output: PathLike | None, fields: Iterable[str] = ("name", "outtype")) -> None:
@@ -31,7 +36,47 @@ def check_output(output: PathLike | None, fields: Iterable[str] = ("name", "outt
         usable = False
     if not usable:
         raise UsageError(f"is {text!r}, which can be no file's name", "output")
-    _fill(text, dict.fromkeys(fields, ""))
+    filled = _fill(text, dict.fromkeys(fields, "x"))
+    if is_far(output):
+        _check_address(text, filled)
+
+
+def _check_address(given: str, text: str) -> None:
+    """Raise UsageError for an address that nothing can be written to, OutputError without the extra that it needs."""
+    try:
+        is_store = StoreAddress.read(text) is not None
+        if not is_store and not (text.startswith("hf://") and HubAddress.read(text)):
+            what = f"where nothing can be written; should be a path or {_ADDRESSES}"
+            raise UsageError(f"is {shown_place(text)}, {what}", "output")
+    except CheckpointError as e:
+        raise UsageError(f"is {e}", "output") from e
+    package, install = ("obstore", INSTALL_STORES) if is_store else ("huggingface_hub", INSTALL_HUB)
+    if not has_package(package):
+        raise OutputError(f"{given}: cannot be written: {install} lets clipgguf write there")
+
+
+def output_place(directory: Path, output: PathLike | None, file_name: str, fields: Mapping[str, str]) -> Place:
+    """Return where a file goes as ``output_path`` does; what ``output`` says may also be an address.
+
+    Below the bucket, or the model of the hub, that is a file where it ends in ``.gguf``, else what ``file_name`` goes
+    into.
+    """
+    if output is None or not is_far(output):
+        return output_path(directory, output, file_name, fields)
+    check_output(output, fields)
+    text = _fill(os.fspath(output), fields)
+    if (stored := StoreAddress.read(text)) is not None:
+        return replace(stored, key=_key(stored.key, file_name))
+    address = HubAddress.read(text)
+    assert address is not None
+    return replace(address, path=_key(address.path, file_name))
+
+
+def _key(key: str, file_name: str) -> str:
+    if key.lower().endswith(SUFFIX):
+        return key
+    folder = key.rstrip("/")
+    return f"{folder}/{file_name}" if folder else file_name
 
 
 def output_path(directory: Path, output: PathLike | None, file_name: str, fields: Mapping[str, str]) -> Path:
@@ -43,6 +88,8 @@ def output_path(directory: Path, output: PathLike | None, file_name: str, fields
     check_output(output, fields)
     if output is None:
         return directory / file_name
+    if is_far(output):
+        raise UsageError(f"is {shown_place(output)}, should be a path", "output")
     pattern = os.fspath(output)
     text = _fill(pattern, fields)
     path = Path(text)
@@ -96,8 +143,10 @@ class Outlook:
     problem: str | None
 
 
-def outlook(path: Path, nbytes: int) -> Outlook:
-    """Look what writing a file of about ``nbytes`` to ``path`` would do; writes nothing."""
+def outlook(path: Place, nbytes: int) -> Outlook:
+    """Look what writing a file of about ``nbytes`` to a place would do; writes nothing."""
+    if not isinstance(path, Path):
+        return _far_outlook(path)
     replaces, makes, problem = None, None, None
     try:
         if path.is_dir():
@@ -116,3 +165,12 @@ def outlook(path: Path, nbytes: int) -> Outlook:
     except OSError as e:
         problem = f"{path}: cannot be written: {os_reason(e)}"
     return Outlook(replaces, makes, problem)
+
+
+def _far_outlook(address: StoreAddress | HubAddress) -> Outlook:
+    from clipgguf.uploads import replaced_size
+
+    try:
+        return Outlook(replaced_size(address), None, None)
+    except OutputError as e:
+        return Outlook(None, None, str(e))

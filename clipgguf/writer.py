@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from clipgguf.checkpoint.gguf_file import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, aligned
 from clipgguf.header import header
+from clipgguf.jobs import Chunk
 from clipgguf.output_file import PlacedFile, replacing
 from clipgguf.planning import Plan, PlannedTensor
 from clipgguf.stream import ChunkStream
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 Progress = Callable[[int, int], None]
+# Takes a chunk that was encoded: the number of its tensor, its position in the file, and itself.
+Take = Callable[[int, int, Chunk], None]
 
 
 def write_plan(
@@ -31,14 +34,44 @@ def write_plan(
     finite source values became infinite, for the tensors where any did. Raises OutputError when the file cannot be
     written, CheckpointError when a source file cannot be read to its end.
     """
+    layout, overflows = Layout.of(plan), dict[str, int]()
     # The sources are closed before the file is replaced: Windows replaces no open file, and one may be a source.
     with replacing(path, plan.bytes_out) as temporary, PlacedFile(temporary) as file:
-        start, alignment = _write_header(plan, file)
-        target = _TensorData(file, start)
-        with ChunkStream(plan.tensors, thread_count(threads), target=target, alignment=alignment) as stream:
-            overflows, nbytes = _follow(plan, stream, file, start, alignment, progress)
-        file.finish(start + nbytes)
+        file.write(0, layout.header)
+        target = _TensorData(file, layout.starts[0])
+        with (
+            ChunkStream(plan.tensors, thread_count(threads), target=target, alignment=layout.alignment) as stream,
+            writing_back(file.fileno()) as written,
+        ):
+            follow(plan, stream, layout, lambda _, at, chunk: written(at + chunk.nbytes), overflows, progress)
+        file.finish(layout.size)
     return overflows
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What is where in a file: the header, and where each tensor begins and ends; last, where another would begin."""
+
+    header: Sequence[bytes]
+    alignment: int
+    starts: Sequence[int]
+    ends: Sequence[int]
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Layout":
+        """Lay out the file that a plan describes."""
+        alignment = next((item.value for item in plan.metadata if item.key == ALIGNMENT_KEY), DEFAULT_ALIGNMENT)
+        head = list(header(plan.whole_metadata, plan.tensors, alignment))
+        starts, ends = [aligned(sum(map(len, head)), alignment)], list[int]()
+        for tensor in plan.tensors:
+            ends.append(starts[-1] + tensor.nbytes)
+            starts.append(aligned(ends[-1], alignment))
+        return cls(head, alignment, starts, ends)
+
+    @property
+    def size(self) -> int:
+        """The bytes of the file."""
+        return self.starts[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,31 +85,29 @@ class _TensorData:
         self.file.write(self.start + position, parts)
 
 
-def _write_header(plan: Plan, file: PlacedFile) -> tuple[int, int]:
-    """Write all but the tensor data; return where that begins, and the alignment of the tensors in it."""
-    alignments = (item.value for item in plan.metadata if item.key == ALIGNMENT_KEY)
-    alignment = next(alignments, DEFAULT_ALIGNMENT)
-    parts = list(header(plan.whole_metadata, plan.tensors, alignment))
-    file.write(0, parts)
-    return aligned(sum(map(len, parts)), alignment), alignment
+def follow(
+    plan: Plan,
+    stream: ChunkStream,
+    layout: Layout,
+    take: Take,
+    overflows: dict[str, int],
+    progress: Progress | None = None,
+) -> None:
+    """Have a stream's chunks taken, and progress told.
 
-
-def _follow(
-    plan: Plan, stream: ChunkStream, file: PlacedFile, start: int, alignment: int, progress: Progress | None
-) -> tuple[dict[str, int], int]:
-    """Follow a stream that writes its chunks; return the tensors that overflow, and the bytes that the data takes."""
-    overflows: dict[str, int] = {}
-    total, done, position = plan.bytes_out, 0, 0
+    ``overflows`` get how many finite values of which tensors became infinite.
+    """
+    number, position = -1, 0
+    total, done = plan.bytes_out, 0
     tensor: PlannedTensor | None = None
-    with writing_back(file.fileno()) as written:
-        for chunk in stream:
-            if chunk.tensor is not tensor:
-                tensor, position = chunk.tensor, aligned(position, alignment)
-            position += chunk.nbytes
-            done += chunk.nbytes
-            written(start + position)
-            if chunk.overflows:
-                overflows[chunk.tensor.name] = overflows.get(chunk.tensor.name, 0) + chunk.overflows
-            if progress is not None:
-                progress(done, total)
-    return overflows, aligned(position, alignment)
+    for chunk in stream:
+        while chunk.tensor is not tensor:
+            number += 1
+            tensor, position = plan.tensors[number], layout.starts[number]
+        if chunk.overflows:
+            overflows[tensor.name] = overflows.get(tensor.name, 0) + chunk.overflows
+        take(number, position, chunk)
+        position += chunk.nbytes
+        done += chunk.nbytes
+        if progress is not None:
+            progress(done, total)

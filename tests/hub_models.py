@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from clipgguf import Options, convert
-from clipgguf.sources import fetch
+from clipgguf.sources import tries
 from tests.checkpoints import write_model
 from tests.hub_server import HubServer
 from tests.test_sources import DEEP
@@ -27,13 +27,15 @@ __all__ = ["HubFolder", "cached", "local", "served"]
 
 
 @contextmanager
-def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+def served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server_class: type[HubServer] = HubServer
+) -> Iterator[HubServer]:
     """Serve the model o/tiny-clip; the cache and the token's place are below ``tmp_path``."""
     monkeypatch.setitem(sys.modules, "huggingface_hub", huggingface_hub)
-    monkeypatch.setattr(fetch, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(tries, "FIRST_WAIT", 0.01)
     root = tmp_path / "root"
     write_model(root / "o" / "tiny-clip", DEEP, shards=3)
-    with HubServer(root, page=3) as server:
+    with server_class(root, page=3) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace("https://huggingface.co", server.endpoint)
         for module in (constants, file_download):  # Version 0.36 has it in both.

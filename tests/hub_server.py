@@ -15,8 +15,11 @@ import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LARGE = (".safetensors", ".bin", ".gguf")
 PIECE = 1 << 14
@@ -61,6 +64,8 @@ class Request:
 class HubServer:
     """Both servers; a context manager."""
 
+    handler: "type[_Handler] | None" = None  # What answers, where that is another than below.
+
     def __init__(self, root: Path, *, lifetime: float = 3600, latency: float = 0, page: int = 1000) -> None:
         self.root, self.lifetime, self.latency, self.page = root, lifetime, latency, page
         self.private: set[str] = set()
@@ -69,12 +74,12 @@ class HubServer:
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.lock = threading.Lock()
-        self._servers = {name: _Server(name, self) for name in ("hub", "cdn")}
+        self._servers = {name: _Server(name, self, self.handler) for name in ("hub", "cdn")}
         self.endpoint = f"http://127.0.0.1:{self._servers['hub'].server_address[1]}"
         self.cdn = f"http://localhost:{self._servers['cdn'].server_address[1]}"
         self.plain = f"{self.cdn}/plain"
 
-    def __enter__(self) -> "HubServer":
+    def __enter__(self) -> "Self":
         self._threads = [threading.Thread(target=s.serve_forever, args=(0.02,)) for s in self._servers.values()]
         for thread in self._threads:
             thread.start()
@@ -125,9 +130,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, name: str, hub: HubServer) -> None:
+    def __init__(self, name: str, hub: HubServer, handler: "type[_Handler] | None") -> None:
         self.name, self.hub = name, hub
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), handler or _Handler)
 
     def handle_error(self, *_: object) -> None:
         pass  # Clients come and go.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from clipgguf import ClipGGUFError, Options, convert, plan, verify
-from clipgguf.sources import fetch
+from clipgguf.sources import tries
 from tests.checkpoints import write_model
 from tests.hub_server import Fault, HubServer
 from tests.llava_checkpoints import Llava, write_hf
@@ -20,7 +20,7 @@ STATUSES = (400, 403, 404, 408, 410, 416, 429, 500, 502, 503, 504)
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    monkeypatch.setattr(fetch, "FIRST_WAIT", 0.002)
+    monkeypatch.setattr(tries, "FIRST_WAIT", 0.002)
     with HubServer(tmp_path / "root") as server:
         yield server
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub_server import Fault, HubServer
+from tests.object_server import ObjectServer
 from tests.processes import MIB, peak_rss
 from tests.test_interruption import sparse_model
 
@@ -21,3 +22,16 @@ def test_peak_memory_over_a_line(tmp_path: Path) -> None:
         assert peak_rss(*words) <= 68 * MIB
         assert hub.sent("*.safetensors") > 600e6
         assert hub.faults[0].times == 0
+
+
+@pytest.mark.slow
+def test_peak_memory_from_and_into_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("obstore", reason="the extra s3 is not installed")
+    with ObjectServer(tmp_path / "root") as store:
+        local = sparse_model(store.root / "b" / "vit")
+        for name, value in store.environment().items():
+            monkeypatch.setenv(name, value)
+        words = ("-m", "clipgguf", "--outtype", "f32", "-o", "s3://b/out/")
+        assert peak_rss(*words, local) <= 60 * MIB
+        assert peak_rss(*words, "s3://b/vit") <= 78 * MIB
+        assert store.sent("*.safetensors") > 600e6

@@ -11,9 +11,12 @@ import pytest
 from clipgguf import CheckpointError, Options, convert
 from clipgguf.families import _open
 from clipgguf.planning import make_plan
-from clipgguf.sources import fetch, https
+from clipgguf.sources import fetch, https, tries
+from clipgguf.sources.callers import Callers
+from clipgguf.sources.given import bytes_received
 from clipgguf.sources.https import WebFile, WebFolder
-from clipgguf.sources.line import LINE, Access, Line, LineError, RefusedError, in_words
+from clipgguf.sources.line import LINE, Access, RefusedError, in_words
+from clipgguf.sources.tries import LineError
 from clipgguf.writer import write_plan
 from tests.checkpoints import write_model
 from tests.hub_server import Fault, HubServer
@@ -25,7 +28,7 @@ Convert = Callable[[], bytes]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(tries, "FIRST_WAIT", 0.01)
 
 
 @pytest.fixture
@@ -52,9 +55,9 @@ def converted(hub: HubServer, tmp_path: Path) -> Convert:
 
 
 def test_the_file_is_that_of_the_local_conversion(hub: HubServer, expected: bytes, converted: Convert) -> None:
-    before = LINE.received
+    before = bytes_received()
     assert converted() == expected
-    assert 0 < LINE.received - before <= hub.sent()
+    assert 0 < bytes_received() - before <= hub.sent()
     assert {r.encoding for r in hub.requests} == {"identity"}
     # All of it once, and a head of each file.
     size = sum(path.stat().st_size for path in (hub.root / "o" / "m").iterdir())
@@ -278,9 +281,7 @@ def test_without_threads(hub: HubServer, expected: bytes, converted: Convert, mo
     def refuse(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    fresh = Line()
-    for module in (fetch, https):
-        monkeypatch.setattr(module, "LINE", fresh)
+    monkeypatch.setattr(fetch, "CALLERS", Callers())
     monkeypatch.setattr(threading.Thread, "start", refuse)
     # The server needs threads of its own.
     monkeypatch.setattr(ThreadingHTTPServer, "process_request", HTTPServer.process_request)

@@ -64,11 +64,11 @@ TWO_TOWERS: dict[str, Callable[..., Path]] = {
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Outtype], Conversion]:
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Outtype], Conversion[Path]]:
     """What a conversion of transformers' own layout gives, made once for each dtype and type."""
 
     @cache
-    def convert_once(dtype: str, outtype: Outtype) -> Conversion:
+    def convert_once(dtype: str, outtype: Outtype) -> Conversion[Path]:
         directory = tmp_path_factory.mktemp("expected")
         return convert(write_clip(directory / "tiny", dtype=dtype), options=Options(outtype=outtype))
 
@@ -79,7 +79,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Outtype
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 @pytest.mark.parametrize("layout", TWO_TOWERS)
 def test_every_layout_gives_the_same_file(
-    layout: str, dtype: str, outtype: Outtype, expected: Callable[[str, Outtype], Conversion], tmp_path: Path
+    layout: str, dtype: str, outtype: Outtype, expected: Callable[[str, Outtype], Conversion[Path]], tmp_path: Path
 ) -> None:
     wanted = expected(dtype, outtype)
     model = TWO_TOWERS[layout](tmp_path / "other" / "tiny", TINY, dtype=dtype)

@@ -259,7 +259,7 @@ def test_many_models_into_one_directory(tmp_path: Path, run: Run) -> None:
 def test_auto_is_resolved_in_the_files_name(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m", dtype="BF16")
     result = convert(model, os.fspath(tmp_path / "{outtype}.gguf"), options=Options(outtype="AUTO"))  # type: ignore[arg-type]
-    assert (result.path.name, result.outtype) == ("bf16.gguf", "bf16")
+    assert (Path(result.path).name, result.outtype) == ("bf16.gguf", "bf16")
 
 
 def test_the_parent_directory_has_a_name(model: Path, run: Run, tmp_path: Path) -> None:

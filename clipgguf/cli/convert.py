@@ -1,7 +1,6 @@
 """``clipgguf convert``, and its plan as a table."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,8 +12,10 @@ from clipgguf.errors import OutputError, UsageError
 from clipgguf.options import Options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from clipgguf.conversion import Conversion
-    from clipgguf.destination import Outlook
+    from clipgguf.destination import Outlook, Place
     from clipgguf.planning import Plan
 
 
@@ -31,8 +32,9 @@ def convert_command(
             "--output-dir",
             "-o",
             metavar="PATH",
-            help="Directory for the file (made if missing), or the file itself if PATH ends in .gguf. {name} and "
-            "{outtype} stand for the model's name and the element type: 'out/{name}-{outtype}.gguf'. "
+            help="Directory for the file (made if missing), or the file itself if PATH ends in .gguf; also "
+            "s3://BUCKET/PREFIX/, gs://, az:// or hf://OWNER/NAME. {name} and {outtype} stand for the model's name "
+            "and the element type: 'out/{name}-{outtype}.gguf'. "
             "[default: the model's directory, the current one where it has none here]",
         ),
     ] = None,
@@ -77,7 +79,7 @@ def convert_command(
     show_path(result.path)
 
 
-def _origin_text(result: "Conversion") -> str:
+def _origin_text(result: "Conversion[Path | str]") -> str:
     """Return what came over the line, and of which version the checkpoint is; empty for one that just lies here."""
     over = f", {size(result.bytes_read)} over the line" if result.bytes_read else ""
     return f"{over}, from commit {result.commit}" if result.commit else over
@@ -85,12 +87,12 @@ def _origin_text(result: "Conversion") -> str:
 
 def _dry_run(model: str, options: Options, output: str | None, *, as_json: bool, quiet: bool) -> None:
     """Print on standard output what a conversion would write, and where; OutputError when it could not."""
-    from clipgguf.conversion import plan, planned_path
+    from clipgguf.conversion import plan, planned_place
     from clipgguf.destination import check_output, outlook
 
     check_output(output)
     made = plan(model, options)
-    path = planned_path(output, options, made)
+    path = planned_place(output, options, made)
     expected = outlook(path, made.bytes_out)
     show_messages(made.warnings, () if quiet or as_json else made.notes)
     if as_json:
@@ -101,7 +103,7 @@ def _dry_run(model: str, options: Options, output: str | None, *, as_json: bool,
         raise OutputError(expected.problem)
 
 
-def _json_object(plan: "Plan", path: Path, expected: "Outlook") -> dict[str, Any]:
+def _json_object(plan: "Plan", path: "Place", expected: "Outlook") -> dict[str, Any]:
     """Return a plan as docs/json.md describes it: the keys of a conversion, and what is known before it alone."""
     from clipgguf.kernels import encoders
 
@@ -138,7 +140,7 @@ def _json_object(plan: "Plan", path: Path, expected: "Outlook") -> dict[str, Any
     }
 
 
-def _show_plan(plan: "Plan", path: Path, expected: "Outlook") -> None:
+def _show_plan(plan: "Plan", path: "Place", expected: "Outlook") -> None:
     """Print a plan on standard output: metadata, tensors, totals, and where the file would go."""
     sizes = {"bytes in": RIGHT, "bytes out": RIGHT}
     columns = {"tensor": FOLD, "source": WIDE, "shape": FOLD, "from": WHOLE, "to": WHOLE, **sizes}

@@ -12,8 +12,8 @@ from clipgguf.options import Options, Outtype, ProjectorType
 
 MODEL_DIR = typer.Argument(
     metavar="MODEL_DIR",
-    help="Directory of the model (config.json and its weights), or a file of weights in it; also hf://OWNER/NAME or an "
-    "https:// address.",
+    help="Directory of the model (config.json and its weights), or a file of weights in it; also hf://OWNER/NAME, or "
+    "an address that begins with s3://, gs://, az:// or https://.",
 )
 Threads = Annotated[
     int | None,

@@ -66,8 +66,8 @@ def _json_value(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def show_path(path: Path) -> None:
-    """Print a result's path on standard output: its very bytes, but no control characters to a terminal."""
+def show_path(path: Path | str) -> None:
+    """Print a path or an address on standard output: its very bytes, but no control characters to a terminal."""
     if sys.stdout is not None and sys.stdout.isatty():
         typer.echo(printable(str(path)))
     else:

@@ -1,4 +1,4 @@
-"""Addresses that are no paths: models of the Hugging Face hub, and what web servers have."""
+"""Addresses that are no paths: models of the Hugging Face hub, and what web servers and object stores have."""
 
 import re
 from dataclasses import dataclass
@@ -14,6 +14,9 @@ _PAGE = re.compile(
     rf"(?:https?://(?:www\.)?huggingface\.co/|hf\.co/)(?P<repo>{_NAME})"
     r"(?:/(?:tree|blob|resolve)/(?P<revision>refs/[^/]+/[^/]+|[^/]+)(?:/(?P<path>[^?]*))?)?/?(?:\?.*)?"
 )
+# Amazon S3 and what speaks as it does, Google Cloud Storage, Azure Blob Storage.
+_STORE = re.compile(r"(?P<scheme>s3|gs|az)://(?P<rest>.*)", re.DOTALL)
+_BUCKET = re.compile(r"(?P<bucket>[\w][\w.-]*)(?:/(?P<key>.*))?", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +53,31 @@ class HubAddress:
 def is_web(text: str) -> bool:
     """Return whether a text is the address of something on a web server."""
     return text.startswith(("https://", "http://")) and bool(urlsplit(text).hostname)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAddress:
+    """A bucket of an object store (Azure: a container), and the key of an object in it, or what keys begin with."""
+
+    scheme: str
+    bucket: str
+    key: str = ""
+
+    @classmethod
+    def read(cls, text: str) -> "StoreAddress | None":
+        """Return what "s3://...", "gs://..." or "az://..." names, None for all else; CheckpointError without bucket."""
+        if (found := _STORE.fullmatch(text)) is None:
+            return None
+        scheme, named = found["scheme"], _BUCKET.fullmatch(found["rest"])
+        if named is None:
+            raise CheckpointError(f"{scheme}://: names no bucket, should be {scheme}://BUCKET/PREFIX/")
+        return cls(scheme, named["bucket"], (named["key"] or "").lstrip("/"))
+
+    def __str__(self) -> str:
+        """Return the address as it is given."""
+        return f"{self.scheme}://{self.bucket}/{self.key}"
+
+
+def is_store(text: str) -> bool:
+    """Return whether a text is the address of something in an object store."""
+    return _STORE.fullmatch(text) is not None

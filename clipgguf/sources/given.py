@@ -1,4 +1,4 @@
-"""What the command line or Python gives means: a path, a model of the Hugging Face hub, an address on a web server."""
+"""What the command line or Python gives means: a path, or an address on the Hugging Face hub, the web, in a store."""
 
 import importlib.util
 import os
@@ -10,11 +10,12 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from clipgguf.errors import CheckpointError, UsageError
 from clipgguf.options import PathLike
 from clipgguf.sources import File, Folder, Source
-from clipgguf.sources.address import HubAddress, is_web
+from clipgguf.sources.address import HubAddress, StoreAddress, is_store, is_web
 from clipgguf.sources.local import LocalFile, LocalFolder
 
 _FILE_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".projector", ".gguf", ".json")
-_INSTALL = "`pip install 'clipgguf[hub]'`"
+INSTALL_HUB = "`pip install 'clipgguf[hub]'`"
+INSTALL_STORES = "`pip install 'clipgguf[s3]'`"
 
 
 def place(given: PathLike, revision: str | None = None) -> Folder | File:
@@ -48,7 +49,7 @@ def given_source(given: PathLike) -> Source:
 
 def is_far(given: PathLike) -> bool:
     """Return whether something given is an address, and no path. What has only the form of one is a path."""
-    return isinstance(given, str) and (given.startswith("hf://") or is_web(given))
+    return isinstance(given, str) and (given.startswith("hf://") or is_web(given) or is_store(given))
 
 
 def shown_place(given: PathLike) -> Path | str:
@@ -61,9 +62,9 @@ def shown_place(given: PathLike) -> Path | str:
 
 
 def bytes_received() -> int:
-    """Return how many bytes this process has had over the line, without a client where nobody needed one."""
-    line = sys.modules.get("clipgguf.sources.line")
-    return 0 if line is None else int(line.LINE.received)
+    """Return how many bytes this process has had over the line, without any where nobody needed the line."""
+    callers = sys.modules.get("clipgguf.sources.callers")
+    return 0 if callers is None else int(callers.CALLERS.received)
 
 
 def _local_file(path: Path) -> File:
@@ -74,6 +75,8 @@ def _far(given: PathLike, revision: str | None, *, is_file: bool = False) -> Fol
     """Return what an address names, None for a path."""
     if not isinstance(given, str):
         return None
+    if (stored := StoreAddress.read(given)) is not None:
+        return _in_a_store(stored, is_file)
     address = HubAddress.read(given)
     if address is not None and (given.startswith("hf://") or _has_hub()):
         return _on_the_hub(_at(address, revision))
@@ -102,15 +105,20 @@ def _bare(given: str) -> HubAddress | None:
 
 
 def _has_hub() -> bool:
+    return has_package("huggingface_hub")
+
+
+def has_package(name: str) -> bool:
+    """Return whether a package of an extra is installed."""
     try:
-        return importlib.util.find_spec("huggingface_hub") is not None
+        return importlib.util.find_spec(name) is not None
     except ValueError:  # Somebody has put None in its place, as one does to be without a module.
         return False
 
 
 def _on_the_hub(address: HubAddress) -> Folder | File:
     if not _has_hub():
-        raise CheckpointError(f"{address}: is on the Hugging Face hub; {_INSTALL} lets clipgguf read from there")
+        raise CheckpointError(f"{address}: is on the Hugging Face hub; {INSTALL_HUB} lets clipgguf read from there")
     from clipgguf.sources.hub import hub_place
 
     return hub_place(address)
@@ -132,6 +140,14 @@ def _on_the_web(given: str, is_file: bool) -> Folder | File:
     return folder.file(unquote(name))
 
 
+def _in_a_store(address: StoreAddress, is_file: bool) -> Folder | File:
+    if not has_package("obstore"):
+        raise CheckpointError(f"{address}: is in an object store; {INSTALL_STORES} lets clipgguf read from there")
+    from clipgguf.sources.object_store import store_place
+
+    return store_place(address, is_file=is_file or PurePosixPath(address.key).suffix in _FILE_SUFFIXES)
+
+
 def hub_advice(given: Folder | File) -> str:
     """Return how to come by what a path that is not there may mean on the Hugging Face hub; empty for any other."""
     text = Path(str(given)).as_posix().replace("https:/h", "https://h").replace("http:/h", "http://h")
@@ -139,6 +155,6 @@ def hub_advice(given: Folder | File) -> str:
     if address is None or Path(text).suffix in _FILE_SUFFIXES:
         return ""
     name = address.repo.rpartition("/")[2]
-    read = "" if _has_hub() else f"; with {_INSTALL} clipgguf reads models from the Hugging Face hub"
+    read = "" if _has_hub() else f"; with {INSTALL_HUB} clipgguf reads models from the Hugging Face hub"
     download = f"`hf download {address.repo} --local-dir {name}`"
     return f"{read}; if it is a model of the Hugging Face hub, {download} gets it, and {name} can then be converted"

@@ -9,28 +9,21 @@ import re
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from clipgguf.errors import CheckpointError
 from clipgguf.regular_file import NO_MODEL_FILES, STAND_INS
-from clipgguf.sources import FarSource, Folder
+from clipgguf.sources import Folder
 from clipgguf.sources.expected import Files
-from clipgguf.sources.fetch import MOST_TRIES, WebFetch, waited
-from clipgguf.sources.line import LINE, Access, Answer, LineError, RefusedError, Response, told_wait
+from clipgguf.sources.fetch import Body
+from clipgguf.sources.line import LINE, Access, Answer, LineBody, RefusedError, Response, told_wait
+from clipgguf.sources.ranged import NOTHING, RangedFile
+from clipgguf.sources.tries import AGAIN, LineError, MissingError, tried
 
-# The first request of a file: nearly every header is in it (the 590 tensors of a CLIP have one of 77 kB).
-HEAD_NBYTES = 1 << 18
-# A request that is larger does not fit the socket's buffer, in which its answer waits for its turn.
-REQUEST_NBYTES = 2 << 20
 # What a server that knows no ranges may send whole: a tokenizer.json has 3.6 MB.
 LARGEST_WHOLE = 8 << 20
-# What is kept of a file when it is closed: small configurations are opened several times.
-KEPT_NBYTES = 1 << 14
-AGAIN = (408, 425, 429, 500, 502, 503, 504)
 _MISSING = (404, 410)
 NOBODY = Access()
-_NOTHING: Mapping[bytes, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,72 +34,19 @@ class _Place:
     version: str | None
 
 
-class MissingError(CheckpointError):
-    """There is no such file."""
-
-
-class WebFile(FarSource):
+class WebFile(RangedFile):
     """A file at an address, which must stay as it is."""
 
-    read_cost = 1 << 20
-
-    def __init__(self, name: str, url: str, access: Access = NOBODY, refused: Mapping[bytes, str] = _NOTHING) -> None:
+    def __init__(self, name: str, url: str, access: Access = NOBODY, refused: Mapping[bytes, str] = NOTHING) -> None:
         """Ask for its beginning. Raises CheckpointError when there is none, or what is ``refused``."""
-        self.name, self.size = name, -1
         self._url, self._access = url, access
         self._resolving = threading.Lock()
         self._place: _Place | None = None
         self._last = _Place("", None)
         self._linked: Mapping[str, str] = {}
-        self._block = 0, b""
-        fetch = WebFetch(self, 0, HEAD_NBYTES)
-        with contextlib.closing(fetch):
-            head = bytearray(fetch.begun())
-            fetch.read(memoryview(head))
-        self._block = 0, bytes(head)
-        # Then ranges are of no use, or there is nothing else to read.
-        self._is_kept = len(head) > HEAD_NBYTES or self.size == len(head) <= KEPT_NBYTES
-        for pattern, what in refused.items():
-            if re.match(pattern, head[:64]):
-                raise CheckpointError(f"{name}: {what}")
+        super().__init__(name, refused)
 
-    def read(self, offset: int, target: memoryview) -> None:
-        """Fill ``target``, of single bytes, with those from ``offset`` on; CheckpointError when they cannot be read."""
-        if offset + len(target) > self.size:
-            what = f"bytes {offset:,} to {offset + len(target):,} cannot be read"
-            raise CheckpointError(f"{self.name}: {what}: the file has {self.size:,}")
-        while target:
-            start, block = self._block
-            if start <= offset < start + len(block):
-                part = memoryview(block)[offset - start :][: len(target)]
-                target[: len(part)] = part
-                offset, target = offset + len(part), target[len(part) :]
-                continue
-            # What is read on from where the last block ended is read in ever larger ones.
-            grown = 2 * len(block) if offset == start + len(block) else 0
-            nbytes = min(self.size - offset, max(HEAD_NBYTES, min(grown, REQUEST_NBYTES)))
-            if len(target) >= nbytes:
-                for at in range(0, len(target), REQUEST_NBYTES):
-                    self._read_into(offset + at, target[at : at + REQUEST_NBYTES])
-                return
-            data = bytearray(nbytes)
-            self._read_into(offset, memoryview(data))
-            self._block = offset, bytes(data)
-
-    def _read_into(self, offset: int, target: memoryview) -> None:
-        with contextlib.closing(self.fetch(offset, offset + len(target))) as fetch:
-            fetch.read(target)
-
-    def fetch(self, start: int, stop: int) -> "WebFetch":
-        """Ask for a range, to be read in order."""
-        return WebFetch(self, start, stop)
-
-    def close(self) -> None:
-        """Forget what was read, unless that is all and little, or could not be read again."""
-        if not self._is_kept:
-            self._block = 0, b""
-
-    def answer(self, start: int, stop: int) -> tuple[Response, int]:
+    def answer(self, start: int, stop: int) -> tuple[Body, int]:
         """Ask once for a range; return an answer that begins at its first byte, and the byte where it ends.
 
         Raises LineError when it is worth to ask again, CheckpointError when it is not.
@@ -124,7 +64,7 @@ class WebFile(FarSource):
     def _error(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self.name}: cannot be read: {what}")
 
-    def _checked(self, answer: Answer, place: _Place | None, start: int, stop: int) -> tuple[Response, int]:
+    def _checked(self, answer: Answer, place: _Place | None, start: int, stop: int) -> tuple[Body, int]:
         """Return an answer's body and where it ends, after holding it against what was asked for."""
         try:
             self._check_status(answer, place, start)
@@ -150,7 +90,7 @@ class WebFile(FarSource):
         except BaseException:
             answer.response.close()
             raise
-        return answer.response, end
+        return LineBody(answer.response), end
 
     def _check_status(self, answer: Answer, place: _Place | None, start: int) -> None:
         """Raise an error for an answer that is neither a range nor, as the first one may be, a whole small file."""
@@ -271,19 +211,19 @@ class WebFolder(Folder):
 
 def ask_status(name: str, url: str, access: Access) -> int:
     """Return the status that a server answers to HEAD, after the usual tries; CheckpointError when there is none."""
-    for tries in range(1, MOST_TRIES + 1):
+
+    def ask() -> int:
         try:
             response = LINE.ask("HEAD", url, {}, access).response
-            response.close()
-            if response.status not in AGAIN:
-                return response.status
-            error = LineError(f"the server answered {response.status}", told_wait(response.status, response.headers))
-        except LineError as e:
-            error = e
         except RefusedError as e:
             raise CheckpointError(f"{name}: cannot be read: {e}") from e
-        waited(name, error, tries, threading.Event())
-    raise AssertionError
+        response.close()
+        if response.status in AGAIN:
+            said = f"the server answered {response.status}"
+            raise LineError(said, told_wait(response.status, response.headers))
+        return response.status
+
+    return tried(name, ask)
 
 
 def shown_address(url: str) -> str:

@@ -4,7 +4,6 @@ A revision is resolved to its commit once, and the commit stands in every addres
 local cache has of that commit is read there; nothing is written into it.
 """
 
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,10 @@ from clipgguf.regular_file import NO_MODEL_FILES, STAND_INS
 from clipgguf.sources import File, Folder, Source
 from clipgguf.sources.address import HubAddress
 from clipgguf.sources.expected import Files
-from clipgguf.sources.fetch import MOST_TRIES, waited
-from clipgguf.sources.https import AGAIN, WebFile
-from clipgguf.sources.line import Access, LineError, told_wait
+from clipgguf.sources.https import WebFile
+from clipgguf.sources.line import Access, told_wait
 from clipgguf.sources.local import LocalFile, LocalFolder
+from clipgguf.sources.tries import AGAIN, LineError, tried
 
 T = TypeVar("T")
 
@@ -138,7 +137,8 @@ def _repository(address: HubAddress) -> Repository:
 
 def _asked(address: HubAddress, ask: Callable[[], T]) -> T:
     """Return what the hub answers, after the usual tries; CheckpointError where it answers that there is nothing."""
-    for tries in range(1, MOST_TRIES + 1):
+
+    def ask_once() -> T:
         try:
             return ask()
         except (CheckpointError, errors.OfflineModeIsEnabled):
@@ -146,17 +146,18 @@ def _asked(address: HubAddress, ask: Callable[[], T]) -> T:
         except errors.HfHubHTTPError as e:
             status = e.response.status_code if e.response is not None else 0
             if status not in AGAIN:
-                raise CheckpointError(f"{address}: {_why_not(address, e, status)}") from e
-            error = LineError(f"the hub answered {status}", told_wait(status, e.response.headers))
+                raise CheckpointError(f"{address}: {why_not(address, e, status)}") from e
+            raise LineError(f"the hub answered {status}", told_wait(status, e.response.headers)) from e
         except errors.HFValidationError as e:
             raise CheckpointError(f"{address}: is no model's name on the hub") from e
         except Exception as e:  # What the line does is another class with every version of huggingface_hub.
-            error = LineError(f"the hub cannot be reached ({type(e).__name__})")
-        waited(str(address), error, tries, threading.Event())
-    raise AssertionError
+            raise LineError(f"the hub cannot be reached ({type(e).__name__})") from e
+
+    return tried(str(address), ask_once)
 
 
-def _why_not(address: HubAddress, error: Any, status: int) -> str:
+def why_not(address: HubAddress, error: Any, status: int) -> str:
+    """Return why the hub refuses something, by huggingface_hub's error and the status of the answer."""
     if isinstance(error, errors.GatedRepoError):
         return "is a gated model: its page asks for consent, and `hf auth login` then gives access"
     if isinstance(error, errors.RepositoryNotFoundError):

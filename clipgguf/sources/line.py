@@ -8,24 +8,20 @@ import contextlib
 import re
 import ssl
 import threading
-import time
 import urllib.request
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 import urllib3
 
 from clipgguf import __version__
+from clipgguf.sources.callers import MOST_THREADS
+from clipgguf.sources.tries import LineError
 
-T = TypeVar("T")
 Response = urllib3.BaseHTTPResponse
 
-# How many wait for answers: those that ahead.py asks for, and a few besides.
-MOST_THREADS = 20
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
 MOST_REDIRECTS = 5
 # Of what a redirect has for a body, as much is read to use its connection again.
@@ -33,23 +29,6 @@ _MOST_OF_A_REDIRECT = 1 << 16
 _REDIRECTS = (301, 302, 303, 307, 308)
 # What the hub says of a file where it redirects to the bytes: which version it is.
 _LINKED = ("X-Repo-Commit", "X-Linked-Etag", "X-Linked-Size")
-
-
-class LineError(Exception):
-    """A request that failed and may succeed when it is sent again, after ``wait`` seconds if the server asks for them.
-
-    Without ``is_expired``, which is about the address alone, one waits a moment in any case.
-    """
-
-    def __init__(self, reason: str, wait: float | None = None, *, is_expired: bool = False) -> None:
-        """Take the reason in words."""
-        super().__init__(reason)
-        self.wait, self.is_expired = wait, is_expired
-        self._since = time.monotonic()
-
-    def left(self, seconds: float) -> float:
-        """Return how many are left of so many seconds from the error on."""
-        return max(0.0, self._since + seconds - time.monotonic())
 
 
 class RefusedError(Exception):
@@ -88,17 +67,38 @@ class Answer:
     linked: Mapping[str, str]
 
 
+class LineBody:
+    """The body of an answer."""
+
+    def __init__(self, response: Response) -> None:
+        """Take the answer."""
+        self._response = response
+
+    def read(self, nbytes: int) -> bytes:
+        """Return the next bytes, at most so many. Raises LineError when the line breaks."""
+        try:
+            return self._response.read(nbytes, decode_content=False)
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as e:
+            raise LineError(in_words(e)) from e
+
+    def wake(self) -> None:
+        """Have a thread that waits for bytes go on."""
+        with contextlib.suppress(ValueError, RuntimeError, OSError):
+            self._response.shutdown()
+
+    def close(self) -> None:
+        """Close the connection, or give it back where all was read."""
+        self._response.close()
+
+
 class Line:
-    """The client: pools of connections, and daemon threads that wait for answers. ``received`` counts bodies' bytes."""
+    """The client: pools of connections."""
 
     def __init__(self) -> None:
         """Open nothing yet."""
-        self.received = 0
         self._lock = threading.Lock()
         self._pools: dict[str | None, urllib3.PoolManager] = {}
         self._context: ssl.SSLContext | None = None
-        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._threads = self._idle = self._waiting = 0
 
     def ask(self, method: str, url: str, headers: Mapping[str, str], access: Access) -> Answer:
         """Send a request and follow redirects. Raises LineError or RefusedError when there is no answer."""
@@ -161,59 +161,6 @@ class Line:
                     address = proxy if "://" in proxy else f"http://{proxy}"
                     self._pools[proxy] = urllib3.ProxyManager(address, proxy_headers=given, **options)
             return self._pools[proxy]
-
-    def count(self, nbytes: int) -> None:
-        """Count bytes of a body that have come."""
-        with self._lock:
-            self.received += nbytes
-
-    def submit(self, do: Callable[[], T], discard: Callable[[T], None]) -> "Future[T]":
-        """Have something done in a thread that nobody waits for when the process ends.
-
-        The future may be given an exception from outside, so that who waits goes on; then a result is discarded.
-        """
-        future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                result = do()
-            except BaseException as e:
-                with contextlib.suppress(InvalidStateError):
-                    future.set_exception(e)
-                return
-            try:
-                future.set_result(result)
-            except InvalidStateError:
-                discard(result)
-
-        with self._lock:
-            self._work.put(run)
-            self._waiting += 1
-            is_needed = self._waiting > self._idle and self._threads < MOST_THREADS
-            with contextlib.suppress(RuntimeError):  # No more can be started: those that there are will come to it.
-                if is_needed:
-                    threading.Thread(target=self._serve, name="line", daemon=True).start()
-                    self._threads += 1
-            is_alone = not self._threads
-        if is_alone:
-            self._next()()
-        return future
-
-    def _next(self) -> Callable[[], None]:
-        run = self._work.get()
-        with self._lock:
-            self._waiting -= 1
-        return run
-
-    def _serve(self) -> None:
-        while True:
-            with self._lock:
-                self._idle += 1
-            run = self._next()
-            with self._lock:
-                self._idle -= 1
-            run()
-            del run  # It holds what it was done for.
 
 
 def _context() -> ssl.SSLContext:

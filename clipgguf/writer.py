@@ -5,6 +5,7 @@ GGUFWriter writes the metadata and where each tensor is; the threads that encode
 
 import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from gguf import GGUFEndian, GGUFValueType, GGUFWriter, Keys
 
 from clipgguf.jobs import aligned
 from clipgguf.output_file import PlacedFile, replacing
+from clipgguf.partial_file import Partial, partial_file
 from clipgguf.planning import Plan, PlannedTensor
 from clipgguf.stream import ChunkStream
 from clipgguf.workers import thread_count
@@ -37,12 +39,36 @@ def write_plan(
     # The sources are closed before the file is replaced: Windows replaces no open file, and one may be a source.
     with replacing(path, plan.bytes_out) as temporary:
         start, alignment = _write_head(plan, temporary)
-        with PlacedFile(temporary) as file:
-            target = _TensorData(file, start)
-            with ChunkStream(plan.tensors, thread_count(threads), target=target, alignment=alignment) as stream:
-                overflows, nbytes = _follow(plan, stream, file, start, alignment, progress)
-            file.finish(start + nbytes)
+        places = _Places.of(plan.tensors, start, alignment)
+        with _partial(plan, path, temporary, places) as partial, PlacedFile(temporary) as file:
+            first = 0 if partial is None else partial.beginning.tensors
+            target = _TensorData(file, places.starts[first])
+            with ChunkStream(plan.tensors[first:], thread_count(threads), target=target, alignment=alignment) as stream:
+                overflows = _follow(plan, stream, file, places, partial, progress)
+            file.finish(places.starts[-1])
     return overflows
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where in the file each tensor begins and ends; last, where another one would begin."""
+
+    starts: Sequence[int]
+    ends: Sequence[int]
+
+    @classmethod
+    def of(cls, tensors: Sequence[PlannedTensor], start: int, alignment: int) -> "_Places":
+        starts, ends = [start], []
+        for tensor in tensors:
+            ends.append(starts[-1] + tensor.nbytes)
+            starts.append(start + aligned(ends[-1] - start, alignment))
+        return cls(starts, ends)
+
+
+def _partial(plan: Plan, path: Path, temporary: Path, places: _Places) -> AbstractContextManager[Partial | None]:
+    """Return what a conversion from far away goes on with, or leaves when it is interrupted; of others nothing."""
+    key = plan.key(temporary.read_bytes()) if plan.bytes_far else None
+    return nullcontext() if key is None else partial_file(path, temporary, key, places.ends) or nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +111,34 @@ def _write_head(plan: Plan, path: Path) -> tuple[int, int]:
 
 
 def _follow(
-    plan: Plan, stream: ChunkStream, file: PlacedFile, start: int, alignment: int, progress: Progress | None
-) -> tuple[dict[str, int], int]:
-    """Follow a stream that writes its chunks; return the tensors that overflow, and the bytes that the data takes."""
-    overflows: dict[str, int] = {}
-    total, done, position = plan.bytes_out, 0, 0
+    plan: Plan,
+    stream: ChunkStream,
+    file: PlacedFile,
+    places: _Places,
+    partial: Partial | None,
+    progress: Progress | None,
+) -> dict[str, int]:
+    """Follow a stream that writes its chunks, of the tensors that are not there yet; return all that overflow."""
+    number = -1 if partial is None else partial.beginning.tensors - 1
+    overflows = {} if partial is None else dict(partial.beginning.overflows)
+    total, done = plan.bytes_out, sum(tensor.nbytes for tensor in plan.tensors[: number + 1])
     tensor: PlannedTensor | None = None
+    position = 0
     with writing_back(file.fileno()) as written:
         for chunk in stream:
-            if chunk.tensor is not tensor:
-                tensor, position = chunk.tensor, aligned(position, alignment)
+            while chunk.tensor is not tensor:
+                number += 1
+                tensor, position = plan.tensors[number], places.starts[number]
+            if partial is not None:
+                assert isinstance(chunk.data, memoryview)
+                partial.add(position, chunk.data)
             position += chunk.nbytes
             done += chunk.nbytes
-            written(start + position)
+            written(position)
             if chunk.overflows:
                 overflows[chunk.tensor.name] = overflows.get(chunk.tensor.name, 0) + chunk.overflows
+            if partial is not None and position == places.ends[number]:
+                partial.complete(number + 1, overflows)
             if progress is not None:
                 progress(done, total)
-    return overflows, aligned(position, alignment)
+    return overflows

@@ -23,6 +23,11 @@ class Source(Protocol):
         """Return the name, so that messages can have the source itself."""
         return self.name
 
+    @property
+    def version(self) -> str | None:
+        """What these bytes have in common with no others of that name; None where nothing tells them from others."""
+        return None
+
     def read(self, offset: int, target: memoryview) -> None:
         """Fill ``target``, of single bytes, with those from ``offset`` on; CheckpointError when they cannot be read."""
 

@@ -70,6 +70,12 @@ class WebFile(FarSource):
             if re.match(pattern, head[:64]):
                 raise CheckpointError(f"{name}: {what}")
 
+    @property
+    def version(self) -> str | None:
+        """The file's ETag, where it stands for its bytes (RFC 9110, 8.8.1: a strong one); else None."""
+        etag = self._linked.get("X-Linked-Etag") or self._last.version
+        return etag if etag is not None and etag.startswith('"') else None
+
     def read(self, offset: int, target: memoryview) -> None:
         """Fill ``target``, of single bytes, with those from ``offset`` on; CheckpointError when they cannot be read."""
         if offset + len(target) > self.size:

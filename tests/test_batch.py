@@ -118,7 +118,11 @@ def test_a_list_that_is_wrong_is_told_before_anything_is_done(models: Path, run:
     write_list(listed, "a --nothing", "a b", "a --text-only --vision-only", "a --dry-run", "inspect a.gguf", "--help")
     result = run("batch", listed)
     assert result.returncode == 1
-    words = ("No such option: --nothing", "unexpected extra argument", "text_only and vision_only exclude each other")
+    words = (
+        "No such option: --nothing",
+        "unexpected extra argument",
+        "--text-only and --vision-only exclude each other",
+    )
     for number, what in enumerate((*words, "--dry-run makes no file", "unexpected extra", "No such option: --help"), 1):
         assert any(f"{listed}: line {number}: " in line and what in line for line in result.stderr.splitlines()), what
     for missing, what in ((work / "nothing", "cannot be read: No such file"), (work, "cannot be read: ")):

@@ -16,7 +16,7 @@ from clipgguf.cli.batch import batch_command
 from clipgguf.cli.convert import convert_command
 from clipgguf.cli.families import families_command
 from clipgguf.cli.inspect import inspect_command
-from clipgguf.cli.output import as_line, messages
+from clipgguf.cli.output import as_line, messages, usage_text
 from clipgguf.cli.upgrade import upgrade_command
 from clipgguf.cli.verify import verify_command
 from clipgguf.errors import ClipGGUFError, UsageError, os_reason
@@ -40,8 +40,7 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except UsageError as e:
-            options = [f"--{option.replace('_', '-')}" for option in e.options]
-            raise WrongUsage(f"{' and '.join(options)} {e.reason}", ctx=ctx) from e
+            raise WrongUsage(usage_text(e), ctx=ctx) from e
 
 
 class ConvertByDefault(TyperGroup):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipgguf.cli.convert import convert_command
-from clipgguf.cli.output import message
+from clipgguf.cli.output import message, usage_text
 from clipgguf.cli.tables import FOLD, RIGHT, show, table
 from clipgguf.errors import ClipGGUFError, UsageError
 from clipgguf.options import Options
@@ -91,7 +91,7 @@ def _verify_words(file: Path, lines: Sequence["Line"]) -> "dict[Line, list[str]]
         except _WrongUsage as e:
             problems.append(f"{file}: line {line.number}: {e.format_message()}")
         except UsageError as e:
-            problems.append(f"{file}: line {line.number}: {e}")
+            problems.append(f"{file}: line {line.number}: {usage_text(e)}")
         else:
             if given["dry_run"]:
                 problems.append(f"{file}: line {line.number}: --dry-run makes no file")

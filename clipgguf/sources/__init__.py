@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from typing_extensions import Buffer
 
@@ -72,6 +72,8 @@ class Folder(Protocol):
     # The revision that was asked for, and the commit that is read, of what has any.
     revision: str | None = None
     commit: str | None = None
+    # The files that were looked for, and count as missing because they may not be read.
+    refused: "Sequence[str]" = ()
 
     @property
     def title(self) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clipgguf.errors import ClipGGUFError, OutputError, os_reason
+from clipgguf.sources.given import is_far, shown_place
 
 # How every line of the command line's messages begins, and one that says why something cannot be done.
 MESSAGE, ERROR = "clipgguf: ", "clipgguf: error: "
@@ -34,6 +35,16 @@ class Line:
 
     number: int
     arguments: tuple[str, ...]
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The arguments for messages and records: addresses without what may give access."""
+        return tuple(map(_shown, self.arguments))
+
+
+def _shown(argument: str) -> str:
+    option, is_option, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return f"{option}{is_option}{shown_place(value)}" if is_far(value) else argument
 
 
 def read_list(path: Path) -> list[Line]:
@@ -59,7 +70,7 @@ def read_list(path: Path) -> list[Line]:
             problems.append(f"{path}: line {number}: {str(e)[0].lower()}{str(e)[1:]}")
             continue
         line = Line(number, tuple(words[1:] if words[0] == "convert" else words))
-        if (other := lines.setdefault(line.arguments, line)) is not line:
+        if (other := lines.setdefault(line.shown, line)) is not line:
             problems.append(f"{path}: line {number}: is line {other.number} once more")
     ClipGGUFError.raise_all(problems)
     return list(lines.values())
@@ -138,9 +149,9 @@ class Results:
 
     def done(self, line: Line) -> Record | None:
         """Return the record of a line that is done, and whose file is there; None for all others."""
-        record = self._last.get(line.arguments)
+        record = self._last.get(line.shown)
         is_done = record is not None and record.is_there()
-        return record if is_done and record and self.writer(record) == line.arguments else None
+        return record if is_done and record and self.writer(record) == line.shown else None
 
     def writer(self, record: Record) -> tuple[str, ...] | None:
         """Return the arguments by which the file of a record that is done was last written, None if it never was."""

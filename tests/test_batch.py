@@ -172,6 +172,20 @@ def test_another_commit_is_done_again(tmp_path: Path, run: Run, work: Path, monk
     assert len(records(work / "list.txt.jsonl")) == 2
 
 
+def test_what_gives_access_is_neither_shown_nor_recorded(models: Path, run: Run, work: Path) -> None:
+    with HubServer(models) as hub:
+        address = hub.plain.replace("://", "://user:secret@")
+        lines = [f"{address}/a/?token=secret -o x.gguf", f"--vision-tower={address}/b?secret {address}/a -o y.gguf"]
+        listed = write_list(work / "list.txt", *lines)
+        result = run("batch", listed)
+        assert "2 models: 1 done, 0 done before, 1 failed" in result.stderr
+        assert "secret" not in result.stderr + result.stdout + (work / "list.txt.jsonl").read_text()
+        assert "2 models: 0 done, 1 done before, 1 failed" in run("batch", listed).stderr
+        assert "secret" not in run("batch", listed, "--verify").stderr
+        write_list(listed, lines[0], lines[0].replace("token", "other"))
+        assert "line 2: is line 1 once more" in run("batch", listed).stderr
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_a_kill_costs_one_model(models: Path, run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     die = "import os, sys\nif sys.argv[-1] == 'victim.gguf': os.kill(os.getpid(), 9)\n"

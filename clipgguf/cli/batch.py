@@ -67,7 +67,7 @@ def batch_command(
     if not quiet:
         message(batch.summary)
     if failed := batch.failed:
-        rows = ((line.number, shlex.join(line.arguments), "; ".join(record.errors)) for line, record in failed)
+        rows = ((line.number, shlex.join(line.shown), "; ".join(record.errors)) for line, record in failed)
         show(table({"line": RIGHT, "model": FOLD, "why": FOLD}, rows))
         raise typer.Exit(1)
 

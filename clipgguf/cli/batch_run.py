@@ -79,7 +79,7 @@ class BatchRun:
 
         def failed(ended: Ended) -> Record:
             errors = ended.errors or ("gave no result",)
-            return Record(line.arguments, ended.exit_code or 1, time.monotonic() - started, errors)
+            return Record(line.shown, ended.exit_code or 1, time.monotonic() - started, errors)
 
         if (done := self.results.done(line)) is not None:
             ended = self._asked_again(line, done, children)
@@ -96,7 +96,7 @@ class BatchRun:
         if ended.exit_code or (result := ended.result) is None:
             return failed(ended), True
         nbytes = Path(result["path"]).stat().st_size
-        return Record(line.arguments, 0, time.monotonic() - started, (), result, nbytes), True
+        return Record(line.shown, 0, time.monotonic() - started, (), result, nbytes), True
 
     def _asked_again(self, line: Line, done: Record, children: Children) -> Ended | None:
         """Return what a conversion would make now of what is done; None where that cannot be another commit."""
@@ -105,7 +105,7 @@ class BatchRun:
         return children.run(["convert", "--dry-run", "--json", *line.arguments], lambda text: None)
 
     def _run(self, line: Line, children: Children, *arguments: str) -> Ended:
-        self._say(line, shlex.join(arguments))
+        self._say(line, shlex.join(Line(line.number, arguments).shown))
         return children.run(arguments, lambda text: self._say(line, text))
 
     def _say(self, line: Line, text: str) -> None:

@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clipgguf import ClipGGUFError, batches, convert
-from clipgguf.batches import Line, Record, Results, read_list
+from clipgguf.batches import Children, Ended, Line, Record, Results, read_list
 from tests.checkpoints import write_model
 from tests.conftest import Run
 from tests.hub_server import HubServer
@@ -132,21 +133,64 @@ def test_a_list_that_is_wrong_is_told_before_anything_is_done(models: Path, run:
     assert "is no text in UTF-8" in run("batch", listed).stderr
 
 
-def test_two_lines_of_one_file_have_failed(models: Path, run: Run, work: Path) -> None:
-    lines = [f"'{(models / name).as_posix()}' -o out/" for name in ("a", "b c")]
-    listed = write_list(work / "list.txt", *lines)
+class Pretended:
+    """Processes that only write a file each, of a checkpoint at a commit; ``code`` is what they exit with."""
+
+    def __init__(self, commit: str | None = None) -> None:
+        self.commit, self.code = commit, 0
+        self.ran: list[str] = []
+
+    def run(self, _: Children, arguments: Sequence[str], heard: Callable[[str], None]) -> Ended:
+        self.ran.append("dry run" if "--dry-run" in arguments else arguments[0])
+        if self.code:
+            return Ended(self.code, "", ("for a reason",))
+        path = Path(arguments[arguments.index("-o") + 1])
+        path.write_bytes(b"GGUF")
+        return Ended(0, json.dumps({"path": str(path), "commit": self.commit}), ())
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
+    processes = Pretended()
+    monkeypatch.setattr(Children, "run", lambda *arguments: processes.run(*arguments))
+    return processes
+
+
+def test_two_lines_of_one_file_have_failed(pretended: Pretended, run: Run, work: Path) -> None:
+    listed = write_list(work / "list.txt", "a -o x.gguf", "b -o x.gguf")
     for _ in range(2):
         result = run("batch", listed)
         assert result.returncode == 1
         assert "line 2 has the same file" in result.stdout and "line 1 has the same file" in result.stdout
+        assert "2 models: 0 done, 0 done before, 2 failed" in result.stderr
     # Whoever wrote it first, elsewhere, has not got it any more.
-    write_list(listed, lines[0])
+    write_list(listed, "a -o x.gguf")
     assert run("batch", listed).returncode == 0
-    write_list(other := work / "other.txt", lines[1])
+    write_list(other := work / "other.txt", "b -o x.gguf")
     assert run("batch", other, "--results", f"{listed}.jsonl").returncode == 0
     assert "1 done, 0 done before" in run("batch", listed).stderr
 
 
+def test_the_hub_is_asked_for_the_commit(pretended: Pretended, run: Run, work: Path) -> None:
+    listed = write_list(work / "list.txt", "hf://o/m -o x.gguf")
+    for commit, ran in (("a" * 40, ["convert"]), ("a" * 40, ["dry run"]), ("b" * 40, ["dry run", "convert"])):
+        pretended.commit = commit
+        pretended.ran.clear()
+        assert run("batch", listed).returncode == 0
+        assert pretended.ran == ran
+    # When it does not answer, what is done stays so.
+    pretended.code = 1
+    assert "for a reason" in run("batch", listed).stdout
+    pretended.code = 0
+    assert "1 done before" in run("batch", listed).stderr
+    pinned = write_list(work / "pinned.txt", f"hf://o/m@{pretended.commit} -o y.gguf")
+    run("batch", pinned)
+    pretended.ran.clear()
+    assert "1 done before" in run("batch", pinned).stderr
+    assert pretended.ran == []
+
+
+@pytest.mark.slow
 def test_another_commit_is_done_again(tmp_path: Path, run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("urllib3")
     monkeypatch.delitem(sys.modules, "huggingface_hub", raising=False)
@@ -181,7 +225,6 @@ def test_what_gives_access_is_neither_shown_nor_recorded(models: Path, run: Run,
         assert "2 models: 1 done, 0 done before, 1 failed" in result.stderr
         assert "secret" not in result.stderr + result.stdout + (work / "list.txt.jsonl").read_text()
         assert "2 models: 0 done, 1 done before, 1 failed" in run("batch", listed).stderr
-        assert "secret" not in run("batch", listed, "--verify").stderr
         write_list(listed, lines[0], lines[0].replace("token", "other"))
         assert "line 2: is line 1 once more" in run("batch", listed).stderr
 

@@ -94,7 +94,8 @@ def convert(
     data written and the bytes to write.
 
     Raises ConfigError, CheckpointError or OutputError (all of them ClipGGUFError) when the directory is no model that
-    can be converted, or the file cannot be written; whatever was on disk is then as it was. Raises UsageError (a
+    can be converted, or the file cannot be written; whatever was on disk is then as it was, but for what the next
+    conversion from the hub or the web goes on with, where the line broke. Raises UsageError (a
     ValueError) for options that do not apply to the model, and for an output that can be no file.
     """
     started, before = time.perf_counter(), bytes_received()

@@ -144,7 +144,7 @@ def run(
 ) -> list[Chunk]:
     """Do jobs in order, one after the other in the buffer. There is a workspace for every thread.
 
-    With a target, they are written to it, and the buffer is free again.
+    With a target, they are written to it as well.
     """
     workspace = workspaces.get()
     try:

@@ -54,6 +54,9 @@ class Options:
         "file, or a LLaVA checkpoint's directory.", "CLIP models in transformers' layout"))
     vision_tower: PathLike | None = field(default=None, metadata=_option(
         "The directory of the vision tower of a LLaVA checkpoint that has none.", "LLaVA checkpoints"))
+    fetch_tower: bool = field(default=False, metadata=_option(
+        "Get the vision tower that a LLaVA checkpoint names and has not from the Hugging Face hub.",
+        "LLaVA checkpoints"))
     vision_config: PathLike | None = field(default=None, metadata=_option(
         "The vision tower's config.json where none is beside it.", _LLAVA))
     feature_layer: int | None = field(default=None, metadata=_option(
@@ -79,6 +82,8 @@ class Options:
         chosen = [name for name in ("text_only", "vision_only", "audio_only", "llava_projector") if getattr(self, name)]
         if len(chosen) > 1:
             raise UsageError("exclude each other", *chosen)
+        if self.fetch_tower and self.vision_tower is not None:
+            raise UsageError("exclude each other", "vision_tower", "fetch_tower")
         for name, kinds in (("outtype", Outtype), ("projector_type", ProjectorType)):
             given = getattr(self, name)
             word = given.lower() if isinstance(given, str) else given

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipgguf.errors import OutputError, os_reason
+from clipgguf.partial_file import RECORD_NAME, is_kept, kept_nbytes, record_of
 
 if sys.platform != "win32":
     import fcntl
@@ -34,7 +35,7 @@ def replacing(path: Path, nbytes: int) -> Iterator[Path]:
 
     Missing directories are made. A file that is replaced gives the new one its mode and, where the system lets us, its
     owner. Raises OutputError when the disk has too little room, and for any OSError, also of the block; then, as after
-    Ctrl-C, nothing new is left behind.
+    Ctrl-C, nothing new is left behind, unless the block has made a record of what is there (``partial_file``).
     """
     temporary = path.with_name(f".clipgguf-{os.urandom(8).hex()}.tmp")
     made: list[Path] = []
@@ -47,12 +48,14 @@ def replacing(path: Path, nbytes: int) -> Iterator[Path]:
                     missing.mkdir()
                     made.append(missing)
             remove_leftovers(path.parent)
-            check_room(path, nbytes, path.parent)
+            check_room(path, nbytes - kept_nbytes(path), path.parent)
             with _locked(temporary):
                 _take_after(path, temporary)
                 yield temporary
                 temporary.replace(path)
         except BaseException:
+            if is_kept(temporary):
+                raise
             with contextlib.suppress(OSError):  # Not even the directory is there, or may be searched.
                 temporary.unlink()
             for directory in reversed(made):
@@ -77,12 +80,18 @@ def _take_after(path: Path, temporary: Path) -> None:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove temporary files of killed processes, known by the missing lock; what cannot be removed stays."""
+    """Remove temporary files of killed processes, known by the missing lock; what cannot be removed stays.
+
+    What a conversion may go on with stays for a while.
+    """
     with contextlib.suppress(OSError):  # A directory that may be written to, but not listed.
         for path in directory.iterdir():
-            if TEMPORARY_NAME.fullmatch(path.name):
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):
+                if TEMPORARY_NAME.fullmatch(path.name) and not is_kept(path):
                     _remove_unless_in_use(path)
+                    record_of(path).unlink(missing_ok=True)
+                elif RECORD_NAME.fullmatch(path.name) and not path.with_suffix(".tmp").exists():
+                    path.unlink()
 
 
 def check_room(path: Path, nbytes: int, directory: Path) -> None:

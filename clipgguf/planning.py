@@ -1,5 +1,6 @@
 """What a conversion will write, before a byte of it exists; it knows names, views and values, and no towers."""
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from gguf import GGML_QUANT_SIZES, GGML_QUANT_VERSION, GGMLQuantizationType, GGUFValueType
 
+from clipgguf import __version__
 from clipgguf.checkpoint.gguf_file import ARCHITECTURE, MetadataItem, too_much
 from clipgguf.config import LARGEST_UINT32
 from clipgguf.element_types import CLIP_CPP_TYPES, OUTTYPES, QUANTIZED, file_type, ggml_type, resolved, tensor_nbytes
@@ -21,7 +23,8 @@ from clipgguf.shape import squeeze
 from clipgguf.sources import File
 from clipgguf.sources.ahead import stream_ahead
 from clipgguf.table import F32
-from clipgguf.tensor import Tensor, View
+from clipgguf.tensor import Computed, Tensor, View
+from clipgguf.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ class Plan:
     ``warnings`` and ``notes`` are lines for the user, and so is ``found``, what the checkpoint was taken for.
     ``outtype`` is a key of OUTTYPES, or empty where a file's tensors are copied. ``title`` is the checkpoint's name
     where nothing else says it, ``directory`` where the file goes unless it is asked for elsewhere (None: wherever one
-    works), and ``commit`` the version of a checkpoint that is on the Hugging Face hub, or from there.
+    works), and ``commit`` the version of a checkpoint that is on the Hugging Face hub, or from there. ``values`` stands
+    for all values of the configuration, by which tensors may be computed.
     """
 
     file_name: str
@@ -67,6 +71,7 @@ class Plan:
     title: str = ""
     directory: Path | None = None
     commit: str | None = None
+    values: str = ""
 
     def __post_init__(self) -> None:
         """Raise CheckpointError when the file would be more than the format, ``inspect`` or ``verify`` takes."""
@@ -96,6 +101,24 @@ class Plan:
         ahead = stream_ahead(part for tensor in self.tensors for part in tensor.source.parts)
         return 0 if ahead is None else ahead.nbytes
 
+    def key(self, head: bytes) -> str | None:
+        """Return what plans have in common that give the same bytes, for one whose file begins with ``head``.
+
+        That are the metadata, all tensors, and where each comes from. None where a source has no version.
+        """
+        digest = hashlib.sha256(head)
+        for tensor in self.tensors:
+            for part in tensor.source.parts:
+                made = part.rows.__qualname__ if isinstance(part, Computed) else ""
+                digest.update(repr((tensor.name, tensor.nbytes, part.name, part.dtype, part.shape, made)).encode())
+                for view in part.stored:
+                    if view.file.version is None:
+                        return None
+                    place = view.dtype, view.shape, view.offset, view.strides
+                    digest.update(repr((view.file.name, view.file.size, view.file.version, place)).encode())
+        digest.update(repr((__version__, self.commit, self.values)).encode())
+        return digest.hexdigest()
+
     @property
     def bytes_out(self) -> int:
         """The bytes of tensor data that will be written, padding not counted."""
@@ -123,7 +146,14 @@ def make_plan(model: Model, outtype: Outtype) -> Plan:
         title="" if folder is None else folder.title,
         directory=None if folder is None else folder.home,
         commit=None if folder is None else folder.commit,
+        values=_values_key(model),
     )
+
+
+def _values_key(model: Model) -> str:
+    """Return what stands for a model's values. The tokens are left out, which the metadata have."""
+    values = {name: value for name, value in model.values.items() if not isinstance(value, Vocabulary)}
+    return hashlib.sha256(repr((model.family.title, sorted(values.items()))).encode()).hexdigest()
 
 
 def _metadata(model: Model, outtype: Outtype, general: Sequence[MetadataItem]) -> tuple[MetadataItem, ...]:

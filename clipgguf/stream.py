@@ -60,7 +60,7 @@ class ChunkStream:
 
         With ``ranges``, what needs no encoding and is not small is handed out unread, as ranges of the sources. With a
         target, the threads write there what they encode, at positions where every tensor begins at a multiple of the
-        alignment; the chunks' data is then gone.
+        alignment.
         """
         self._tensors, self._target, self._alignment = tensors, target, alignment
         # More than there are chunks would find nothing to do; but every small model takes the same.

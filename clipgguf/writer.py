@@ -4,6 +4,7 @@ The header says where each tensor is; the threads that encode the tensors write 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from clipgguf.checkpoint.gguf_file import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, alig
 from clipgguf.header import header
 from clipgguf.jobs import Chunk
 from clipgguf.output_file import PlacedFile, replacing
+from clipgguf.partial_file import Partial, partial_file
 from clipgguf.planning import Plan, PlannedTensor
 from clipgguf.stream import ChunkStream
 from clipgguf.workers import thread_count
@@ -34,17 +36,32 @@ def write_plan(
     finite source values became infinite, for the tensors where any did. Raises OutputError when the file cannot be
     written, CheckpointError when a source file cannot be read to its end.
     """
-    layout, overflows = Layout.of(plan), dict[str, int]()
+    layout = Layout.of(plan)
     # The sources are closed before the file is replaced: Windows replaces no open file, and one may be a source.
-    with replacing(path, plan.bytes_out) as temporary, PlacedFile(temporary) as file:
-        file.write(0, layout.header)
-        target = _TensorData(file, layout.starts[0])
-        with (
-            ChunkStream(plan.tensors, thread_count(threads), target=target, alignment=layout.alignment) as stream,
-            writing_back(file.fileno()) as written,
-        ):
-            follow(plan, stream, layout, lambda _, at, chunk: written(at + chunk.nbytes), overflows, progress)
-        file.finish(layout.size)
+    with replacing(path, plan.bytes_out) as temporary:
+        with temporary.open("r+b") as header:
+            header.writelines(layout.header)
+        with _partial(plan, path, temporary, layout) as partial, PlacedFile(temporary) as file:
+            first = 0 if partial is None else partial.beginning.tensors
+            overflows = {} if partial is None else dict(partial.beginning.overflows)
+            target = _TensorData(file, layout.starts[first])
+            rest = plan.tensors[first:]
+            with (
+                ChunkStream(rest, thread_count(threads), target=target, alignment=layout.alignment) as stream,
+                writing_back(file.fileno()) as written,
+            ):
+
+                def take(number: int, position: int, chunk: Chunk) -> None:
+                    end = position + chunk.nbytes
+                    written(end)
+                    if partial is not None:
+                        assert isinstance(chunk.data, memoryview)
+                        partial.add(position, chunk.data)
+                        if end == layout.ends[number]:
+                            partial.complete(number + 1, overflows)
+
+                follow(plan, stream, layout, take, overflows, progress, first)
+            file.finish(layout.size)
     return overflows
 
 
@@ -85,6 +102,12 @@ class _TensorData:
         self.file.write(self.start + position, parts)
 
 
+def _partial(plan: Plan, path: Path, temporary: Path, layout: Layout) -> AbstractContextManager[Partial | None]:
+    """Return what a conversion from far away goes on with, or leaves when it is interrupted; of others nothing."""
+    key = plan.key(b"".join(layout.header)) if plan.bytes_far else None
+    return nullcontext() if key is None else partial_file(path, temporary, key, layout.ends) or nullcontext()
+
+
 def follow(
     plan: Plan,
     stream: ChunkStream,
@@ -92,13 +115,14 @@ def follow(
     take: Take,
     overflows: dict[str, int],
     progress: Progress | None = None,
+    first: int = 0,
 ) -> None:
-    """Have a stream's chunks taken, and progress told.
+    """Have a stream's chunks taken, and progress told; those before the ``first`` tensor's are there already.
 
     ``overflows`` get how many finite values of which tensors became infinite.
     """
-    number, position = -1, 0
-    total, done = plan.bytes_out, 0
+    number, position = first - 1, 0
+    total, done = plan.bytes_out, sum(tensor.nbytes for tensor in plan.tensors[:first])
     tensor: PlannedTensor | None = None
     for chunk in stream:
         while chunk.tensor is not tensor:

@@ -15,7 +15,7 @@ from clipgguf.families import _open
 from clipgguf.planning import PlannedTensor, make_plan
 from clipgguf.sources import FarSource, Fetch
 from clipgguf.sources.ahead import MOST_IN_FLIGHT, REQUEST_NBYTES, Ahead, read_many, stream_ahead
-from clipgguf.sources.https import WebFolder
+from clipgguf.sources.web_folder import WebFolder
 from clipgguf.stream import ChunkStream
 from clipgguf.tensor import Computed, View
 from clipgguf.writer import write_plan

@@ -126,7 +126,7 @@ def test_help_lists_the_commands_and_says_what_happens_without_one(run: Run) -> 
     assert (result.returncode, result.stderr) == (0, "")
     assert run("-h").stdout == result.stdout
     lines = result.stdout[result.stdout.index("\nCommands:") :].splitlines()
-    assert [line.split()[0] for line in lines[2:]] == ["convert", "inspect", "verify", "families", "upgrade"]
+    assert [line.split()[0] for line in lines[2:]] == ["convert", "inspect", "verify", "families", "upgrade", "batch"]
     assert all(len(line.split()) > 4 and len(line) < 80 for line in lines[2:])
     text = " ".join(result.stdout.split())
     assert (
@@ -194,7 +194,7 @@ def test_json(model: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "number", "found"),
     [
-        ("clipgguf ", 1, {"convert", "inspect", "verify", "families", "upgrade"}),
+        ("clipgguf ", 1, {"convert", "inspect", "verify", "families", "upgrade", "batch"}),
         ("clipgguf --outp", 1, {"--output", "--output-dir"}),
         ("clipgguf model --outtype q8", 3, {"q8_0"}),
         ("clipgguf verify --proj", 2, {"--projector-type"}),

@@ -113,6 +113,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_original(tmp_path / "llava-v1.6-mistral-7b", llava, tower="folder")
     for family in fixtures():
         family.write(tmp_path / FAMILIES.get(family.name, family.name))
+    (lists,) = (block for block in blocks(ROOT / "docs" / "batch.md", "text") if "# models.txt" in block)
+    (tmp_path / "models.txt").write_text(lists, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     # What the examples of other pages have written.
     for line in (

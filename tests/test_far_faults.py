@@ -1,4 +1,4 @@
-"""Every kind of fault at random moments: the file of the local conversion, or one error and none."""
+"""Every kind of fault at random moments: the file of the local conversion, or one error, and that file next time."""
 
 import random
 import zipfile
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clipgguf import ClipGGUFError, Options, convert, plan, verify
+from clipgguf import ClipGGUFError, Options, convert, partial_file, plan, verify
 from clipgguf.sources import tries
 from tests.checkpoints import write_model
 from tests.hub_server import Fault, HubServer
@@ -21,6 +21,7 @@ STATUSES = (400, 403, 404, 408, 410, 416, 429, 500, 502, 503, 504)
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(tries, "FIRST_WAIT", 0.002)
+    monkeypatch.setattr(partial_file, "LEAST_NBYTES", 0)
     with HubServer(tmp_path / "root") as server:
         yield server
 
@@ -55,8 +56,12 @@ def test_random_faults(seed: int, hub: HubServer, tmp_path: Path) -> None:
             made = convert(f"{hub.plain}/o/{name}", out, threads=dice.choice([1, 2, 5])).path.read_bytes()
         except ClipGGUFError as e:
             assert all(hub.plain in problem for problem in e.problems), str(e)
-            assert not out.parent.exists()
+            assert not out.exists()
             endings.add("error")
+            # What is left, if anything, the next one goes on with.
+            hub.faults.clear()
+            assert convert(f"{hub.plain}/o/{name}", out).path.read_bytes() == expected[name]
+            assert list(out.parent.iterdir()) == [out]
         else:
             assert made == expected[name]
             endings.add("file")

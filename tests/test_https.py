@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from clipgguf import CheckpointError, Options, convert
+from clipgguf import CheckpointError, ClipGGUFError, Options, convert
 from clipgguf.families import _open
 from clipgguf.planning import make_plan
 from clipgguf.sources import fetch, https, tries
 from clipgguf.sources.callers import Callers
 from clipgguf.sources.given import bytes_received
-from clipgguf.sources.https import WebFile, WebFolder
+from clipgguf.sources.https import WebFile
 from clipgguf.sources.line import LINE, Access, RefusedError, in_words
 from clipgguf.sources.tries import LineError
+from clipgguf.sources.web_folder import WebFolder
 from clipgguf.writer import write_plan
 from tests.checkpoints import write_model
 from tests.hub_server import Fault, HubServer
@@ -164,14 +165,47 @@ def test_what_is_no_file(hub: HubServer) -> None:
     assert WebFolder("http://localhost").title == "localhost"
 
 
-def test_what_is_forbidden_counts_as_missing(hub: HubServer, expected: bytes, converted: Convert) -> None:
-    # As object stores answer where a file is not there, and may not be listed.
-    (hub.root / "o" / "m" / "open_clip_config.json").write_text("{}")
-    hub.faults += [
-        Fault("status", "*open_clip_config.json", method=way, status=403, times=9) for way in ("GET", "HEAD")
-    ]
-    assert converted() == expected
-    assert sum(fault.times for fault in hub.faults) < 18
+def forbidden(name: str) -> list[Fault]:
+    """Return what answers as object stores do where a file is not there, and they may not be listed."""
+    return [Fault("status", f"*/{name}", method=way, status=403, times=999) for way in ("GET", "HEAD")]
+
+
+def test_what_is_forbidden_counts_as_missing(hub: HubServer, expected: bytes, tmp_path: Path) -> None:
+    for name in ("open_clip_config.json", "README.md"):
+        (hub.root / "o" / "m" / name).write_text("{}")
+        hub.faults += forbidden(name)
+    made = convert(f"{hub.plain}/o/m", tmp_path / "b.gguf")
+    assert made.path.read_bytes() == expected
+    told = "the server answered 403 Forbidden to open_clip_config.json, which counts as missing"
+    assert made.notes == (f"{hub.plain}/o/m/: {told}",)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("config.json", r"^[^\n]*/config\.json: cannot be read: the server answered 403 Forbidden$"),
+        (
+            "vocab.json",
+            r"no vocab\.json .*\n.*: the server answered 403 Forbidden to vocab\.json, which counts as missing$",
+        ),
+        (
+            "model*",
+            r"has no weights, .*\n.*/m/: the server answered 403 Forbidden to model\.safetensors\.index\.json, which ",
+        ),
+    ],
+)
+def test_what_is_forbidden_and_needed_is_told(name: str, words: str, hub: HubServer, tmp_path: Path) -> None:
+    hub.faults += forbidden(name)
+    with pytest.raises(ClipGGUFError, match=words):
+        convert(f"{hub.plain}/o/m", tmp_path / "out" / "x.gguf")
+    assert not (tmp_path / "out").exists()
+    # Of a file that is given, nothing else is asked for.
+    hub.faults[:] = forbidden("a.safetensors")
+    (hub.root / "o" / "m" / "a.safetensors").write_bytes(b"")
+    with pytest.raises(
+        ClipGGUFError, match=r"a\.safetensors: is missing, .*\n.* answered 403 Forbidden to a\.safetensors"
+    ):
+        convert(f"{hub.plain}/o/m/a.safetensors", tmp_path / "out" / "x.gguf")
 
 
 def test_nobody_answers() -> None:

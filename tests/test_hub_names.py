@@ -123,6 +123,35 @@ def test_parts_from_the_hub(hub: HubServer, tmp_path: Path) -> None:
     assert vocab.path.read_bytes() == local(hub, tmp_path)
 
 
+def test_the_tower_that_a_checkpoint_names_is_fetched_when_asked_for(hub: HubServer, tmp_path: Path, run: Run) -> None:
+    tower = write_model(hub.root / "o" / "tower", Llava().clip)
+    model = write_original(tmp_path / "llava", Llava(), vision_tower="o/tower")
+    expected = convert(model, tmp_path / "a.gguf", Options(vision_tower=tower)).path.read_bytes()
+    with pytest.raises(
+        CheckpointError, match="asks for 'o/tower'; --fetch-tower gets it from the Hugging Face hub, --v"
+    ):
+        convert(model, tmp_path / "b.gguf")
+    assert hub.requests == []
+    made = convert(model, tmp_path / "b.gguf", Options(fetch_tower=True))
+    assert made.path.read_bytes() == expected
+    assert made.notes[-1].startswith("the vision tower is that of hf://o/tower, which ")
+    assert run("verify", made.path, model, "--fetch-tower").returncode == 0
+    # A checkpoint that has its tower has no need of another's.
+    hub.requests.clear()
+    whole = write_original(tmp_path / "whole", Llava(), tower="folder")
+    assert convert(whole, tmp_path / "c.gguf", Options(fetch_tower=True)).path.exists()
+    assert hub.requests == []
+    for name, words in (
+        ("o/none", "hf://o/none: does not exist on the hub"),
+        ("datasets/x", "is no model of the hub"),
+        ("/o/tower", "asks for '/o/tower'; --vision-tower takes"),
+        ("../o/tower", "asks for '../o/tower'; --vision-tower takes"),
+    ):
+        write_original(model, Llava(), vision_tower=name)
+        result = run(model, "--fetch-tower", "-o", "d.gguf")
+        assert (result.returncode, words in result.stderr) == (1, True), result.stderr
+
+
 def test_a_file_from_the_hub(hub: HubServer, tmp_path: Path) -> None:
     model = write_original(tmp_path / "llava", Llava())
     tower = write_model(hub.root / "o" / "tower", Llava().clip)

@@ -11,7 +11,7 @@ import pytest
 
 from clipgguf import CheckpointError, ClipGGUFError, ConfigError, Options, convert, inspect, plan, verify
 from clipgguf.families import _open
-from clipgguf.sources.https import WebFolder
+from clipgguf.sources.web_folder import WebFolder
 from tests.family_fixtures import FIXTURES, Fixture, by_folder, weights
 from tests.gguf_reading import read
 from tests.hub_server import HubServer

@@ -57,6 +57,8 @@ UNUSED: list[tuple[Written, dict[str, Any], str]] = [
     (_open_clip, {"llava_projector": NOWHERE}, "transformers' layout"),
     (_open_clip, {"feature_layer": -2}, "mmproj files"),
     (_weights, {"variant": "fp16"}, "directories"),
+    (_clip, {"fetch_tower": True}, "LLaVA checkpoints"),
+    (_clip_and_projector, {"fetch_tower": True}, "LLaVA checkpoints"),
 ]
 
 
@@ -132,6 +134,7 @@ def test_every_option_says_what_it_is_and_what_it_is_for() -> None:
     ("arguments", "words"),
     [
         (["--text-only", "--vision-only", "MODEL"], "--text-only and --vision-only exclude each other"),
+        (["MODEL", "--fetch-tower", "--vision-tower", "x"], "--vision-tower and --fetch-tower exclude each other"),
         (["MODEL", "--use-f32", "--outtype", "q8_0"], "--use-f32 and --outtype exclude each other"),
         (["MODEL", "--variant", "a/b"], "--variant is 'a/b', should be a word such as 'fp16'"),
         (["MODEL", "--vocab", ""], "--vocab is empty"),

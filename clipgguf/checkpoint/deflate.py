@@ -36,6 +36,11 @@ class InflatedStorage(OpenedSource):
         """The archive."""
         return self._archive
 
+    @property
+    def version(self) -> str | None:
+        """That of the archive, and which of its storages it is."""
+        return None if self._archive.version is None else f"{self._archive.version} {self.deflated}"
+
     def _open(self) -> IO[bytes]:
         """Inflate the storage; takes its time, and its inflated size on disk until ``close``."""
         what = f"{self.name}: is compressed, and a storage of {self.size:,} bytes cannot be inflated into"

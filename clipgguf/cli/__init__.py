@@ -12,10 +12,11 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from clipgguf import __version__
+from clipgguf.cli.batch import batch_command
 from clipgguf.cli.convert import convert_command
 from clipgguf.cli.families import families_command
 from clipgguf.cli.inspect import inspect_command
-from clipgguf.cli.output import as_line, messages
+from clipgguf.cli.output import as_line, messages, usage_text
 from clipgguf.cli.upgrade import upgrade_command
 from clipgguf.cli.verify import verify_command
 from clipgguf.errors import ClipGGUFError, UsageError, os_reason
@@ -39,8 +40,7 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except UsageError as e:
-            options = [f"--{option.replace('_', '-')}" for option in e.options]
-            raise WrongUsage(f"{' and '.join(options)} {e.reason}", ctx=ctx) from e
+            raise WrongUsage(usage_text(e), ctx=ctx) from e
 
 
 class ConvertByDefault(TyperGroup):
@@ -133,6 +133,7 @@ for _name, _function, _short_help in (
     ("verify", verify_command, "Compare a GGUF file with its checkpoint, value by value."),
     ("families", families_command, "List the families of models that can be converted."),
     ("upgrade", upgrade_command, "Add what today's llama.cpp needs to an mmproj file."),
+    ("batch", batch_command, "Convert a list of models, each in a process of its own."),
 ):
     needs_arguments = _function is not families_command
     app.command(_name, cls=Command, no_args_is_help=needs_arguments, short_help=_short_help)(_function)

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from clipgguf.errors import condensed, cut
+from clipgguf.errors import UsageError, condensed, cut
 
 
 def size(nbytes: int) -> str:
@@ -51,6 +51,12 @@ def messages(kind: str, lines: Sequence[str]) -> None:
     """Print what is a "note", a "warning" or an "error", a line each, of very many the first of each sort."""
     for line in condensed(lines):
         message(f"{kind}: {line}")
+
+
+def usage_text(error: UsageError) -> str:
+    """Return what is wrong with arguments, which are called as the command line has them."""
+    options = [f"--{option.replace('_', '-')}" for option in error.options]
+    return f"{' and '.join(options)} {error.reason}"
 
 
 def show_json(value: "Mapping[str, Any] | Sequence[Any]") -> None:

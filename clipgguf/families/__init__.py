@@ -1,8 +1,9 @@
 """Which family a checkpoint belongs to: one module each, imported when it is met."""
 
+import contextlib
 import importlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -115,15 +116,35 @@ def open_model(given: PathLike, options: Options, told: Told | None = None) -> M
     """
     try:
         model = place(given, options.revision)
-        opened = _open(model, options, told)
+        folder = model.folder if isinstance(model, File) else model
+        with _telling_what_was_refused(folder):
+            opened = _open(model, options, told)
     except OSError as e:  # A directory that may not be searched, a name that is too long.
         raise CheckpointError(f"{e.filename or given}: cannot be read: {os_reason(e)}") from e
     description = opened.family.description or f"{_encoder(opened.family)} of {opened.family.title}"
-    folder = model.folder if isinstance(model, File) else model
     uses = opened.uses | (set() if isinstance(model, File) else {"variant"})
     uses |= set() if folder.revision is None else {"revision"}
     options.refuse_unused(uses, f"{model} gives {'an' if description[0] in 'aeiou' else 'a'} {description}")
-    return replace(opened, place=model)
+    notes = (_refused_line(folder, folder.refused),) if folder.refused else ()
+    return replace(opened, place=model, notes=(*opened.notes, *notes))
+
+
+@contextlib.contextmanager
+def _telling_what_was_refused(folder: Folder) -> Iterator[None]:
+    """Add to an error that names files which the server did not let us read that it did not."""
+    try:
+        yield
+    except (CheckpointError, ConfigError) as e:
+        text = str(e)
+        names = [name for name in folder.refused if name in text]
+        if not names or "answered 403" in text:
+            raise
+        raise type(e)(*e.problems, _refused_line(folder, names)) from e
+
+
+def _refused_line(folder: Folder, names: Sequence[str]) -> str:
+    count = "counts" if len(names) == 1 else "count"
+    return f"{folder}: the server answered 403 Forbidden to {', '.join(names)}, which {count} as missing"
 
 
 def _encoder(family: Family) -> str:

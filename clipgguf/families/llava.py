@@ -141,7 +141,8 @@ def open_model(inputs: Inputs) -> Model:
     family = _with_names_beside(family, tower_prefix(tower) or "", is_siglip=siglip)
     model = matched_model(family, inputs, values, tensors, tower, spelling, strays)
     model = with_value_warnings(model, inputs.config.path)
-    model = replace(model, uses=model.uses | LLAVA_USES | ({"vision_tower"} if checkpoint is not None else set()))
+    elsewhere = {"vision_tower", "fetch_tower"} if checkpoint is not None else set()
+    model = replace(model, uses=model.uses | LLAVA_USES | elsewhere)
     return _in_order_of(projector, model) if keep_order else model
 
 

@@ -1,4 +1,4 @@
-"""Where LLaVA's vision tower is: in the checkpoint, in a directory that was given, or in a folder of the checkpoint.
+"""Where LLaVA's vision tower is: in the checkpoint or a folder of it, in a directory that was given, or on the hub.
 
 The original LLaVA's config.json only names the tower (``mm_vision_tower``), which may lie elsewhere; transformers' has
 ``vision_config`` inside. A tower is found by its tensors, whatever stands in front of their names.
@@ -18,6 +18,7 @@ from clipgguf.inputs import Config, Inputs
 from clipgguf.json_file import read_json_object
 from clipgguf.quantized import refuse_quantized
 from clipgguf.sources import File, Folder
+from clipgguf.sources.address import HubAddress
 from clipgguf.sources.given import given_file, hub_advice, place
 from clipgguf.tensor import View
 
@@ -70,10 +71,11 @@ def find_tower(inputs: Inputs, llava: Settings, checkpoint: Checkpoint | None) -
         prefix = tower_prefix(checkpoint)
         if prefix is not None:
             return _inner_config(inputs, llava, checkpoint.tensors, prefix), checkpoint
-        directory = _folder_inside(llava)
+        directory = _folder_inside(llava) or _folder_on_the_hub(inputs, llava)
     if directory is None:
         asked = f"; config.json asks for {shown(llava.tower_name)}" if llava.tower_name else ""
-        takes = "--vision-tower takes the directory that has it"
+        gets = "--fetch-tower gets it from the Hugging Face hub, " if HubAddress.bare(llava.tower_name or "") else ""
+        takes = f"{gets}--vision-tower takes the directory that has it"
         raise CheckpointError(f"{inputs.directory}: has no vision tower{asked}; {takes}")
     if isinstance(directory, File):
         should = f"should be the vision tower's, with config.json{hub_advice(directory)}"
@@ -101,6 +103,19 @@ def _folder_inside(llava: Settings) -> Folder | None:
         return None
     inside = llava.path.folder.folder(name)
     return inside if "config.json" in inside else None
+
+
+def _folder_on_the_hub(inputs: Inputs, llava: Settings) -> Folder | File | None:
+    """Return the model of the hub that ``mm_vision_tower`` names, if it may be fetched and could be one.
+
+    Raises CheckpointError when the hub has no such model, or cannot be read.
+    """
+    address = HubAddress.bare(llava.tower_name or "")
+    if address is None or not inputs.options.fetch_tower:
+        return None
+    found = place(str(address))
+    inputs.notes.append(f"the vision tower is that of {found}, which {llava.path} names")
+    return found
 
 
 def _inner_config(inputs: Inputs, llava: Settings, tensors: Mapping[str, View], prefix: str) -> Config:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from typing_extensions import Buffer
 
@@ -22,6 +22,11 @@ class Source(Protocol):
     def __str__(self) -> str:
         """Return the name, so that messages can have the source itself."""
         return self.name
+
+    @property
+    def version(self) -> str | None:
+        """What these bytes have in common with no others of that name; None where nothing tells them from others."""
+        return None
 
     def read(self, offset: int, target: memoryview) -> None:
         """Fill ``target``, of single bytes, with those from ``offset`` on; CheckpointError when they cannot be read."""
@@ -67,6 +72,8 @@ class Folder(Protocol):
     # The revision that was asked for, and the commit that is read, of what has any.
     revision: str | None = None
     commit: str | None = None
+    # The files that were looked for, and count as missing because they may not be read.
+    refused: "Sequence[str]" = ()
 
     @property
     def title(self) -> str:

@@ -125,8 +125,8 @@ def _on_the_hub(address: HubAddress) -> Folder | File:
 
 
 def _on_the_web(given: str, is_file: bool) -> Folder | File:
-    from clipgguf.sources.https import WebFolder
     from clipgguf.sources.line import Access
+    from clipgguf.sources.web_folder import WebFolder
 
     parts = urlsplit(given)
     user, host = parts.netloc.rpartition("@")[::2]

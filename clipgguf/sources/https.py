@@ -1,4 +1,4 @@
-"""Files of web servers as sources, read by ranges over lines that break, and the addresses below one as a folder.
+"""Files of web servers as sources, read by ranges over lines that break.
 
 An answer counts when it is a 206 (RFC 9110, 15.3.7) of the range, the size and the version (ETag) that were asked for.
 Whatever else comes is an error, or a reason to ask again at the byte where it ended.
@@ -7,22 +7,18 @@ Whatever else comes is an error, or a reason to ask again at the byte where it e
 import contextlib
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from clipgguf.errors import CheckpointError
-from clipgguf.regular_file import NO_MODEL_FILES, STAND_INS
-from clipgguf.sources import Folder
-from clipgguf.sources.expected import Files
 from clipgguf.sources.fetch import Body
 from clipgguf.sources.line import LINE, Access, Answer, LineBody, RefusedError, Response, told_wait
 from clipgguf.sources.ranged import NOTHING, RangedFile
-from clipgguf.sources.tries import AGAIN, LineError, MissingError, tried
+from clipgguf.sources.tries import AGAIN, LineError, MissingError
 
 # What a server that knows no ranges may send whole: a tokenizer.json has 3.6 MB.
 LARGEST_WHOLE = 8 << 20
-_MISSING = (404, 410)
+MISSING = (404, 410)
 NOBODY = Access()
 
 
@@ -32,6 +28,10 @@ class _Place:
 
     url: str
     version: str | None
+
+
+class ForbiddenError(MissingError):
+    """A file may not be read, which some servers say of what is not there."""
 
 
 class WebFile(RangedFile):
@@ -45,6 +45,12 @@ class WebFile(RangedFile):
         self._last = _Place("", None)
         self._linked: Mapping[str, str] = {}
         super().__init__(name, refused)
+
+    @property
+    def version(self) -> str | None:
+        """The file's ETag, where it stands for its bytes (RFC 9110, 8.8.1: a strong one); else None."""
+        etag = self._linked.get("X-Linked-Etag") or self._last.version
+        return etag if etag is not None and etag.startswith('"') else None
 
     def answer(self, start: int, stop: int) -> tuple[Body, int]:
         """Ask once for a range; return an answer that begins at its first byte, and the byte where it ends.
@@ -105,8 +111,10 @@ class WebFile(RangedFile):
                 if self._place is place:
                     self._place = None
             raise LineError(f"{said} to a signed address", is_expired=place is not None)
-        if status in _MISSING or (status == 403 and self.size < 0):  # Which some servers say of what is not there.
+        if status in MISSING:
             raise MissingError(f"{self.name}: is missing: {said}")
+        if status == 403:
+            raise ForbiddenError(f"{self.name}: cannot be read: {said}")
         if status == 200:
             said = "the server ignores ranges, and sends the whole file"
         if status == 416:
@@ -138,95 +146,3 @@ class WebFile(RangedFile):
             raise self._error("it has changed: the server answers with another version (ETag) than before")
         if place is None:
             self._place = self._last = _Place(answer.url, version)
-
-
-class WebFolder(Folder):
-    """The files below an address that are known by name; what a server lists is not looked at."""
-
-    def __init__(self, url: str, access: Access = NOBODY) -> None:
-        """Take the address."""
-        parts = urlsplit(url)
-        self._url, self._access = urlunsplit(parts._replace(path=parts.path.rstrip("/") + "/")), access
-        self.name = shown_address(self._url)
-        self._files = Files(lambda file: WebFile(self.name_of(file), self._address(file), access, NO_MODEL_FILES))
-        self._is_there: dict[str, bool] = {}
-
-    @property
-    def title(self) -> str:
-        """The last part of the address, the server's name where there is none."""
-        parts = urlsplit(self.name)
-        return unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.hostname or self.name
-
-    def _address(self, file: str) -> str:
-        parts = urlsplit(self._url)
-        return urlunsplit(parts._replace(path=parts.path + quote(file)))
-
-    def __contains__(self, file: str) -> bool:
-        """Return whether the server has something of this name; what it forbids to look at counts as missing."""
-        if file not in self._is_there:
-            self._is_there[file] = self._is_opened(file) if file in self._files else self._asked(file)
-        return self._is_there[file]
-
-    def _is_opened(self, file: str) -> bool:
-        try:
-            self.open(file)
-        except MissingError:
-            return False
-        except CheckpointError:  # It is there, and what is wrong with it is for who needs it.
-            pass
-        return True
-
-    def _asked(self, file: str) -> bool:
-        status = ask_status(self.name_of(file), self._address(file), self._access)
-        if status in (403, *_MISSING):
-            return False
-        if status in (405, 501):  # The server has no HEAD.
-            return self._is_opened(file)
-        if status >= 400:
-            raise CheckpointError(f"{self.name_of(file)}: cannot be read: the server answered {status}")
-        return True
-
-    def open(self, file: str) -> WebFile:
-        """Open a file. Raises CheckpointError when it is missing or none that a model has."""
-        return self._files.get(file)
-
-    def expect(self, files: Iterable[str], one_of: Iterable[str] = ()) -> None:
-        """Open files at the same time, of which some may be missing."""
-        self._files.expect([*files, *one_of])
-
-    def open_any(self, file: str) -> WebFile:
-        """Open a file that need not be a model's."""
-        return WebFile(self.name_of(file), self._address(file), self._access, STAND_INS)
-
-    def name_of(self, file: str) -> str:
-        """Return a file's address."""
-        return self.name + file
-
-    def folder(self, name: str) -> "WebFolder":
-        """Return a folder inside, or beside where ``name`` begins with "../"."""
-        parts = urlsplit(self._url)
-        base = parts.path.rstrip("/").rpartition("/")[0] + "/" if name.startswith("../") else parts.path
-        return WebFolder(urlunsplit(parts._replace(path=base + quote(name.removeprefix("../")))), self._access)
-
-
-def ask_status(name: str, url: str, access: Access) -> int:
-    """Return the status that a server answers to HEAD, after the usual tries; CheckpointError when there is none."""
-
-    def ask() -> int:
-        try:
-            response = LINE.ask("HEAD", url, {}, access).response
-        except RefusedError as e:
-            raise CheckpointError(f"{name}: cannot be read: {e}") from e
-        response.close()
-        if response.status in AGAIN:
-            said = f"the server answered {response.status}"
-            raise LineError(said, told_wait(response.status, response.headers))
-        return response.status
-
-    return tried(name, ask)
-
-
-def shown_address(url: str) -> str:
-    """Return an address for messages: without what may give access, which is a user's password or a query."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -130,6 +130,11 @@ class LocalFile(OpenedSource):
         with self.in_use():
             pass
 
+    @property
+    def version(self) -> str | None:
+        """Which file it is, of what size, and when it was written."""
+        return repr(self._state)
+
     def _open(self) -> IO[bytes]:
         file = open_regular(self.path, CheckpointError, self._refused)
         status = os.fstat(file.fileno())

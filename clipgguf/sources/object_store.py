@@ -84,6 +84,11 @@ class ObjectFile(RangedFile):
         self._tag: str | None = None
         super().__init__(str(address), refused)
 
+    @property
+    def version(self) -> str | None:
+        """The object's ETag, where it stands for its bytes (RFC 9110, 8.8.1: a strong one); else None."""
+        return self._tag if self._tag is not None and not self._tag.startswith("W/") else None
+
     def answer(self, start: int, stop: int) -> tuple[Body, int]:
         """Ask once for a range; return an answer that begins at its first byte, and the byte where it ends.
 

@@ -3,6 +3,7 @@
 Names: transformers' GraniteSpeechForConditionalGeneration and GraniteSpeechPlusForConditionalGeneration; llama.cpp's
 ``conversion/granite.py`` and ``tools/mtmd/models/granite-speech.cpp``, which has the Q-Former's epsilon, activation and
 number of layers built in. "Plus" models give the projector the features of some blocks besides, one beside the other.
+The table is long for the block of a conformer that is none of NeMo's, and for what the configuration tells of.
 """
 
 from collections.abc import Mapping

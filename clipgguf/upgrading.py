@@ -91,7 +91,7 @@ def _missing(file: ClipFile, feature_layer: int | None) -> "list[MetadataItem]":
 
 
 def _refuse_empty_arrays(file: ClipFile) -> None:
-    """Raise CheckpointError for metadata that gguf-py's writer does not take."""
+    """Raise CheckpointError for metadata that a plan does not take, nor gguf-py's writer."""
     CheckpointError.raise_all(
         f"{file.file.source}: metadata key {shown(item.key)} is an empty array, which cannot be written again"
         for item in file.file.metadata

@@ -23,7 +23,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -267,10 +267,11 @@ def _answer_about(
 
 
 def ask(mmproj: Path, directory: Path, size: tuple[int, int] = (112, 112)) -> ClientResult:
-    """Ask about a noise image of a size, and about a sound, whatever of these a file is for; the last answer counts.
+    """Ask about a noise image of a size, and about a sound, whatever of these a file is for.
 
-    The language model, which is written to a directory, is as wide as the file's projection_dim says, or llama.cpp.
-    MiniCPM-V's files have 0.
+    It gives the first answer that went wrong, else the last with the logits of all, one after the other. The language
+    model, which is written to a directory, is as wide as the file's projection_dim says, or llama.cpp. MiniCPM-V's
+    files have 0.
     """
     fields = gguf.GGUFReader(mmproj).fields
     media = {"vision": _image(random_pixels(*size)), "audio": _sound()}
@@ -280,10 +281,13 @@ def ask(mmproj: Path, directory: Path, size: tuple[int, int] = (112, 112)) -> Cl
     mrope = any(field.contents() == "hunyuanvl" for key, field in fields.items() if key.endswith("projector_type"))
     for _ in range(2):
         write_tiny_language_model(directory / "llama.gguf", width, mrope=mrope)
+        logits = []
         for medium in asked:
             result = _answer_about(directory / "llama.gguf", mmproj, medium)
             if not result.ok:
                 break
+            logits.append(result.logits)
+            result = replace(result, logits=np.concatenate(logits))
         other = _MISMATCH.search(result.log)
         if result.ok or other is None:
             break

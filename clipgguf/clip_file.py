@@ -27,6 +27,9 @@ CLASS_EMBEDDING = "v.class_embd"
 # What the names of a part's tensors begin with.
 PREFIXES = {"text": "t.", "vision": "v.", "audio": "a."}
 
+# The tokens before and after what is embedded, which are called so for sounds, too.
+_TOKENS = ("v.boi", "v.eoi")
+
 # What the names of a vision tower's tensors begin with, what may follow, and what may stand beside it in LLaVA's files.
 _TOWER = re.compile(r"v\.(?:blk\.[0-9]+\.)?")
 _TAILS = frozenset(
@@ -55,7 +58,7 @@ class ClipFile:
 
     def has(self, part: str) -> bool:
         """Return whether tensors of a tower are there."""
-        return any(name.startswith(PREFIXES[part]) for name in self.tensors)
+        return any(name.startswith(PREFIXES[part]) and name not in _TOKENS for name in self.tensors)
 
     def tells(self, part: str) -> bool:
         """Return whether the file says that it has a tower."""

@@ -54,8 +54,8 @@ class ProjectorSummary:
     """A projector: LLaVA's, told from its tensors, or another.
 
     ``kind`` is None for one that clipgguf does not know, ``projector_type`` what the metadata calls it, if anything, at
-    most 200 characters of it. ``embedding_length`` is the width that the language model must have, ``tensors`` how many
-    are called mm.*.
+    most 200 characters of it; of a file with two they name both. ``embedding_length`` is the width that the language
+    model must have, ``tensors`` how many are called mm.*.
     """
 
     kind: str | None
@@ -170,7 +170,7 @@ def _tower(file: ClipFile, part: str) -> TowerSummary:
 
 
 def _projector(file: ClipFile) -> ProjectorSummary:
-    told = next(iter(file.projector_types.values()), None)
+    told = " and ".join(file.projector_types.values())
     kind = embedding = None
     if file.kind is not None:
         # Every kind of LLaVA's ends with a bias, of what it gives to the language model.
@@ -178,7 +178,7 @@ def _projector(file: ClipFile) -> ProjectorSummary:
         kind, embedding = file.kind.name, bias.shape[-1] if bias.shape else None
     elif file.family is not None and not file.is_llava:
         part = file.family.parts[0]
-        kind, embedding = file.family.projector, file.value(f"{part}.projection")
+        kind, embedding = " and ".join(file.family.projectors), file.value(f"{part}.projection")
     return ProjectorSummary(kind, told[:LONGEST_TYPE] if told else None, len(file.projector_names), embedding)
 
 

@@ -101,6 +101,9 @@ def test_a_part_whose_projector_is_not_named(part: str, tmp_path: Path) -> None:
 
 def test_images_and_sounds_of_different_widths(tmp_path: Path) -> None:
     path = convert(fixture("qwen3_omni_moe").write(tmp_path / "m"), tmp_path / "x.gguf").path
-    verdict = inspect(path).verdicts[-1]
+    found = inspect(path)
+    assert found.projector is not None
+    assert found.projector.kind == found.projector.projector_type == "qwen3vl_merger and qwen3a"
+    verdict = found.verdicts[-1]
     assert verdict.reads is False
     assert "images give 288 values for a token and sounds 96" in verdict.reasons[0]

@@ -1,15 +1,12 @@
 """Qwen3-ASR: the audio encoder of Qwen3-Omni.
 
 Names: Qwen3ASRForConditionalGeneration as published, whose configuration is inside the thinker's, and as transformers
-5 has it, with a projector of its own; llama.cpp's ``conversion/qwen3vl.py``, which knows the published one.
+5 has it, with the projector beside the encoder; llama.cpp's ``conversion/qwen3vl.py``, which knows the published one.
 """
 
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, inside, settled
-from clipgguf.families.qwen3_audio_tables import SECTIONS, TYPES, audio_sections, audio_values
+from clipgguf.families.qwen3_audio_tables import SECTIONS, TYPES, audio_values
 from clipgguf.family import Family
-from clipgguf.table import Prefix
-
-PROJECTOR = Prefix("linear_1.weight", "model.multi_modal_projector.")
 
 FAMILY = Family(
     title="Qwen3-ASR",
@@ -22,7 +19,6 @@ FAMILY = Family(
         settled("thinker_config.audio_config.n_window|audio_config.n_window", 50),
     ),
     sections=SECTIONS,
-    layouts=(audio_sections(PROJECTOR, "linear_1", "linear_2"),),
     left_out=(r"thinker\.(model|lm_head)\.", *LANGUAGE_MODEL),
     types=TYPES,
 )

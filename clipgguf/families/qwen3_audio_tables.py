@@ -8,7 +8,8 @@ from clipgguf.families.whisper import SINUSOIDS, blocks, values
 from clipgguf.layers import linear, norm
 from clipgguf.table import F16, Prefix, Rule, Section, Types, Value
 
-TOWER = Prefix("conv2d1.weight", "thinker.audio_tower.")
+MODEL = Prefix("audio_tower.conv2d1.weight", "thinker.")
+TOWER = MODEL + "audio_tower."
 # All whose names begin with conv, as llama.cpp's own converter has it.
 TYPES = (Types("a.conv*.weight", F16),)
 
@@ -30,30 +31,26 @@ def _convolution(number: int, channels: str) -> tuple[Rule, Rule]:
     )
 
 
-def audio_sections(projector: Prefix, first: str, second: str) -> tuple[Section, ...]:
-    """Return the encoder, and the projector after a prefix, with the names of its two layers."""
-    return (
-        Section(
-            TOWER,
-            "a.",
-            (
-                *_convolution(1, "1"),
-                *_convolution(2, "channels'"),
-                *_convolution(3, "channels'"),
-                *linear("conv_out", "conv_out", "width", "(channels bands)", bias=False),
-                SINUSOIDS,
-            ),
-            part="audio",
+SECTIONS = (
+    Section(
+        TOWER,
+        "a.",
+        (
+            *_convolution(1, "1"),
+            *_convolution(2, "channels'"),
+            *_convolution(3, "channels'"),
+            *linear("conv_out", "conv_out", "width", "(channels bands)", bias=False),
+            SINUSOIDS,
         ),
-        blocks(TOWER, key_bias=True),
-        Section(TOWER, "a.", norm("ln_post", "post_ln"), part="audio"),
-        Section(
-            projector,
-            "mm.a.mlp.",
-            (*linear(first, "1", "hidden", "width"), *linear(second, "2", "projection", "hidden")),
-            part="audio",
-        ),
-    )
-
-
-SECTIONS = audio_sections(TOWER, "proj1", "proj2")
+        part="audio",
+    ),
+    blocks(TOWER, key_bias=True),
+    Section(TOWER, "a.", norm("ln_post", "post_ln"), part="audio"),
+    Section(
+        # Beside the encoder in transformers' layout of Qwen3-ASR.
+        MODEL + "audio_tower.proj|multi_modal_projector.linear_",
+        "mm.a.mlp.",
+        (*linear("1", "1", "hidden", "width"), *linear("2", "2", "projection", "hidden")),
+        part="audio",
+    ),
+)

@@ -18,7 +18,8 @@ FEATURE_LAYER, PROJECTOR_TYPE = KEYS["vision.feature_layer"].key, KEYS["projecto
 _TAKEN: Mapping[str, tuple[str, ...]] = {
     "minicpmv_version": (),
     "vision.merge": (
-        *("glm5_next", "hunyuan_vl", "ling3_vl", "mimo_v2", "minimax_m3", "muse_glimmer", "qwen3_vl", "youtu_vl"),
+        *("glm5_next", "hunyuan_vl", "ling3_vl", "mimo_v2", "minimax_m3", "muse_glimmer", "qwen3_omni_moe", "qwen3_vl"),
+        "youtu_vl",
     ),
     "vision.min_tiles": (),
     "vision.max_tiles": (),

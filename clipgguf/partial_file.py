@@ -198,6 +198,9 @@ if sys.platform == "win32":
         """Return None: there are no locks here by which a file that is left can be told from one in use."""
         return None
 
+    def remove_partial_files(path: Path) -> None:
+        """Do nothing: there are none."""
+
 else:
 
     def partial_file(path: Path, temporary: Path, key: str, ends: Sequence[int]) -> "Partial | None":
@@ -209,25 +212,40 @@ else:
         """
         if not _is_locked(temporary):
             return None
-        for left, record in _left_of(path):
-            if (file := _locked(left)) is None:
-                continue
-            if record.key == key and _is_whole(file, record.beginning, ends):
-                os.ftruncate(file, record.beginning.end)
-                record_of(left).replace(record_of(temporary))
-                left.replace(temporary)
-                LOG.info(
-                    "%s: goes on after %s of %s tensors, which an earlier conversion has left",
-                    *(path, f"{record.beginning.tensors:,}", f"{len(ends):,}"),
-                )
-                return Partial(file, temporary, path.name, key, record.beginning)
-            with contextlib.suppress(OSError):
-                left.unlink()
-                record_of(left).unlink()
-            os.close(file)
+        found: tuple[int, Path, Beginning] | None = None
+        for file, left, record in _unused(path):
+            if found is None and record.key == key and _is_whole(file, record.beginning, ends):
+                found = file, left, record.beginning
+            else:
+                _remove(file, left)
+        if found is not None:
+            file, left, beginning = found
+            os.ftruncate(file, beginning.end)
+            record_of(left).replace(record_of(temporary))
+            left.replace(temporary)
+            counts = f"{beginning.tensors:,} of {len(ends):,} tensors"
+            LOG.info("%s: goes on after %s, which an interrupted conversion has left", path, counts)
+            return Partial(file, temporary, path.name, key, beginning)
         head = temporary.read_bytes()
         file = os.open(temporary, os.O_RDWR)
         return Partial(file, temporary, path.name, key, Beginning(0, len(head), zlib.crc32(head)))
+
+    def remove_partial_files(path: Path) -> None:
+        """Remove what was left of the file at a path, but for what is in use."""
+        for file, left, _ in _unused(path):
+            _remove(file, left)
+
+    def _unused(path: Path) -> Iterator[tuple[int, Path, _Record]]:
+        """Yield what was left of the file at a path, the longest first: its lock, where it is, of what."""
+        for left, record in sorted(_left_of(path), key=lambda pair: pair[1].beginning.end, reverse=True):
+            if (file := _locked(left)) is not None:
+                yield file, left, record
+
+    def _remove(file: int, left: Path) -> None:
+        with contextlib.suppress(OSError):
+            left.unlink()
+            record_of(left).unlink()
+        os.close(file)
 
     def _is_locked(path: Path) -> bool:
         """Return whether others see the lock on a file that is being written, as on most file systems."""

@@ -13,7 +13,7 @@ from clipgguf.checkpoint.gguf_file import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, alig
 from clipgguf.header import header
 from clipgguf.jobs import Chunk
 from clipgguf.output_file import PlacedFile, replacing
-from clipgguf.partial_file import Partial, partial_file
+from clipgguf.partial_file import Partial, partial_file, remove_partial_files
 from clipgguf.planning import Plan, PlannedTensor
 from clipgguf.stream import ChunkStream
 from clipgguf.workers import thread_count
@@ -31,6 +31,8 @@ def write_plan(
     plan: Plan, path: Path, *, threads: int | None = None, progress: Progress | None = None
 ) -> dict[str, int]:
     """Write the file that a plan describes to ``path``, flushed to disk; see ``replacing`` for what happens there.
+
+    Of a plan whose sources are far away it goes on with what an interrupted conversion has left: see ``partial_file``.
 
     ``progress`` is called with the bytes of tensor data written so far and in all. Returns, by GGUF name, how many
     finite source values became infinite, for the tensors where any did. Raises OutputError when the file cannot be
@@ -105,7 +107,10 @@ class _TensorData:
 def _partial(plan: Plan, path: Path, temporary: Path, layout: Layout) -> AbstractContextManager[Partial | None]:
     """Return what a conversion from far away goes on with, or leaves when it is interrupted; of others nothing."""
     key = plan.key(b"".join(layout.header)) if plan.bytes_far else None
-    return nullcontext() if key is None else partial_file(path, temporary, key, layout.ends) or nullcontext()
+    if key is None:
+        remove_partial_files(path)
+        return nullcontext()
+    return partial_file(path, temporary, key, layout.ends) or nullcontext()
 
 
 def follow(

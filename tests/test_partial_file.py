@@ -271,6 +271,17 @@ def test_others_leave_it_for_a_week(hub: HubServer, out: Path, broken: Break, tm
     assert files(out) == [".gguf"]
 
 
+def test_another_conversion_into_the_file_removes_it(hub: HubServer, out: Path, expected: bytes, broken: Break) -> None:
+    left = broken()
+    for path in (left, record_of(left)):  # As two processes at once may leave two.
+        shutil.copy(path, path.with_name(f".clipgguf-{'0' * 16}{path.suffix}"))
+    assert files(out) == [".jsonl", ".jsonl", ".tmp", ".tmp"]
+    assert again(hub, out) < 1.5 * len(expected)
+    broken()
+    assert convert(hub.root / "o" / "m", out).path.read_bytes() == expected
+    assert files(out) == [".gguf"]
+
+
 def test_what_another_process_writes_is_left_alone(hub: HubServer, out: Path, expected: bytes, broken: Break) -> None:
     left = broken()
     with left.open("rb") as file:

@@ -67,10 +67,12 @@ def open_store(address: StoreAddress, retries: int = 0) -> Any:
 
 def why(address: StoreAddress, error: Exception) -> tuple[str, bool]:
     """Return why a request failed, in words without the store's own, and whether it is worth to ask again."""
-    text = str(error).partition("\n\nDebug source")[0]
+    text, _, details = str(error).partition("\n\nDebug source")
     words, is_passing = f"the client failed ({type(error).__name__})", True
     if _METADATA.search(text):
         words, is_passing = _NO_ACCESS, False
+    elif "InvalidCertificate" in details:
+        words, is_passing = "the store's certificate is not trusted", False
     elif answered := re.search(r"status code: (\d{3}) ([A-Za-z ]*)", text):
         return _answered(address, int(answered[1]), answered[2].strip(), text)
     else:

@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -144,6 +145,18 @@ def test_without_access(store: ObjectServer, run: Run, monkeypatch: pytest.Monke
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert "cannot be read: the store cannot be reached, or does not answer, 5 times" in run(MODEL).stderr
     assert "AZURE_STORAGE_ACCOUNT_NAME" in run("az://b/m").stderr
+
+
+def test_a_certificate_that_nobody_trusts(store: ObjectServer, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(__file__).parent / "fixtures" / "localhost.pem")
+    server = store._servers["store"]
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    address = store.address.replace("http:", "https:").replace("127.0.0.1", "localhost")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    monkeypatch.delenv("AWS_ALLOW_HTTP")
+    result = run(MODEL)
+    assert result.stderr == f"clipgguf: error: {MODEL}/: cannot be read: the store's certificate is not trusted\n"
 
 
 def test_dry_run_verify_and_inspect(store: ObjectServer, tmp_path: Path, run: Run) -> None:

@@ -4,13 +4,10 @@ Region, endpoint and credentials are the environment's, as obstore reads it (its
 object_store's builders), and stand in no message.
 """
 
-import contextlib
 import os
 import re
-import sys
 from collections.abc import Callable
 from datetime import timedelta
-from functools import cache
 from typing import Any, TypeVar
 
 from obstore.exceptions import BaseError, PreconditionError
@@ -25,7 +22,6 @@ T = TypeVar("T")
 
 # A request of ours may wait long for its turn to be read, but not for bytes.
 _CLIENT = {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "24h"}
-_M_ARENA_MAX, _MOST_ARENAS = -8, 2
 # What the variables of a store begin with, and those that give access to it.
 _VARIABLES = {"s3": "AWS", "gs": "GOOGLE", "az": "AZURE"}
 _ACCESS = {
@@ -51,19 +47,6 @@ _PASSING_WORDS = (
 )
 
 
-@cache
-def _share_arenas() -> None:
-    """Keep glibc's malloc from giving each thread that waits for a store an arena of its own: 15 MiB together.
-
-    Threads that have one already keep it. mallopt(3) has the number, which Python has no name for.
-    """
-    if sys.platform == "linux":
-        import ctypes
-
-        with contextlib.suppress(OSError, AttributeError):  # Another C library.
-            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _MOST_ARENAS)
-
-
 def open_store(address: StoreAddress, retries: int = 0) -> Any:
     """Return obstore's client for a bucket, which is not asked yet. Raises CheckpointError when none can be made."""
     is_allowed = os.environ.get(f"{_VARIABLES[address.scheme]}_ALLOW_HTTP", "").lower() in ("1", "true", "yes", "on")
@@ -71,7 +54,6 @@ def open_store(address: StoreAddress, retries: int = 0) -> Any:
         "init_backoff": timedelta(seconds=tries.FIRST_WAIT),
         "max_backoff": timedelta(seconds=tries.LONGEST_WAIT),
     }
-    _share_arenas()
     timeout = timedelta(seconds=tries.LONGEST_TOLD_WAIT)
     try:
         return from_url(
@@ -85,10 +67,12 @@ def open_store(address: StoreAddress, retries: int = 0) -> Any:
 
 def why(address: StoreAddress, error: Exception) -> tuple[str, bool]:
     """Return why a request failed, in words without the store's own, and whether it is worth to ask again."""
-    text = str(error).partition("\n\nDebug source")[0]
+    text, _, details = str(error).partition("\n\nDebug source")
     words, is_passing = f"the client failed ({type(error).__name__})", True
     if _METADATA.search(text):
         words, is_passing = _NO_ACCESS, False
+    elif "InvalidCertificate" in details:
+        words, is_passing = "the store's certificate is not trusted", False
     elif answered := re.search(r"status code: (\d{3}) ([A-Za-z ]*)", text):
         return _answered(address, int(answered[1]), answered[2].strip(), text)
     else:

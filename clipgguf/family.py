@@ -49,7 +49,8 @@ class Family:
     ``left_out`` are regular expressions for the beginnings of names that are never written, and whose files are not
     even opened; ``noted`` of those with a line for the user; ``ignored`` of those that are opened all the same.
     Of a family that sees and hears, ``apart`` has for each part such an expression for the names that are its own, and
-    ``told_by``, for a part that not every model has, where config.json has its configuration.
+    ``told_by``, for a part that not every model has, where config.json has its configuration. ``unread`` has for a part
+    that no reader runs, and that none minds beside another one, a line for the user; it is not written alone.
     ``shared`` are sizes that all parts have in common. ``layouts`` are other sections, of checkpoints with other names.
     ``merge`` is how many patches, along one side, become one token, or the value that is it. ``tokens`` gives how many
     tokens a picture becomes, of so many along a side; 0 where that is not told. ``mends`` are faults of other files.
@@ -64,6 +65,7 @@ class Family:
     left_out: tuple[str, ...] = ()
     apart: Mapping[str, str] = field(default_factory=dict)
     told_by: Mapping[str, str] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     noted: tuple[tuple[str, str], ...] = ()
     types: tuple[Types, ...] = ()
@@ -106,6 +108,25 @@ class Family:
             projector=next((value.default for value in self.values if value.name == key), self.projector),
             left_out=(*self.left_out, *(self.apart[part] for part in dropped if part in self.apart)),
         )
+
+    def lacking(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return a line for each part of which none of a checkpoint's tensors is, and that may be left out."""
+        found = {part for name in names for part, pattern in self.apart.items() if re.search(pattern, name)}
+        lost = [part for part in self.parts if part in self.apart and part not in found]
+        rest = [part for part in self.parts if part in found and part not in self.unread]
+        return tuple(
+            f"no file has a tensor of the {part} tower of {self.title}, such as {self._first_name(part)!r}; "
+            f"--{other}-only leaves it out"
+            for part in lost
+            for other in rest
+        )
+
+    def _first_name(self, part: str) -> str:
+        """Return what the first tensor of a part is called, as messages have it."""
+        section = next(section for section in self.sections if section.part == part)
+        prefix = section.prefix
+        starts = prefix.spelled(prefix.default) if isinstance(prefix, Prefix) else prefix.split("|")
+        return starts[0] + section.rules[0].theirs.partition("|")[0]
 
     def leaves_out(self, name: str) -> bool:
         """Return whether a checkpoint's tensor is of a part that the file does not have, such as a language model."""

@@ -153,16 +153,22 @@ class Inputs:
 def parts_of(family: Family, inputs: Inputs) -> Family:
     """Return a family with the parts that a model has by its configuration, or the one of them that is asked for.
 
-    Raises ConfigError where that is none of them.
+    Notes which of them no reader runs. Raises ConfigError where the one that is asked for is none of those that can be
+    written alone.
     """
     there = [
         part for part in family.parts if part not in family.told_by or inputs.find(family.told_by[part])[1] is not None
     ]
     asked = inputs.options.only
-    if asked is not None and asked not in there:
+    if asked is None:
+        inputs.notes += [line for part, line in family.unread.items() if part in there]
+        return family.of(there)
+    if asked in family.unread:
+        raise ConfigError(f"{inputs.directory}: {family.unread[asked]}; --{asked}-only does not apply")
+    if asked not in there:
         what = f"which gives an mmproj file for {' and '.join(_MEDIA[part] for part in there)}"
         raise ConfigError(f"{inputs.directory}: is a {family.title} checkpoint, {what}; --{asked}-only does not apply")
-    return family.of(there if asked is None else (asked,))
+    return family.of((asked,))
 
 
 _MEDIA: Mapping[str, str] = {"vision": "images", "audio": "sound"}

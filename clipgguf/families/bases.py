@@ -78,10 +78,10 @@ def activation(source: str, default: str) -> tuple[Value, Value, Value]:
     )
 
 
-def settled(source: str, *allowed: Any) -> Value:
+def settled(source: str, *allowed: Any, part: str = "") -> Value:
     """Return the value of a setting that readers take for granted: where config.json has it, it must be one of these.
 
-    It is not written.
+    It is not written. That of a ``part`` matters to files with this part alone.
     """
 
     def setting(inputs: Inputs) -> Any:
@@ -91,7 +91,7 @@ def settled(source: str, *allowed: Any) -> Value:
             raise ConfigError(f"{where} is {shown(found)}, which readers would compute wrongly; they know {known}")
         return found
 
-    return Value(source, setting)
+    return Value(f"{part}.{source.rpartition('.')[2]}" if part else source, setting)
 
 
 def inside(place: str, value: Value) -> Value:

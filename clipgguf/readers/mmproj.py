@@ -35,9 +35,12 @@ _TAKEN: Mapping[str, tuple[str, ...]] = {
 }
 # What it does not look for.
 _IGNORED = frozenset({"has_text", "has_minicpmv", "rope_base"})
-# Tensors of several axes that it adds to others, or joins with them, and aborts on in any type but F32. Of the table of
-# positions some families look rows up instead.
-_ADDED = ("v.position_embd.weight", "v.sam.pos_embd.weight", "v.proj_blk.*.img_pos", "resampler.query", "v.class_embd")
+# Tensors of several axes that it adds to others, joins with them, or slides along time, and aborts on in any type but
+# F32. Of the table of positions some families look rows up instead.
+_ADDED = (
+    *("v.position_embd.weight", "v.sam.pos_embd.weight", "v.proj_blk.*.img_pos", "resampler.query", "v.class_embd"),
+    "a.blk.*.conv_dw.weight",
+)
 _BY_ROWS = frozenset(
     {"clip", "deepseek_ocr", "gemma4", "gemma4_unified", "hunyuan_vl", "llava", "minicpmv", "minicpmv4_6"}
 )
@@ -64,6 +67,9 @@ def has_projector_type(file: ClipFile) -> Iterator[str]:
     told, kind = file.projector_types, file.kind
     if not told:
         yield f"{PROJECTOR_TYPE} is missing{'; clipgguf upgrade adds it' if kind else ''}"
+    elif file.family is not None and not file.is_llava and file.family.projector not in told.values():
+        # It has one of another modality alone.
+        yield f"{KEYS[file.family.projector_key].key} is missing, should be {file.family.projector!r}"
     for key, text in told.items():
         if kind is not None and kind.projector_type != text:
             yield f"{key} is {text!r}, but the tensors are those of {kind.projector_type!r}"

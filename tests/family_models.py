@@ -22,8 +22,8 @@ from tests.weights import Shapes
 class FamilyModel:
     """A model of a family: its module, its config.json, and the sizes that the configuration does not tell.
 
-    ``optional`` are words in the names of optional tensors that it has, ``spelling`` which of several spellings its
-    names have.
+    They are the vision tower's but for full names, such as "audio.width". ``optional`` are words in the names of
+    optional tensors that it has, ``spelling`` which of several spellings its names have.
     """
 
     module: str
@@ -41,7 +41,7 @@ class FamilyModel:
     def values(self) -> dict[str, Any]:
         """Return the family's values, as far as config.json tells them."""
         config = Config(LocalFolder(Path("model")).file("config.json"), self.config)
-        found: dict[str, Any] = {f"vision.{name}": size for name, size in self.sizes.items()}
+        found: dict[str, Any] = {name if "." in name else f"vision.{name}": size for name, size in self.sizes.items()}
         for value in self.family.all_values:
             if value.of is not None:
                 found[value.name] = value.of(found)

@@ -23,7 +23,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -267,28 +267,35 @@ def _answer_about(
 
 
 def ask(mmproj: Path, directory: Path, size: tuple[int, int] = (112, 112)) -> ClientResult:
-    """Ask about a noise image of a size, and about a sound, whatever of these a file is for; the last answer counts.
+    """Ask about a noise image of a size, and about a sound, whatever of these a file is for.
+
+    The last answer counts, but that the logits are those of all, one after the other.
 
     The language model, which is written to a directory, is as wide as the file's projection_dim says, or llama.cpp.
     MiniCPM-V's files have 0.
     """
     fields = gguf.GGUFReader(mmproj).fields
+    projectors = [field.contents() for key, field in fields.items() if key.endswith("projector_type")]
     media = {"vision": _image(random_pixels(*size)), "audio": _sound()}
+    if "gemma3nv" in projectors:
+        del media["audio"]  # llama.cpp passes over it, and refuses sounds.
     asked = [medium for part, medium in media.items() if f"clip.has_{part}_encoder" in fields]
     width = next(field.contents() for key, field in fields.items() if key.endswith(".projection_dim")) or 32
     # HunyuanVL counts its tokens by rows and columns.
-    mrope = any(field.contents() == "hunyuanvl" for key, field in fields.items() if key.endswith("projector_type"))
+    mrope = "hunyuanvl" in projectors
     for _ in range(2):
         write_tiny_language_model(directory / "llama.gguf", width, mrope=mrope)
+        logits: list[Float32Array] = []
         for medium in asked:
             result = _answer_about(directory / "llama.gguf", mmproj, medium)
+            logits.append(result.logits)
             if not result.ok:
                 break
         other = _MISMATCH.search(result.log)
         if result.ok or other is None:
             break
         width = int(other[1])
-    return result
+    return replace(result, logits=np.concatenate(logits) if result.ok else result.logits)
 
 
 def _failure(log: str, exit_code: int | None) -> ClientResult:

@@ -14,6 +14,11 @@ from tests.family_fixtures import Fixture, fixtures
 SPELLINGS = (
     ("gemma3", (r"^(vision_tower|multi_modal_projector|language_model)", r"model.\1")),
     ("gemma3--resaved", (r"^(vision_tower|multi_modal_projector|language_model)", r"model.\1")),
+    ("gemma3n", (r"^model\.", "")),
+    ("gemma4", (r"^model\.", "")),
+    ("gemma4", (r"\.linear\.weight$", ".weight")),
+    ("gemma4_unified", (r"vision_embedder", "embed_vision")),
+    ("gemma4_unified", (r"embed_vision\.embed", "embed_vision.multimodal_embedder.embed")),
     ("idefics3", (r"^model\.", "")),
     ("idefics3--smolvlm", (r"^model\.", "")),
     ("internvl--hf", (r"^(vision_tower|multi_modal_projector|language_model)", r"model.\1")),

@@ -148,6 +148,8 @@ def test_verify_finds_any_flipped_bit(family: Fixture, written: Write, tmp_path:
     data, path = bytearray(whole.file.read_bytes()), tmp_path / "x.gguf"
     for tensor in inspect(whole.file).tensors:
         position = tensor.offset + tensor.nbytes // 2
+        if family.tensors[tensor.name].sample is not None:  # The last bits of its values may be any.
+            position += 2
         data[position] ^= 1
         path.write_bytes(data)
         problems = verify(path, whole.model).problems

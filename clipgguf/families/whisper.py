@@ -68,7 +68,7 @@ def sinusoids(values: Mapping[str, Any]) -> Computed:
         angles = angles.astype(np.float64)
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
-    return Computed("position_embd.weight", (1500, width), (), rows)
+    return Computed("position_embd.weight", (1500, width), (), rows, within=4e-5)
 
 
 POSITIONS = Rule("embed_positions.weight", "position_embd.weight", "positions width")

@@ -57,8 +57,16 @@ class ClipFile:
         return KEYS[name].read(self.items)
 
     def has(self, part: str) -> bool:
-        """Return whether tensors of a tower are there."""
-        return any(name.startswith(PREFIXES[part]) and name not in _TOKENS for name in self.tensors)
+        """Return whether tensors of a tower are there, or of a projector that stands for one, as Gemma 4 unified's."""
+        prefixes = PREFIXES[part], f"mm.{PREFIXES[part]}"
+        return any(name.startswith(prefixes) and name not in _TOKENS for name in self.tensors)
+
+    def without(self, part: str) -> "ClipFile":
+        """Return the file as if it had nothing of a tower."""
+        names, keys = (PREFIXES[part], f"mm.{PREFIXES[part]}"), (f"clip.{part}.", f"clip.has_{part}_encoder")
+        items = {key: item for key, item in self.items.items() if not key.startswith(keys)}
+        tensors = {name: tensor for name, tensor in self.tensors.items() if not name.startswith(names)}
+        return ClipFile(self.file, items, tensors)
 
     def tells(self, part: str) -> bool:
         """Return whether the file says that it has a tower."""

@@ -53,7 +53,8 @@ class Family:
     ``apart`` has for each part such an expression for the names that are its own, and ``told_by``, for a part that not
     every model has, where config.json has its configuration. ``folders`` has for a part the folder inside the model's
     in which it lies, with a config.json and weights of its own: their names, in all tables, begin with that of the
-    folder and a slash.
+    folder and a slash. ``unread`` has for a part that no reader runs, and that none minds beside another one, a line
+    for the user; it is not written alone.
     ``shared`` are sizes that all parts have in common. ``layouts`` are other sections, of checkpoints with other names.
     ``merge`` is how many patches, along one side, become one token, or the value that is it. ``tokens`` gives how many
     tokens a picture becomes, of so many along a side; 0 where that is not told. ``mends`` are faults of other files.
@@ -70,6 +71,7 @@ class Family:
     apart: Mapping[str, str] = field(default_factory=dict)
     told_by: Mapping[str, str] = field(default_factory=dict)
     folders: Mapping[str, str] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     noted: tuple[tuple[str, str], ...] = ()
     types: tuple[Types, ...] = ()
@@ -115,6 +117,25 @@ class Family:
             left_out=(*self.left_out, *(self.apart[part] for part in dropped if part in self.apart)),
             folders={part: folder for part, folder in self.folders.items() if part not in dropped},
         )
+
+    def lacking(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return a line for each part of which none of a checkpoint's tensors is, and that may be left out."""
+        found = {part for name in names for part, pattern in self.apart.items() if re.search(pattern, name)}
+        lost = [part for part in self.parts if part in self.apart and part not in found]
+        rest = [part for part in self.parts if part in found and part not in self.unread]
+        return tuple(
+            f"no file has a tensor of the {part} tower of {self.title}, such as {self._first_name(part)!r}; "
+            f"--{other}-only leaves it out"
+            for part in lost
+            for other in rest
+        )
+
+    def _first_name(self, part: str) -> str:
+        """Return what the first tensor of a part is called, as messages have it."""
+        section = next(section for section in self.sections if section.part == part)
+        prefix = section.prefix
+        starts = prefix.spelled(prefix.default) if isinstance(prefix, Prefix) else prefix.split("|")
+        return starts[0] + section.rules[0].theirs.partition("|")[0]
 
     def leaves_out(self, name: str) -> bool:
         """Return whether a checkpoint's tensor is of a part that the file does not have, such as a language model."""

@@ -166,14 +166,18 @@ class Inputs:
 def parts_of(family: Family, inputs: Inputs) -> Family:
     """Return a family with the parts that a model has by its configuration, or the one of them that is asked for.
 
-    Reads the config.json of the folders that these are in. Raises ConfigError where that is missing, or where it is
-    none of the parts that is asked for.
+    Reads the config.json of the folders that these are in, and notes which of them no reader runs. Raises ConfigError
+    where a config.json is missing, or the one part that is asked for is none of those that can be written alone.
     """
     there = [
         part for part in family.parts if part not in family.told_by or inputs.find(family.told_by[part])[1] is not None
     ]
     asked = inputs.options.only
-    if asked is not None and asked not in there:
+    if asked is None:
+        inputs.notes += [line for part, line in family.unread.items() if part in there]
+    elif asked in family.unread:
+        raise ConfigError(f"{inputs.directory}: {family.unread[asked]}; --{asked}-only does not apply")
+    elif asked not in there:
         what = f"which gives an mmproj file for {' and '.join(_MEDIA[part] for part in there)}"
         raise ConfigError(f"{inputs.directory}: is a {family.title} checkpoint, {what}; --{asked}-only does not apply")
     chosen = family.of(there if asked is None else (asked,))

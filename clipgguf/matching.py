@@ -73,6 +73,7 @@ class Match:
         if not self.tensors:
             parts = " and ".join(family.parts)
             raise CheckpointError(f"{self.where}: no file has a tensor of the {parts} tower of {family.title}")
+        CheckpointError.raise_all(f"{self.where}: {line}" for line in family.lacking(self.tensors))
         # A config can ask for four thousand million blocks; they are not worth a line each.
         CheckpointError.raise_all(
             f"{self.where}: {self.config_name} asks for {times:,} blocks in {section.part}_model, the whole checkpoint "
@@ -108,7 +109,7 @@ class Match:
                 self.lost.add(key)
                 self.problems.append(
                     f"{self.where}: no file has a tensor {key.landmark!r} after any prefix, so that the names beside "
-                    "it cannot be told"
+                    f"it cannot be told"
                 )
 
     def _section(self, section: Section) -> Iterator[Output]:

@@ -22,8 +22,8 @@ from tests.weights import Shapes
 class FamilyModel:
     """A model of a family: its module, its config.json, and the sizes that the configuration does not tell.
 
-    ``optional`` are words in the names of optional tensors that it has, ``spelling`` which of several spellings its
-    names have.
+    They are the vision tower's but for full names, such as "audio.width". ``optional`` are words in the names of
+    optional tensors that it has, ``spelling`` which of several spellings its names have.
     """
 
     module: str
@@ -42,7 +42,8 @@ class FamilyModel:
         """Return the family's values, as far as config.json tells them."""
         config = Config(LocalFolder(Path("model")).file("config.json"), self.config)
         part = self.family.parts[0]
-        found: dict[str, Any] = {f"{part}.{name}": size for name, size in self.sizes.items()}
+        sizes = self.sizes.items()
+        found: dict[str, Any] = {name if "." in name else f"{part}.{name}": size for name, size in sizes}
         for value in self.family.all_values:
             if value.of is not None:
                 found[value.name] = value.of(found)

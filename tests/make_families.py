@@ -82,7 +82,8 @@ def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
                 kind = tensor.tensor_type.name
                 record["types"][outtype] = kind
                 if within := [most for pattern, most in correction.within if re.fullmatch(pattern, name)]:
-                    record["sample"] = {"within": within[0], "values": sample(tensor.data)}
+                    some = record.setdefault("sample", {"within": within[0], "values": {}})
+                    some["values"][dtype] = sample(tensor.data)
                     continue
                 record["hashes"][f"{dtype} {kind}"] = digest(tensor.data.tobytes())
     for name, record in tensors.items():

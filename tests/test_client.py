@@ -11,8 +11,9 @@ from clipgguf import Options, convert, upgrade
 from clipgguf.options import Outtype
 from tests.clip_checkpoints import write_clip, write_tower
 from tests.gguf_bytes import rewritten
-from tests.llama_client import ClientResult, answer_image, is_available, random_pixels
+from tests.llama_client import ClientResult, answer_image, is_available
 from tests.llava_checkpoints import VISION_24, Llava, write_hf, write_original, write_projector, write_vision_config
+from tests.media import random_pixels
 from tests.mmproj_files import NEW_KEYS
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="xllamacpp is not installed (extra: client)")

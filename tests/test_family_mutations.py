@@ -114,6 +114,8 @@ DISPENSABLE = {
     "clip.has_text_encoder",
     "clip.has_minicpmv_projector",
 }
+# What llama.cpp passes over, so that it runs files without it.
+PASSED_OVER = {"gemma3n": r"(mm\.)?a\.|clip\.audio\."}
 # Keys without which a reader takes something else, so that a tensor is what does not fit.
 CONTRADICTED = {
     "clip.vision.spatial_merge_size": "mm.patch_merger.weight",
@@ -129,11 +131,15 @@ def test_llama_cpp_is_said_to_refuse_what_lacks_anything(family: Fixture, writte
     ours = [item.key for item in inspect(path).metadata if item.key.startswith("clip.")]
     # A file for images and sound that does not tell of one of them is a file for the other.
     both = {"clip.has_vision_encoder", "clip.has_audio_encoder"}
+    passed_over = PASSED_OVER.get(family.module, r"(?!)")
     for name in (*family.tensors, *ours):
         if name in DISPENSABLE or (name in both <= set(ours)) or re.search(r"\.[1-9]\.", name.replace("weight.1", "")):
             continue
         changed = rewritten(path, tmp_path / "y.gguf", without=[name])
         verdict = inspect(changed).verdicts[-1]
+        if re.match(passed_over, name):
+            assert verdict.reads, name
+            continue
         assert verdict.reads is not True, name
         # Without a name for the projector, it is taken for LLaVA's.
         either = (name, CONTRADICTED.get(name, name))
@@ -148,6 +154,8 @@ def test_verify_finds_any_flipped_bit(family: Fixture, written: Write, tmp_path:
     data, path = bytearray(whole.file.read_bytes()), tmp_path / "x.gguf"
     for tensor in inspect(whole.file).tensors:
         position = tensor.offset + tensor.nbytes // 2
+        if family.tensors[tensor.name].sample is not None:  # The last bits of its values may be any.
+            position += 2
         data[position] ^= 1
         path.write_bytes(data)
         problems = verify(path, whole.model).problems

@@ -31,6 +31,15 @@ MODELS = {
             "vision_config": {**_SO400M, "image_size": 896},
         },
     ),
+    # Takes the softplus of scales.
+    "Gemma 4 E2B": FamilyModel(
+        "gemma4",
+        {
+            **{"model_type": "gemma4", "text_config": {"hidden_size": 1536}, "audio_config": {"hidden_size": 1024}},
+            "vision_config": {"use_clipped_linears": True},
+        },
+        {"audio.first": 128, "audio.second": 32, "audio.features": 1536},
+    ),
     # Computes queries and keys in another order.
     "MiniMax-M3": FamilyModel("minimax_m3", {"model_type": "minimax_m3_vl"}, {"hidden": 6144, "hidden'": 6144}),
     # Takes queries, keys and values apart, and puts them together again in another order.
@@ -85,6 +94,7 @@ def test_the_sizes_are_real() -> None:
         "Qwen2.5-VL-7B": 677,
         "InternVL2.5-78B": 5709,
         "Gemma 3 4B": 420,
+        "Gemma 4 E2B": 476,
         "MiniMax-M3": 866,
         "Kimi-K2.5": 471,
         "Nemotron Nano V2 VL": 840,

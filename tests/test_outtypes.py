@@ -16,8 +16,9 @@ from tests.feature_models import image
 from tests.gguf_bytes import rewritten
 from tests.gguf_forward import GGUFModel
 from tests.gguf_reading import read, value
-from tests.llama_client import answer_image, is_available, random_pixels, write_tiny_language_model
+from tests.llama_client import answer_image, is_available, write_tiny_language_model
 from tests.llava_checkpoints import Llava, write_hf
+from tests.media import random_pixels
 from tests.weights import write_safetensors
 
 QUANTIZED: tuple[Outtype, ...] = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")

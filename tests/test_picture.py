@@ -52,7 +52,7 @@ def test_llama_cpp_makes_as_many_tokens(family: Fixture, tmp_path: Path) -> None
     [
         ("qwen2_5_vl", 2, 400),
         ("gemma3", 2, 16),
-        ("gemma4", 3, None),
+        ("gemma4--image", 3, None),
         ("minicpmv", None, 8),
         ("pixtral", 1, 19),
         ("pixtral--mistral3", 2, 5),

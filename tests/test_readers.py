@@ -18,8 +18,9 @@ from tests.checkpoints import Clip, Text, Vision, write_model
 from tests.clip_checkpoints import write_clip
 from tests.gguf_bytes import gguf, rewritten, tensor
 from tests.json_files import edit_json
-from tests.llama_client import answer_image, is_available, random_pixels, write_tiny_language_model
+from tests.llama_client import answer_image, is_available, write_tiny_language_model
 from tests.llava_checkpoints import Llava, write_hf, write_projector
+from tests.media import random_pixels
 from tests.other_mmproj import GEMMA3, OTHERS, QWEN2_VL, TEXT_WIDTH, Other, write_other
 from tests.readers import LAYER, LLAVA, other, readers, reasons, uint32
 from tests.weights import write_sparse_safetensors

@@ -11,8 +11,9 @@ from gguf import GGMLQuantizationType, GGUFValueType
 from clipgguf import Options, convert
 from clipgguf.checkpoint.gguf_file import MetadataItem
 from tests.clip_checkpoints import write_clip
-from tests.llama_client import answer_image, is_available, random_pixels
+from tests.llama_client import answer_image, is_available
 from tests.llava_checkpoints import write_hf
+from tests.media import random_pixels
 from tests.readers import LAYER, LLAVA, Change, int32s, other, reasons, uint32
 
 T, Q = GGUFValueType, GGMLQuantizationType

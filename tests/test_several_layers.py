@@ -16,8 +16,9 @@ from tests.feature_models import image
 from tests.gguf_bytes import rewritten
 from tests.gguf_forward import Floats, GGUFModel
 from tests.gguf_reading import read, tensors, value
-from tests.llama_client import answer_image, is_available, predicted_logits, random_pixels, write_tiny_language_model
+from tests.llama_client import answer_image, is_available, predicted_logits, write_tiny_language_model
 from tests.llava_checkpoints import PROJECTOR, Llava, write_hf, write_original, write_projector
+from tests.media import random_pixels
 from tests.readers import LAYER, int32s, readers, reasons
 from tests.refusals import refused
 from tests.siglip_checkpoints import GRANITE_VISION, write_siglip_llava

@@ -21,8 +21,9 @@ from tests.feature_models import image
 from tests.gguf_forward import Floats, GGUFModel
 from tests.gguf_reading import read, tensors, value
 from tests.json_files import edit_json, write_json
-from tests.llama_client import answer_image, is_available, predicted_logits, random_pixels, write_tiny_language_model
+from tests.llama_client import answer_image, is_available, predicted_logits, write_tiny_language_model
 from tests.llava_checkpoints import SPELLINGS, write_original
+from tests.media import random_pixels
 from tests.refusals import refused
 from tests.siglip_checkpoints import SIGLIP_LLAVA, SIGLIP_VISION, write_siglip, write_siglip_llava, write_siglip_tower
 from tests.weights import arrays_of, tensor_values, write_file

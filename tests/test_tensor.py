@@ -1,5 +1,6 @@
 """Joined and computed tensors go through the stream as views do, to every type and in any number of chunks."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from clipgguf.jobs import SOURCE_NBYTES
 from clipgguf.planning import PlannedTensor
 from clipgguf.sources.local import LocalFile
 from clipgguf.stream import ChunkStream
-from clipgguf.tensor import Computed, Joined, Read, Tensor, View, in_parts, padded, plus, reordered, summed
+from clipgguf.tensor import Computed, Joined, Read, Tensor, View, padded
+from clipgguf.transforms import in_parts, plus, reordered, softplus, summed
 
 TYPES = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16, GGMLQuantizationType.Q8_0)
 # Several chunks in each part, and a last one that is not full.
@@ -66,6 +68,17 @@ def test_plus(dtype: str, ggml_type: GGMLQuantizationType, tmp_path: Path) -> No
     expected = (values + values.dtype.type(1)).astype(np.float32)
     source = plus(1)(view, values.shape, {})
     assert streamed(source, values.shape, ggml_type) == quants.quantize(expected, ggml_type).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f2"])
+def test_softplus(dtype: str, tmp_path: Path) -> None:
+    view = stored(tmp_path / "x", dtype)[0]
+    some = np.array([-np.inf, -200, -20, -1, 0, 1, 19.98, 20, 20.02, 90, np.inf], dtype)
+    (tmp_path / "x").write_bytes(some.tobytes())
+    view = replace(view, shape=some.shape, nbytes=some.nbytes)
+    expected = np.array([x if x > 20 else math.log1p(math.exp(x)) for x in map(float, some)]).astype(dtype)
+    made = streamed(softplus(view, some.shape, {}), some.shape, GGMLQuantizationType.F32)
+    assert made == expected.astype(np.float32).tobytes()
 
 
 @pytest.mark.parametrize("ggml_type", TYPES, ids=lambda kind: kind.name)

@@ -11,7 +11,7 @@ from clipgguf.families.bases import MTMD, statistics
 from clipgguf.families.tower_tables import MODERN_BLOCK, POST_NORM, SIGLIP_EMBEDDINGS, SIGLIP_HEAD, TOWER
 from clipgguf.family import Family
 from clipgguf.table import F16, F32, Prefix, Rule, Section, Types, Value
-from clipgguf.tensor import plus
+from clipgguf.transforms import plus
 
 PROJECTOR = Prefix("mm_soft_emb_norm.weight", "multi_modal_projector.")
 

@@ -1,12 +1,14 @@
 """Gemma 3n: MobileNetV5, a convolutional tower of four stages, and one matrix after an RMS norm.
 
 Names: transformers' Gemma3nForConditionalGeneration, whose tower is timm's mobilenetv5_300m_enc; llama.cpp's
-``conversion/gemma.py`` and ``tools/mtmd/models/mobilenetv5.cpp``. The tensors alone tell which blocks a stage has. It
-is longer than other tables for the parts that blocks are made of.
+``conversion/gemma.py`` and ``tools/mtmd/models/mobilenetv5.cpp``. The tensors alone tell which blocks a stage has. Of
+sound llama.cpp runs nothing, and passes over what a file has of it. It is longer than other tables for the parts that
+blocks are made of.
 """
 
+from clipgguf.families import gemma3n_audio
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD
-from clipgguf.families.gemma4 import AUDIO
+from clipgguf.families.gemma4 import APART
 from clipgguf.family import Family, Mends
 from clipgguf.inputs import Inputs, checked
 from clipgguf.table import BEGUN, F16, F32, Prefix, Rule, Section, Types, Value
@@ -71,18 +73,10 @@ FAMILY = Family(
         # MobileNetV5 takes pixels in [0, 1], whatever the image processor's file says.
         Value("vision.mean", lambda inputs: inputs.options.image_mean or (0.0, 0.0, 0.0)),
         Value("vision.std", lambda inputs: inputs.options.image_std or (1.0, 1.0, 1.0)),
+        *gemma3n_audio.VALUES,
     ),
     sections=(
-        Section(
-            PROJECTOR,
-            "mm.",
-            (
-                Rule("embedding.weight", "embedding.weight", "tokens width"),
-                Rule("hard_embedding_norm.weight", "hard_emb_norm.weight", "width"),
-                Rule("soft_embedding_norm.weight", "soft_emb_norm.weight", "width"),
-                Rule("embedding_projection.weight", "input_projection.weight", "projection width"),
-            ),
-        ),
+        Section(PROJECTOR, "mm.", gemma3n_audio.EMBEDDER),
         Section(
             TOWER + "conv_stem.",
             "v.conv_stem.",
@@ -114,17 +108,21 @@ FAMILY = Family(
                 norm="width",
             ),
         ),
+        *gemma3n_audio.SECTIONS,
     ),
     mends=Mends(reshaped=((".layer_scale.gamma", "n -> n 1 1"),)),
     # So llama.cpp counts them; the tower gives 16 by 16 features, whatever the image's size.
     tokens=lambda _, values: int(values["vision.image"] // values["vision.patch"]),
     left_out=LANGUAGE_MODEL,
-    noted=(AUDIO,),
+    apart=APART,
+    told_by={"audio": "audio_config"},
+    unread={"audio": "llama.cpp runs no audio of Gemma 3n yet: it takes the file for images, and passes over the rest"},
     types=(
         Types("v.conv_stem.*", F32),
         # llama.cpp's own converter takes the outtype; llama.cpp then aborts on F32 and BF16.
         Types("v.*dw_*.conv.weight", F16, note=_NOTE),
         Types("v.*.down_conv.weight", F16, note=_NOTE),
         Types("v.*", F16, axes=4, in_f32=F32),
+        *gemma3n_audio.TYPES,
     ),
 )

@@ -1,11 +1,13 @@
 """Gemma 4: a gated tower with norms on both sides, pooled, whose linear layers may clip; and one matrix.
 
-Names: transformers' Gemma4ForConditionalGeneration; llama.cpp's ``conversion/gemma.py`` and ``tools/mtmd``. It is
-longer than other tables for the bounds that each linear layer may have.
+Names: transformers' Gemma4ForConditionalGeneration; llama.cpp's ``conversion/gemma.py`` and ``tools/mtmd``. The smaller
+models hear as well. It is longer than other tables for what only one of its two encoders has.
 """
 
 from clipgguf.config import ImageStatistics
+from clipgguf.families import gemma4_audio
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, statistics
+from clipgguf.families.gemma_tables import Linears, bounds, weights
 from clipgguf.family import Family, Mends
 from clipgguf.layers import norm
 from clipgguf.table import Prefix, Rule, Section, Value
@@ -15,9 +17,12 @@ PROJECTOR = Prefix("embed_vision.embedding_projection.weight", "model.")
 
 # Pixels are in [0, 1]; the tower itself makes [-1, 1] of them.
 STATISTICS = ImageStatistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), is_default=True)
-AUDIO = (r"(model\.)?(audio_tower|embed_audio)\.", "{count} tensors of the audio tower are left out")
+APART = {
+    "vision": r"(model\.)?(vision_tower|vision_embedder|embed_vision)\.",
+    "audio": r"(model\.)?(audio_tower|embed_audio)\.",
+}
 
-_LINEARS = {
+_LINEARS: Linears = {
     "self_attn.q_proj": ("attn_q", "width width'"),
     "self_attn.k_proj": ("attn_k", "width width'"),
     "self_attn.v_proj": ("attn_v", "width width'"),
@@ -26,8 +31,6 @@ _LINEARS = {
     "mlp.up_proj": ("ffn_up", "ffn width"),
     "mlp.down_proj": ("ffn_down", "width ffn"),
 }
-# The bounds of what goes into a linear layer, and of what comes out of it: scalars, which a file has as vectors.
-_BOUNDS = ("input_max", "input_min", "output_max", "output_min")
 
 FAMILY = Family(
     title="Gemma 4",
@@ -50,8 +53,9 @@ FAMILY = Family(
         # llama.cpp's own converter names none, so that llama.cpp computes quick GELU.
         *activation("vision_config.hidden_activation", "gelu_pytorch_tanh"),
         Value("vision.standardize", "vision_config.standardize", False),
-        Value("clips", "vision_config.use_clipped_linears", False),
-        Value("vision.clipping_blocks", of=lambda v: v["vision.blocks"] if v["clips"] else 0),
+        Value("vision.clips", "vision_config.use_clipped_linears", False),
+        Value("vision.clipping_blocks", of=lambda v: v["vision.blocks"] if v["vision.clips"] else 0),
+        *gemma4_audio.VALUES,
     ),
     sections=(
         Section(
@@ -76,10 +80,7 @@ FAMILY = Family(
             "v.blk.{}.",
             (
                 *norm("input_layernorm", "ln1", bias=False),
-                *(
-                    Rule(f"{theirs}.linear.weight|{theirs}.weight", f"{ours}.weight", shape)
-                    for theirs, (ours, shape) in _LINEARS.items()
-                ),
+                *weights(_LINEARS),
                 *norm("self_attn.q_norm", "attn_q_norm", "head", bias=False),
                 *norm("self_attn.k_norm", "attn_k_norm", "head", bias=False),
                 *norm("post_attention_layernorm", "attn_post_norm", bias=False),
@@ -88,27 +89,21 @@ FAMILY = Family(
             ),
             times="blocks",
         ),
-        Section(
-            TOWER + "encoder.layers.{}.",
-            "v.blk.{}.",
-            tuple(
-                Rule(f"{theirs}.{bound}", f"{ours}.{bound}", "-> 1")
-                for theirs, (ours, _) in _LINEARS.items()
-                for bound in _BOUNDS
-            ),
-            times="clipping_blocks",
-        ),
+        Section(TOWER + "encoder.layers.{}.", "v.blk.{}.", bounds(_LINEARS), times="clipping_blocks"),
         Section(
             TOWER,
             "v.",
             (Rule("std_bias", "std_bias", "width"), Rule("std_scale", "std_scale", "width")),
             times="standardize",
         ),
+        *gemma4_audio.SECTIONS,
     ),
     merge="vision.scale",
     mends=Mends(added=(("gelu", True),)),
     # Pictures have any size.
     tokens=lambda *_: 0,
     left_out=LANGUAGE_MODEL,
-    noted=(AUDIO,),
+    apart=APART,
+    told_by={"audio": "audio_config"},
+    types=gemma4_audio.TYPES,
 )

@@ -1,11 +1,12 @@
-"""Gemma 4 unified: no transformer; each patch of the image, after a norm, is one matrix away from the language model.
+"""Gemma 4 unified: no transformer; each patch of an image, and each 40 ms of sound, is one matrix away from the text.
 
 Names: transformers' Gemma4UnifiedForConditionalGeneration, as published and as transformers 5 has them; llama.cpp's
 ``conversion/gemma.py`` and ``tools/mtmd``.
 """
 
-from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, statistics
-from clipgguf.families.gemma4 import AUDIO, PROJECTOR, STATISTICS
+from clipgguf.families import gemma4_audio
+from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
+from clipgguf.families.gemma4 import APART, PROJECTOR, STATISTICS
 from clipgguf.family import Family
 from clipgguf.layers import norm
 from clipgguf.table import Prefix, Rule, Section, Value
@@ -32,6 +33,17 @@ FAMILY = Family(
         # Patches are merged before anything else, so that these are the patches of the matrix.
         Value("vision.scale", "vision_config.pooling_kernel_size", 3, unless=3),
         Value("vision.side", of=lambda v: v["vision.patch"] * v.get("vision.scale", 3)),
+        Value("audio.projector", default="gemma4ua"),
+        Value("audio.projection", "text_config.hidden_size", 2304),
+        Value("audio.width", "audio_config.audio_embed_dim", 640),
+        Value("audio.ffn", default=0),
+        Value("audio.blocks", default=0),
+        Value("audio.heads", default=0),
+        Value("audio.epsilon", "audio_config.rms_norm_eps", 1e-6),
+        # There are none: llama.cpp takes 640 samples as they are.
+        Value("audio.mel_bins", default=128),
+        settled("audio_config.audio_embed_dim", 640, part="audio"),
+        settled("audio_config.rms_norm_eps", 1e-6, part="audio"),
     ),
     sections=(
         Section(
@@ -58,10 +70,17 @@ FAMILY = Family(
                 *norm("pos_norm", "patch_norm.3"),
             ),
         ),
+        Section(
+            gemma4_audio.PROJECTOR,
+            "mm.a.",
+            (Rule("embedding_projection.weight", "input_projection.weight", "projection width"),),
+            part="audio",
+        ),
     ),
     merge="vision.scale",
     # Pictures have any size.
     tokens=lambda *_: 0,
     left_out=LANGUAGE_MODEL,
-    noted=(AUDIO,),
+    apart=APART,
+    told_by={"audio": "audio_config"},
 )

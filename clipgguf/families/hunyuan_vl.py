@@ -9,7 +9,7 @@ from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
 from clipgguf.family import Family
 from clipgguf.layers import linear, norm
 from clipgguf.table import F16, F32, Prefix, Rule, Section, Types, Value
-from clipgguf.tensor import rows_from
+from clipgguf.transforms import rows_from
 
 TOWER = Prefix("embeddings.patch_embedding.weight", "vit.")
 # What is called "perceive" on the hub.

@@ -13,7 +13,7 @@ from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
 from clipgguf.families.moonvit_tables import MERGER, PATCHES, POST_NORM, SIZES, TOWER, block
 from clipgguf.family import Family
 from clipgguf.table import INTEGERS, Prefix, Rule, Section, Value
-from clipgguf.tensor import in_parts
+from clipgguf.transforms import in_parts
 
 POSITIONS = Prefix("patch_embed.pos_emb.weight", "vision_tower.")
 # Of a head's pairs, each second is rotated by the row and the others by the column; readers want these one after the

@@ -15,7 +15,7 @@ from clipgguf.families.tower_tables import MODERN_BLOCK, TWO_FRAMES
 from clipgguf.family import Family
 from clipgguf.layers import linear, norm
 from clipgguf.table import Prefix, Section, Value
-from clipgguf.tensor import reordered
+from clipgguf.transforms import reordered
 
 TOWER = Prefix("pre_layrnorm.weight", "vision_tower.vision_model.")
 PROJECTOR = Prefix("multi_modal_projector.linear_1.weight")

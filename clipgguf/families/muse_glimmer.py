@@ -13,7 +13,7 @@ from clipgguf.families.tower_tables import rotated
 from clipgguf.family import Family
 from clipgguf.layers import linear, norm
 from clipgguf.table import Prefix, Rule, Section, Value
-from clipgguf.tensor import summed
+from clipgguf.transforms import summed
 
 TOWER = Prefix("patch_embedder.patch_embedding.weight", "model.vision_tower.")
 

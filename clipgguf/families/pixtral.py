@@ -10,8 +10,8 @@ from clipgguf.families.tower_tables import rotated
 from clipgguf.family import Family
 from clipgguf.layers import linear, norm
 from clipgguf.table import PerModel, Prefix, Rule, Section, Value
-from clipgguf.tensor import row
 from clipgguf.tokens import token_id
+from clipgguf.transforms import row
 
 TOWER = Prefix("patch_conv.weight", "vision_tower.")
 PROJECTOR = Prefix("linear_1.weight", "multi_modal_projector.")

@@ -122,9 +122,12 @@ def llama_cpp(file: ClipFile) -> Iterator[str]:
     if file.why_not_known is not None:
         yield Doubt(file.why_not_known)
         return
+    whole = file
+    for part in file.family.unread if file.family is not None else ():
+        file = file.without(part)
     parts = [part for part in (file.family.parts if file.family else ()) if part != "text"] or ["vision"]
     yield from demands.has_keys(file, [f"has_{part}" for part in parts])
-    yield from demands.has_key_types(file, OPTIONAL, known=(*VISION, *AUDIO))
+    yield from demands.has_key_types(whole, OPTIONAL, known=(*VISION, *AUDIO))
     for part, keys in (("vision", VISION), ("audio", AUDIO)):
         yield from demands.has_keys(file, keys, part)
     for part in parts:

@@ -36,12 +36,12 @@ _TAKEN: Mapping[str, tuple[str, ...]] = {
 }
 # What it does not look for.
 _IGNORED = frozenset({"has_text", "has_minicpmv", "rope_base"})
-# Tensors of several axes that it adds to others, joins with them, or squares, and aborts on in any type but F32. Of the
-# table of positions some families look rows up instead.
+# Tensors of several axes that it adds to others, joins with them, squares, or slides along time, and aborts on in any
+# type but F32. Of the table of positions some families look rows up instead.
 _ADDED = (
     *("v.position_embd.weight", "a.position_embd.weight", "v.sam.pos_embd.weight", "v.proj_blk.*.img_pos"),
     *("resampler.query", "v.class_embd", "a.blk.*.pos_bias_[uv]", "a.proj_query", "a.mel_filters"),
-    "a.rvq.codebook.weight",
+    *("a.rvq.codebook.weight", "a.blk.*.conv_dw.weight"),
 )
 _BY_ROWS = frozenset(
     {"clip", "deepseek_ocr", "gemma4", "gemma4_unified", "hunyuan_vl", "llava", "minicpmv", "minicpmv4_6"}

@@ -13,7 +13,7 @@ from clipgguf.jobs import SourceRange
 from clipgguf.planning import PlannedTensor
 from clipgguf.sources import Source
 from clipgguf.stream import LOOK_AHEAD, ChunkStream
-from clipgguf.tensor import View
+from clipgguf.tensor import Computed, View
 from clipgguf.verification.values import PIECE, Bytes, Comparison, compare_values
 from clipgguf.workers import Workers
 from clipgguf.writer import Progress
@@ -72,7 +72,8 @@ def _ahead(
         started[tensor.name] = start + count
         # The stream uses its buffer again.
         data = chunk.data if isinstance(chunk.data, SourceRange) else np.frombuffer(bytes(chunk.data), np.uint8)
-        compared = workers.submit(_compare, data, tensor.source.dtype, count, file, target, start)
+        within = tensor.source.within if isinstance(tensor.source, Computed) else 0.0
+        compared = workers.submit(_compare, data, tensor.source.dtype, count, file, target, start, within)
         under_way.append((chunk.nbytes, tensor.name, compared))
         if len(under_way) == most:
             yield under_way.popleft()
@@ -80,9 +81,12 @@ def _ahead(
 
 
 def _compare(
-    data: SourceRange | Bytes, source_dtype: str, count: int, file: Source, stored: View, first: int
+    data: SourceRange | Bytes, source_dtype: str, count: int, file: Source, stored: View, first: int, within: float
 ) -> Comparison:
-    """Compare ``count`` values of a source with those of a file's tensor from ``first`` on, a piece at a time."""
+    """Compare ``count`` values of a source with those of a file's tensor from ``first`` on, a piece at a time.
+
+    ``within`` is the error that values may have which others compute otherwise.
+    """
     ggml_type = GGMLQuantizationType[stored.dtype]
     block, block_nbytes = GGML_QUANT_SIZES[ggml_type]
     # Chunks have whole rows, or a power of two of values in a row.
@@ -99,5 +103,5 @@ def _compare(
                 source = data[start * itemsize :][: size * itemsize]
             target = np.empty(size // block * block_nbytes, np.uint8)
             file.read(stored.offset + (first + start) // block * block_nbytes, target.data)
-            result = result.followed_by(compare_values(source, source_dtype, target, ggml_type))
+            result = result.followed_by(compare_values(source, source_dtype, target, ggml_type, within))
     return result

@@ -1,6 +1,5 @@
 """What a conversion from far away leaves when it is interrupted: the next one goes on with it, byte for byte."""
 
-import fcntl
 import json
 import os
 import random
@@ -29,6 +28,7 @@ from tests.processes import uncovered
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no locks by which parts are told")
 
+fcntl = pytest.importorskip("fcntl")
 CLIP = towers(96, 4, 4)
 Break = Callable[..., Path]
 

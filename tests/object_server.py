@@ -46,12 +46,16 @@ class ObjectServer(HubServer):
 
 
 class _StoreHandler(_Handler):
-    do_PUT = do_POST = do_DELETE = _Handler.do_GET  # noqa: N815
-
     hub: ObjectServer
 
+    def do_PUT(self) -> None:  # noqa: N802 - the name that the base class looks for.
+        # All of it, also where the answer will be an error: else the client's connection breaks while it sends.
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.do_GET()
+
+    do_POST = do_DELETE = do_PUT  # noqa: N815
+
     def _answer_hub(self, path: str, query: str) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.query = {name: values[0] for name, values in parse_qs(query, keep_blank_values=True).items()}
         bucket, _, key = path.partition("/")
         known = f"Credential={KEY}/", f"Bearer {SECRET}", f"SharedKey {KEY}:"
@@ -70,7 +74,7 @@ class _StoreHandler(_Handler):
             (self.hub.root / path).unlink(missing_ok=True)
             self._send(204)
         else:
-            self._upload(self.hub.root / path, body)
+            self._upload(self.hub.root / path, self.body)
 
     def _begin(self, status: int, length: int, headers: dict[str, str]) -> None:
         super()._begin(status, length, {"Last-Modified": MADE, **headers})

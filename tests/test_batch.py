@@ -73,6 +73,7 @@ def test_what_is_done_is_not_done_again(models: Path, run: Run, work: Path) -> N
     assert len(records(work / "list.txt.jsonl")) == 5
 
 
+@pytest.mark.slow
 def test_what_is_done_is_verified(models: Path, run: Run, work: Path) -> None:
     listed = write_list(work / "list.txt", f"{(models / 'a').as_posix()} -o out/ --image-mean 0.1 0.2 0.3 --threads 1")
     assert run("batch", listed, "--verify").returncode == 0

@@ -101,6 +101,7 @@ def test_waits_are_told_on_the_command_line(hub: HubServer, run: Run) -> None:
     assert hub.faults[-1].times == 0
 
 
+@pytest.mark.slow
 def test_https_is_trusted_as_the_system_says(hub: HubServer, run_alone: Run, tmp_path: Path) -> None:
     # A certificate of its own for "localhost", with its key; made by openssl, and good for a hundred years.
     certificate = Path(__file__).parent / "fixtures" / "localhost.pem"

@@ -12,6 +12,7 @@ from clipgguf.sources import tries
 from tests.checkpoints import write_model
 from tests.hub_server import Fault, HubServer
 from tests.llava_checkpoints import Llava, write_hf
+from tests.marks import slow_but_for
 from tests.test_sources import DEEP, deflated
 
 KINDS = ("status", "drop", "stall", "short", "shift", "ignore", "gzip", "swap")
@@ -68,7 +69,7 @@ def test_random_faults(seed: int, hub: HubServer, tmp_path: Path) -> None:
     assert endings == {"error", "file"}
 
 
-@pytest.mark.parametrize("kind", ["stored", "deflated"])
+@pytest.mark.parametrize("kind", slow_but_for(("stored", "deflated"), "stored"))
 def test_archives_of_torch(kind: str, hub: HubServer, tmp_path: Path) -> None:
     archive = deflated(model := write_model(hub.root / "o" / "m", DEEP))
     if kind == "stored":

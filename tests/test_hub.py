@@ -164,6 +164,7 @@ def test_the_cache_is_read_and_never_written(hub: HubServer, tmp_path: Path, run
     assert sorted(tmp_path.glob("cache/**/*")) == before
 
 
+@pytest.mark.slow
 def test_offline(hub: HubServer, tmp_path: Path) -> None:
     cached(hub, tmp_path / "home" / "hub")
     expected = local(hub, tmp_path)

@@ -30,7 +30,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _no_hub: None) -> Itera
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("hf://o/nothing", r"^hf://o/nothing: does not exist on the hub, or is private"),
+        pytest.param(
+            "hf://o/nothing",
+            r"^hf://o/nothing: does not exist on the hub, or is private",
+            marks=pytest.mark.slow,  # huggingface_hub asks again.
+        ),
         ("o/nothing", r"^o/nothing: is no directory here; hf://o/nothing: does not exist on the hub"),
         ("hf://o/tiny-clip@v9", r"^hf://o/tiny-clip@v9: the model has no revision v9$"),
         ("hf://o/tiny-clip/sub", r"^hf://o/tiny-clip/sub: is missing, commit [0-9a-f]{40} does not have it$"),

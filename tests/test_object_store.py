@@ -22,6 +22,7 @@ from tests.checkpoints import write_model
 from tests.conftest import Run
 from tests.hub_server import Fault
 from tests.llava_checkpoints import Llava, write_original
+from tests.marks import slow_but_for
 from tests.object_server import KEY, SECRET, ObjectServer
 from tests.processes import command, uncovered
 from tests.store_models import stored
@@ -73,7 +74,7 @@ GOOD_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("kind", GOOD_FAULTS)
+@pytest.mark.parametrize("kind", slow_but_for(GOOD_FAULTS, "429", "stall"))
 def test_faults_that_pass(kind: str, store: ObjectServer, expected: bytes, tmp_path: Path) -> None:
     store.faults.append(replace(GOOD_FAULTS[kind], server="store"))
     assert convert(MODEL, tmp_path / "out.gguf").path.read_bytes() == expected
@@ -97,7 +98,7 @@ BAD_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("kind", BAD_FAULTS)
+@pytest.mark.parametrize("kind", slow_but_for(BAD_FAULTS, "403", "412", "swap"))
 def test_faults_that_do_not_pass(kind: str, store: ObjectServer, tmp_path: Path) -> None:
     fault, words = BAD_FAULTS[kind]
     store.faults.append(replace(fault, server="store"))
@@ -190,6 +191,7 @@ def test_parts_from_a_store(store: ObjectServer, tmp_path: Path) -> None:
     assert convert(MODEL, tmp_path / "d.gguf", vocab).path.read_bytes() == local
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["gs", "az"])
 def test_other_stores(
     scheme: str, store: ObjectServer, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@
 as where llama.cpp has a value of its own for a key that is missing, anything is right.
 """
 
+import os
 import random
 import re
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ from tests.gguf_bytes import rewritten
 from tests.llama_client import ask, is_available
 from tests.readers import reasons
 
-# So many mutants of each kind for every fixture.
-SAMPLE = 2
+# So many mutants of each kind for every fixture; a scheduled run has more.
+SAMPLE = 4 if "CLIPGGUF_FUZZ" in os.environ else 1
 TYPES = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
 # In all other blocks the tensors are called alike.
 FIRST = re.compile(r"\.[1-9]\d*\.(?!(?:weight|bias)$)")

@@ -17,6 +17,7 @@ from clipgguf.uploads import object_store
 from tests.checkpoints import write_model
 from tests.conftest import Run
 from tests.hub_server import Fault
+from tests.marks import slow_but_for
 from tests.object_server import KEY, SECRET, ObjectServer
 from tests.processes import command, uncovered
 from tests.store_models import stored
@@ -92,7 +93,7 @@ GOOD_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("kind", GOOD_FAULTS)
+@pytest.mark.parametrize("kind", slow_but_for(GOOD_FAULTS, "503"))
 def test_faults_that_pass(kind: str, store: ObjectServer, large: Path, tmp_path: Path) -> None:
     store.faults.append(replace(GOOD_FAULTS[kind], server="store"))
     expected = convert(large, tmp_path / "a.gguf").path.read_bytes()
@@ -110,7 +111,7 @@ BAD_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("kind", BAD_FAULTS)
+@pytest.mark.parametrize("kind", slow_but_for(BAD_FAULTS, "403"))
 def test_faults_that_do_not_pass(kind: str, store: ObjectServer, large: Path) -> None:
     (store.root / "b" / "x.gguf").write_bytes(b"before")
     fault, words = BAD_FAULTS[kind]

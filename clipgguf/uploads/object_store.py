@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # A part, of which stores take 10,000 at most: 84 GB. One is filled while the others are under way.
 PART_NBYTES = 8 << 20
 PARTS_UNDER_WAY = 2
+# What is collected before a thread hands it to obstore: there may be many small tensors.
+_SMALL_NBYTES = 1 << 16
 # How long the end of an upload that failed is waited for, in seconds. The store may have been what failed.
 _ABORT_SECONDS = 5.0
 
@@ -73,6 +75,7 @@ class _Upload:
     def __init__(self, address: StoreAddress) -> None:
         self.address = address
         self.sent = 0
+        self._kept = bytearray()
         self._writer: Any = None
 
     def __enter__(self) -> "_Upload":
@@ -83,21 +86,39 @@ class _Upload:
         return self
 
     def send(self, data: "Buffer") -> None:
-        """Send what comes next. Raises OutputError when the store does not take it."""
-        if not len(memoryview(data)):
+        """Send what comes next, soon. Raises OutputError when the store does not take it."""
+        nbytes = len(memoryview(data))
+        self.sent += nbytes
+        if len(self._kept) + nbytes <= _SMALL_NBYTES:
+            self._kept += data
             return
+        self._send_kept()
         writer = self._writer
         _done(self.address, lambda: writer.write(data))
-        self.sent += len(memoryview(data))
+
+    def _send_kept(self) -> None:
+        if self._kept:
+            kept, self._kept = self._kept, bytearray()
+            writer = self._writer
+            _done(self.address, lambda: writer.write(kept))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         writer = self._writer
         if error is None:
+            try:
+                self._send_kept()
+            except BaseException as e:
+                self._abort(e)
+                raise
             _done(self.address, lambda: writer.__exit__(None, None, None))
             return
-        ending = CALLERS.submit(lambda: writer.__exit__(kind, error, None))
+        self._abort(error)
+
+    def _abort(self, error: BaseException) -> None:
+        writer = self._writer
+        ending = CALLERS.submit(lambda: writer.__exit__(type(error), error, None))
         try:
             ending.exception(_ABORT_SECONDS)
         except FutureTimeoutError:

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from clipgguf.tensor import Computed, Read, Then, View
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def resized(side: str) -> Then:
@@ -26,9 +26,11 @@ def resized(side: str) -> Then:
         if new == old:
             return view
         grid = replace(view, shape=(old, old, shape[2]))
-        lower, upper, near, far = _neighbours(old, new)
 
-        def rows(read: Read, start: int, stop: int) -> NDArray[Any]:
+        def rows(read: Read, start: int, stop: int) -> "NDArray[Any]":
+            import numpy as np
+
+            lower, upper, near, far = _neighbours(old, new)
             made = np.empty((stop - start, new, shape[2]), np.float32)
             for row, out in enumerate(made, start):
                 above, below = (read(grid.rows(n, n + 1))[0].astype(np.float32) for n in (lower[row], upper[row]))
@@ -43,8 +45,10 @@ def resized(side: str) -> Then:
     return then
 
 
-def _neighbours(old: int, new: int) -> tuple[NDArray[Any], ...]:
+def _neighbours(old: int, new: int) -> "tuple[NDArray[Any], ...]":
     """Return between which two of the old positions each new one lies along an axis, and the weights of both."""
+    import numpy as np
+
     step = np.float32(old - 1) / np.float32(new - 1) if new > 1 else np.float32(0)
     place = step * np.arange(new, dtype=np.float32)
     lower = np.minimum(place.astype(np.int64), old - 1)

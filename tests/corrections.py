@@ -75,10 +75,8 @@ CORRECTIONS: dict[str, Correction] = {
     "gemma3n": Correction(
         why="The reference leaves the scales of layers flat, which llama.cpp cannot multiply channels by: it aborts. "
         "ggml takes depthwise kernels in F16 only, others in F16 and F32, and aborts on the reference's bf16 and f32 "
-        "files. It does not know the audio tower's first norms, which it knows of Gemma 4, and takes 6144 for the "
-        "feed-forward's width, which is four times the tower's.",
+        "files. It does not know the audio tower's first norms, which it knows of Gemma 4.",
         checkpoint=((r"^model\.audio_tower\.(subsample\w+\.)conv_(\d)\.norm", r"conformer.\1layer\2.norm"),),
-        config={"audio_config": {"intermediate_size": 256}},
         ones=((r"layer_scale\.gamma$", 2),),
         types=(
             (r"v\..*(dw_\w+\.conv|down_conv)\.weight", "F16 F16 F16 F16"),

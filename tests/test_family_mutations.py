@@ -37,6 +37,8 @@ def planned(model: Path, shapes: Shapes) -> Plan:
 def test_a_missing_tensor_is_named(family: Fixture, written: Write, tmp_path: Path) -> None:
     model = written(family).copy(tmp_path / "m")
     for name in one_of_each_kind(model):
+        if family.module == "gemma3n" and "subsample_conv_projection" in name and "norm" in name:
+            continue  # Some have none.
         with pytest.raises(CheckpointError) as error:
             planned(model, {n: s for n, s in family.shapes.items() if n != name})
         (problem,) = error.value.problems

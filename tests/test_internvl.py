@@ -41,10 +41,15 @@ def test_rms_norms(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert names >= {f"v.blk.{block}.attn_{x}_norm.weight" for block in range(4) for x in "qk"}
 
 
-@pytest.mark.parametrize("tower", [{"norm_type": "rms_norm"}, {"use_qk_norm": True}, RMS_NORMS])
-def test_norms_that_llama_cpp_takes_for_others(tower: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="they know 'layer_norm' and use_qk_norm false"):
+@pytest.mark.parametrize("tower", [{"norm_type": "rms_norm"}, {"use_qk_norm": True}])
+def test_norms_that_no_model_has(tower: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="should be 'layer_norm' and false, or 'rms_norm' and true"):
         plan(changed("internvl--hf", tower, dict).write(tmp_path / "m"))
+
+
+def test_norms_that_llama_cpp_takes_for_others(tmp_path: Path) -> None:
+    (warning,) = plan(changed("internvl--hf", RMS_NORMS, rms_normed).write(tmp_path / "m")).warnings
+    assert "llama.cpp goes by the sizes, 64 and 4, and takes 'layer_norm'" in warning
 
 
 @pytest.mark.parametrize(

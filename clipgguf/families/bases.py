@@ -78,17 +78,20 @@ def activation(source: str, default: str) -> tuple[Value, Value, Value]:
     )
 
 
-def settled(source: str, *allowed: Any, part: str = "") -> Value:
+def settled(source: str, *allowed: Any, part: str = "", is_size: bool = False) -> Value:
     """Return the value of a setting that readers take for granted: where config.json has it, it must be one of these.
 
-    It is not written. That of a ``part`` matters to files with this part alone.
+    It is not written. That of a ``part`` matters to files with this part alone. Of a size that readers have built in a
+    warning is enough: they say themselves that another does not fit.
     """
 
     def setting(inputs: Inputs) -> Any:
         where, found = inputs.find(source)
         if found is not None and not any(found == value and type(found) is type(value) for value in allowed):
             known = " or ".join(map(repr, allowed))
-            raise ConfigError(f"{where} is {shown(found)}, which readers would compute wrongly; they know {known}")
+            if not is_size:
+                raise ConfigError(f"{where} is {shown(found)}, which readers would compute wrongly; they know {known}")
+            inputs.warnings.append(f"{where} is {shown(found)}, readers take {known} alone")
         return found
 
     return Value(f"{part}.{source.rpartition('.')[2]}" if part else source, setting)

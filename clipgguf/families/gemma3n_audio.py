@@ -31,7 +31,8 @@ VALUES = (
     Value("audio.projector", default="gemma3na"),
     Value("audio.projection", "text_config.hidden_size", 2048),
     Value("audio.width", "audio_config.hidden_size", 1536),
-    Value("audio.ffn", of=lambda v: 4 * v["audio.width"]),
+    # So it stands in llama.cpp's files, four times the published width; no reader uses it.
+    Value("audio.ffn", default=6144),
     Value("audio.blocks", "audio_config.conf_num_hidden_layers", 12),
     Value("audio.heads", "audio_config.conf_num_attention_heads", 8),
     Value("audio.head", of=lambda v: v["audio.width"] // v["audio.heads"]),
@@ -44,14 +45,14 @@ VALUES = (
 )
 
 _LINEARS: Linears = {
-    **feed_forward("ffw_layer_start"),
+    **feed_forward("ffw_layer_start", ffn="(4 width')"),
     "attention.attn.q_proj": ("attn_q", "width width'"),
     "attention.attn.k_proj": ("attn_k", "width width'"),
     "attention.attn.v_proj": ("attn_v", "width width'"),
     "attention.attn.relative_position_embedding.pos_proj": ("linear_pos", "width width'"),
     "attention.post": ("attn_out", "width width'"),
     **CONVOLUTION,
-    **feed_forward("ffw_layer_end", "_1"),
+    **feed_forward("ffw_layer_end", "_1", "(4 width')"),
 }
 
 SECTIONS = (
@@ -60,7 +61,8 @@ SECTIONS = (
         TOWER,
         "a.",
         (
-            *subsampling("subsample_conv_projection.conv_{}"),
+            # llama.cpp's converter knows no norms here, so that its files have none.
+            *subsampling("subsample_conv_projection.conv_{}", optional_norms=True),
             Rule("subsample_conv_projection.input_proj_linear.weight", "pre_encode.out.weight", "width (bands second)"),
         ),
         part="audio",

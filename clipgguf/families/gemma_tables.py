@@ -30,11 +30,14 @@ def bounds(linears: Linears) -> tuple[Rule, ...]:
     )
 
 
-def feed_forward(theirs: str, end: str = "") -> Linears:
-    """Return the linear layers of one of a conformer block's two feed-forwards, whose names in the file end so."""
+def feed_forward(theirs: str, end: str = "", ffn: str = "ffn") -> Linears:
+    """Return the linear layers of one of a conformer block's two feed-forwards, whose names in the file end so.
+
+    ``ffn`` is the axis that is widened.
+    """
     return {
-        f"{theirs}.ffw_layer_1": (f"ffn_up{end}", "ffn width"),
-        f"{theirs}.ffw_layer_2": (f"ffn_down{end}", "width ffn"),
+        f"{theirs}.ffw_layer_1": (f"ffn_up{end}", f"{ffn} width"),
+        f"{theirs}.ffw_layer_2": (f"ffn_down{end}", f"width {ffn}"),
     }
 
 
@@ -58,11 +61,11 @@ CONVOLUTION_NORMS = (
 )
 
 
-def subsampling(layer: str) -> tuple[Rule, ...]:
+def subsampling(layer: str, *, optional_norms: bool = False) -> tuple[Rule, ...]:
     """Return the rules of two convolutions, each of which halves times and frequencies; ``{}`` is their number."""
     rules: list[Rule] = []
     for number, (into, out) in enumerate((("1", "first"), ("first", "second"))):
         theirs = layer.replace("{}", str(number))
         rules.append(Rule(f"{theirs}.conv.weight", f"conv1d.{number}.weight", f"{out} {into} 3 3'"))
-        rules += norm(f"{theirs}.norm", f"conv1d.{number}.norm", out, bias=False)
+        rules += norm(f"{theirs}.norm", f"conv1d.{number}.norm", out, bias=False, optional=optional_norms)
     return tuple(rules)

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipgguf.config import ImageStatistics
-from clipgguf.errors import shown
+from clipgguf.errors import ConfigError, shown
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, settled, statistics
 from clipgguf.families.tower_tables import TOWER
 from clipgguf.family import Family
+from clipgguf.inputs import Inputs
 from clipgguf.layers import fused_qkv, linear, norm
 from clipgguf.table import SIDE, Prefix, Rule, Section, Value
 
@@ -22,21 +23,25 @@ RMS_NORMED = (3200, 45)
 
 
 def rms_normed(values: Mapping[str, Any]) -> int:
-    """Return how many blocks llama.cpp takes for those with RMS norms, also of queries and keys: all or none."""
+    """Return how many blocks have RMS norms, also of queries and keys: all or none. A file's sizes tell."""
     blocks: int = values["vision.blocks"]
-    return blocks if (values["vision.width"], blocks) == RMS_NORMED else 0
+    of_6b = (values["vision.width"], blocks) == RMS_NORMED
+    return blocks if values.get("norm_type", "rms_norm" if of_6b else "") == "rms_norm" else 0
 
 
-def check_norms(values: Mapping[str, Any]) -> None:
-    """Refuse norms that llama.cpp takes for others."""
-    norms = values["norm_type"], values["qk_norm"]
-    known = ("rms_norm", True) if rms_normed(values) else ("layer_norm", False)
-    if norms != known:
-        are, should_be = (f"{shown(kind)} and use_qk_norm {str(also).lower()}" for kind, also in (norms, known))
-        raise ValueError(
-            f"vision_config: norm_type is {are}, which readers would compute wrongly with this hidden_size and "
-            f"num_hidden_layers; they know {should_be}"
-        )
+def check_norms(inputs: Inputs) -> None:
+    """Warn of norms that llama.cpp takes for others; ConfigError for norms that no InternViT has."""
+    config = inputs.config
+    kind = config.get("vision_config.norm_type", "layer_norm")
+    also = config.get("vision_config.use_qk_norm|vision_config.qk_normalization", False)
+    where = config.label("vision_config.norm_type")
+    are = f"{where} is {shown(kind)} and use_qk_norm {shown(also)}"
+    if (kind, also) not in (("rms_norm", True), ("layer_norm", False)):
+        raise ConfigError(f"{are}, should be 'layer_norm' and false, or 'rms_norm' and true")
+    sizes = config.get("vision_config.hidden_size", 1024), config.get("vision_config.num_hidden_layers", 24)
+    if (sizes == RMS_NORMED) != (kind == "rms_norm"):
+        taken = "layer_norm" if kind == "rms_norm" else "rms_norm"
+        inputs.warnings.append(f"{are}; llama.cpp goes by the sizes, {sizes[0]} and {sizes[1]}, and takes {taken!r}")
 
 
 def patches_per_token(values: Mapping[str, Any]) -> int:
@@ -115,8 +120,7 @@ FAMILY = Family(
         Value("vision.epsilon", "vision_config.layer_norm_eps", 1e-6),
         *statistics(IMAGENET_STATISTICS),
         Value("norm_type", "vision_config.norm_type", "layer_norm"),
-        Value("qk_norm", "vision_config.use_qk_norm|vision_config.qk_normalization", False),
-        Value("norms", of=check_norms),
+        Value("norms", check_norms),
         Value("vision.rms_normed", of=rms_normed),
         Value("vision.layer_normed", of=lambda v: v["vision.blocks"] - v["vision.rms_normed"]),
         *activation("vision_config.hidden_act", "gelu"),

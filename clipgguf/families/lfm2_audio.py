@@ -17,8 +17,8 @@ TOWER = Prefix("pre_encode.out.weight", "conformer.")
 ATTENTION = (
     *(rule for name in "qkv" for rule in linear(f"self_attn.linear_{name}", f"attn_{name}", "width", "width'")),
     *linear("self_attn.linear_out", "attn_out", "width", "width'"),
-    # The relative positions, which the reader computes, are of this width.
-    *linear("self_attn.linear_pos", "linear_pos", "width", "512", bias=False),
+    # The relative positions, which the reader computes, are of the same width.
+    *linear("self_attn.linear_pos", "linear_pos", "width", "width'", bias=False),
     Rule("self_attn.pos_bias_u", "pos_bias_u", "heads head"),
     Rule("self_attn.pos_bias_v", "pos_bias_v", "heads head"),
 )
@@ -45,7 +45,7 @@ FAMILY = Family(
         Value("audio.mel_bins", "encoder.feat_in", 128),
         # Of the frequencies, halved three times.
         Value("audio.bands", of=lambda v: -(-v["audio.mel_bins"] // 8)),
-        settled("encoder.d_model", 512),
+        settled("encoder.d_model", 512, is_size=True),
         settled("encoder.conv_kernel_size", 9),
         settled("encoder.subsampling", "dw_striding"),
         settled("encoder.subsampling_factor", 8),

@@ -77,14 +77,14 @@ FAMILY = Family(
         ),
         Section(TOWER + "blocks.{}.", "v.blk.{}.", (Rule(*SINKS),), times="windowed", same_numbers=True),
         Section(TOWER + "blocks.{}.", "v.blk.{}.", (Rule(*SINKS, optional=True),), times="whole", same_numbers=True),
-        # llama.cpp's graph has no biases here, and the published model has none.
-        Section(TOWER, "v.", norm("merger.ln_q", "post_ln", bias=False)),
+        # The published model has no biases here, and llama.cpp's graph applies none.
+        Section(TOWER, "v.", norm("merger.ln_q", "post_ln", bias="optional")),
         Section(
             TOWER + "merger.mlp.",
             "mm.",
             (
-                *linear("0", "0", "merged", "merged'", bias=False),
-                *linear("2", "2", "projection", "merged", bias=False),
+                *linear("0", "0", "merged", "merged'", bias="optional"),
+                *linear("2", "2", "projection", "merged", bias="optional"),
             ),
         ),
         *audio.SECTIONS,

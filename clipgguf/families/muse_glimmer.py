@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipgguf.config import SIGLIP_STATISTICS
+from clipgguf.errors import shown
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled, statistics
 from clipgguf.families.tower_tables import rotated
 from clipgguf.family import Family
+from clipgguf.inputs import Inputs, checked
 from clipgguf.layers import linear, norm
 from clipgguf.table import Prefix, Rule, Section, Value
 from clipgguf.transforms import summed
@@ -18,15 +20,15 @@ from clipgguf.transforms import summed
 TOWER = Prefix("patch_embedder.patch_embedding.weight", "model.vision_tower.")
 
 
-def windows(values: Mapping[str, Any]) -> None:
-    """Make sure that just every fourth block and the last one attend to the whole image, as readers take it."""
-    kinds, blocks = values["layer_types"], values["vision.blocks"]
+def layer_types(inputs: Inputs) -> None:
+    """Warn where it is not just every fourth block and the last one that attend to the whole image."""
+    where, found = inputs.find("vision_config.layer_types")
+    kinds = checked(list, where, found) if found is not None else []
+    blocks = len(kinds)
     whole = [number for number, kind in enumerate(kinds) if kind == "full_attention"]
-    if kinds and (len(kinds) != blocks or whole != sorted({*range(3, blocks, 4), blocks - 1})):
-        raise ValueError(
-            f"vision_config: num_hidden_layers is {blocks:,}, layer_types should be as many, with 'full_attention' for "
-            "every fourth and for the last"
-        )
+    if kinds and whole != sorted({*range(3, blocks, 4), blocks - 1}):
+        rule = "'full_attention' for every fourth and for the last alone"
+        inputs.warnings.append(f"{where} is {shown(kinds)}, readers take {rule}, and compute another model's features")
 
 
 def positions(values: Mapping[str, Any]) -> int:
@@ -55,8 +57,7 @@ FAMILY = Family(
         Value("vision.merge", "vision_config.merge_size", 2),
         settled("vision_config.hidden_act", "gelu"),
         settled("projector_hidden_act", "gelu"),
-        Value("layer_types", "vision_config.layer_types", []),
-        Value("windows", of=windows),
+        Value("layer_types", layer_types),
         Value("vision.image", of=lambda v: v["vision.rows"] * v["vision.patch"] * v["vision.merge"]),
         Value("vision.positions", of=positions),
         Value("vision.merged", of=lambda v: v["vision.merge"] ** 2 * v["vision.width"]),

@@ -50,5 +50,6 @@ FAMILY = Family(
         ),
     ),
     merge="vision.merge",
-    left_out=(*LANGUAGE_MODEL, SIGLIP_HEAD),
+    # Of SigLIP 2 nothing but the tower.
+    left_out=(*LANGUAGE_MODEL, SIGLIP_HEAD, r"siglip2\.(?!vision_model\.)"),
 )

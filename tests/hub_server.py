@@ -206,10 +206,11 @@ class _Handler(FarHandler):
         elif match := re.fullmatch(r"api/resolve-cache/models/([^/]+/[^/]+)/([^/]+)/(.+)", path):
             if repo := self._repo(match[1], match[2]):
                 self._send_file(self.hub.root / repo / match[3])
-        elif (match := re.fullmatch(r"([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)) and (
-            repo := self._repo(match[1], match[2])
-        ):
-            self._resolve(repo, match[3])
+        elif match := re.fullmatch(r"([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            if repo := self._repo(match[1], match[2]):
+                self._resolve(repo, match[3])
+        else:  # huggingface_hub 2 asks for something that it can do without, and waits for the answer.
+            self._error(404, None, "Not found")
 
     def _repo(self, repo: str, revision: str) -> str | None:
         """Return the repo, or answer with what is wrong."""

@@ -18,9 +18,9 @@ from tests.processes import uncovered
 
 @contextmanager
 def hub_process(root: Path, line: Line, home: Path, *, tls: bool = False) -> Iterator[dict[str, str]]:
-    """Serve a directory; give the environment in which huggingface_hub asks there, without Xet and any token.
+    """Serve a directory; give the environment in which huggingface_hub asks there and nowhere else, without a token.
 
-    ``home`` is for what it keeps, and ``PLAIN`` the address of the same files on a plain web server.
+    ``home`` is for what it keeps, and ``PLAIN_WEB`` the address of the same files on a plain web server.
     """
     words = [sys.executable, "-m", "tests.hub_process", str(root), "--tls" if tls else "--no-tls"]
     words += ["--latency", str(line.latency), "--bandwidth", str(line.bandwidth)]
@@ -28,9 +28,13 @@ def hub_process(root: Path, line: Line, home: Path, *, tls: bool = False) -> Ite
         assert process.stdin is not None and process.stdout is not None
         try:
             told = json.loads(process.stdout.readline())
-            trusted = {"SSL_CERT_FILE": str(CERTIFICATE)} if tls else {}
-            ways = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HOME": str(home), **trusted}
-            yield {"HF_ENDPOINT": told["endpoint"], "PLAIN": told["plain"], **ways}
+            without = dict.fromkeys(("DISABLE_XET", "DISABLE_IMPLICIT_TOKEN", "DISABLE_UPDATE_CHECK"), "1")
+            yield {
+                **{f"HF_HUB_{name}": value for name, value in without.items()},
+                **{"HF_ENDPOINT": told["endpoint"], "PLAIN_WEB": told["plain"], "HF_HOME": str(home)},
+                **({"SSL_CERT_FILE": str(CERTIFICATE)} if tls else {}),
+                "NO_PROXY": "localhost,127.0.0.1",
+            }
         finally:
             process.stdin.close()
 

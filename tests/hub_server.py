@@ -12,8 +12,10 @@ import json
 import re
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -22,6 +24,7 @@ from tests.line import FarHandler, FarServer, Line
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
 LARGE = (".safetensors", ".bin", ".gguf")
 PIECE = 1 << 14  # How much of a body goes out at a time where a fault may be in it, and where none is.
 LARGE_PIECE = 1 << 17
@@ -205,7 +208,7 @@ class _Handler(FarHandler):
                 self._send_json({"id": repo, "sha": self.hub.commit(repo), "siblings": siblings, "tags": []})
         elif match := re.fullmatch(r"api/resolve-cache/models/([^/]+/[^/]+)/([^/]+)/(.+)", path):
             if repo := self._repo(match[1], match[2]):
-                self._send_file(self.hub.root / repo / match[3])
+                self._send_file(self.hub.root / repo / match[3], {"X-Repo-Commit": self.hub.commit(repo)})
         elif match := re.fullmatch(r"([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             if repo := self._repo(match[1], match[2]):
                 self._resolve(repo, match[3])
@@ -258,14 +261,15 @@ class _Handler(FarHandler):
         linked = {"X-Linked-Etag": f'"{self._etag(repo, name)}"', "X-Linked-Size": str(self.hub.files(repo)[name][0])}
         self._send(302, b"found", {**headers, **linked, "Location": self.hub.sign(f"{repo}/{name}")})
 
-    def _send_file(self, path: Path) -> None:
+    def _send_file(self, path: Path, about: Mapping[str, str] = NOTHING) -> None:
         """Send a file or a range of it, with what the fault does to it."""
         fault = self.fault or Fault("")
         if not path.is_file():
             self._send(404, b"not found")
             return
         status = path.stat()
-        headers, size = {"ETag": f'"{fault.kind == "swap"} {status.st_mtime_ns} {status.st_size}"'}, status.st_size
+        etag, size = f'"{fault.kind == "swap"} {status.st_mtime_ns} {status.st_size}"', status.st_size
+        headers = {"ETag": etag, **about}
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if fault.kind == "gzip" or "gzip" in self.headers.get("Accept-Encoding", ""):
             self._send(200, gzip.compress(path.read_bytes(), 1), {**headers, "Content-Encoding": "gzip"})

@@ -257,7 +257,7 @@ def test_random_faults(seed: int, store: ObjectServer, expected: bytes, tmp_path
     endings = set()
     for number in range(25):
         out = tmp_path / f"{number}" / "out.gguf"
-        store.faults[:] = [replace(random_fault(dice), server="store") for _ in range(dice.randrange(1, 4))]
+        store.faults[:] = [random_fault(dice, ("store",)) for _ in range(dice.randrange(1, 4))]
         try:
             made = convert(MODEL, out, threads=dice.choice([1, 2, 5])).path.read_bytes()
         except ClipGGUFError as e:

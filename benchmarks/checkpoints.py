@@ -12,7 +12,7 @@ from clipgguf import Options, convert
 from clipgguf.options import Outtype
 from tests.checkpoints import TINY
 from tests.json_files import write_json
-from tests.weights import ITEMSIZE, Shapes, write_random_weights
+from tests.weights import ITEMSIZE, Shapes, write_random_weights, write_sparse_safetensors
 
 LARGEST_SHARD = 5 * 10**9  # As transformers 4 saves.
 
@@ -56,11 +56,32 @@ class Checkpoint:
         say(f"making {path} ({self.nbytes / 1e9:.1f} GB)")
         partial = path.with_name(f"{path.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+        partial.mkdir(parents=True)
         for name, value in self.model.files().items():
             write_json(partial / name, value)
-        write_random_weights(partial, self.model.shapes(), self.dtype, shards=-(-self.nbytes // LARGEST_SHARD))
+        self.write_weights(partial)
         partial.replace(path)
+
+    def write_weights(self, directory: Path) -> None:
+        """Write its files of weights."""
+        write_random_weights(directory, self.model.shapes(), self.dtype, shards=-(-self.nbytes // LARGEST_SHARD))
+
+
+@dataclass(frozen=True, slots=True)
+class FarCheckpoint(Checkpoint):
+    """A checkpoint that comes over a line, which is as long for zeros: its weights are a hole, and take no disk.
+
+    Its directory is a model of a hub that serves the directory for checkpoints.
+    """
+
+    @property
+    def directory(self) -> str:
+        """The name of its directory, and of the model."""
+        return f"far/{self.name}-{self.dtype}"
+
+    def write_weights(self, directory: Path) -> None:
+        """Write its file of weights."""
+        write_sparse_safetensors(directory / "model.safetensors", self.model.shapes(), self.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,20 @@ other program reads is removed as soon as its digest is taken, so that two outpu
 """
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 from benchmarks.figures import ProgramFigures, RowFigures, judge, unmeasured
 from benchmarks.process import BenchmarkError, run_process, say, trace_memory
 from benchmarks.rows import Program, Row
+from tests.hub_process import hub_process
 
 # So much may be in the page cache beside an output of the same size, on a machine of 24 GiB.
 LARGEST_WARM = 6 << 30
@@ -39,6 +43,8 @@ class Setting:
         command = program.command[0]
         if command == "{torch}":
             return self.torch_missing
+        if program.needs_hub and importlib.util.find_spec("huggingface_hub") is None:
+            return "the extra hub is not installed"
         return None if command == "{python}" or shutil.which(command) else f"there is no {command}"
 
 
@@ -67,7 +73,8 @@ def measure_row(row: Row, setting: Setting) -> RowFigures:
         if found.not_run is None:
             jobs.append(_Job(entry.program, shards, outputs / str(number), found))
     try:
-        _run_all(row, jobs, setting)
+        with _line(row, setting.work_dir, outputs):
+            _run_all(row, jobs, setting)
         judge(figures.programs, per_gb=row.per_gb)
     except BenchmarkError as e:
         say(f"error: {e}")
@@ -75,6 +82,17 @@ def measure_row(row: Row, setting: Setting) -> RowFigures:
     finally:
         shutil.rmtree(outputs, ignore_errors=True)
     return figures
+
+
+@contextmanager
+def _line(row: Row, work_dir: Path, outputs: Path) -> Iterator[None]:
+    """Serve the checkpoints behind the row's line, if it has one, to all that is run meanwhile."""
+    if row.line is None:
+        yield
+        return
+    serving = hub_process(work_dir, row.line, outputs / "hub", tls=row.tls)
+    with serving as environment, mock.patch.dict(os.environ, environment):
+        yield
 
 
 def _run_all(row: Row, jobs: Sequence[_Job], setting: Setting) -> None:
@@ -106,7 +124,9 @@ def _prepare(job: _Job, first: _Job, setting: Setting) -> list[str]:
     for path in inputs:
         _put_into_the_cache(path, is_cold=is_cold)
     values = {"python": sys.executable, "torch": setting.torch, "out": job.out, "written": first.output}
-    values["checkpoint"] = job.shards[0].parent if job.shards else None
+    if job.shards:
+        checkpoint = job.shards[0].parent
+        values |= {"checkpoint": checkpoint, "model": f"{checkpoint.parent.name}/{checkpoint.name}"}
     words: list[str] = []
     for word in job.program.command:
         words += map(str, job.shards) if word == "{shards}" else [word.format(**values)]

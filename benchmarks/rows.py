@@ -6,13 +6,15 @@ row is a line or two of data here. In the words of a command these stand for wha
     {python}, {torch}       the interpreter that runs the benchmarks, and that with torch and transformers, --reference
     {checkpoint}, {shards}  the checkpoint's directory, and its files of weights, a word for each
     {out}, {written}        an empty directory for one file, and the file that the row's first program wrote
+    {model}                 OWNER/NAME of the checkpoint, on the hub of a row that has a line
 """
 
 from dataclasses import dataclass, replace
 
-from benchmarks.checkpoints import Checkpoint, ReadyFile
+from benchmarks.checkpoints import Checkpoint, FarCheckpoint, ReadyFile
 from tests.checkpoints import REAL, towers
 from tests.family_models import INTERN_VIT_6B, QWEN2_5_VL_7B
+from tests.line import Line
 
 MIB = 1 << 20
 
@@ -31,6 +33,11 @@ class Program:
     def copies(self) -> bool:
         """Whether it copies the first program's file, and so does no work of its own."""
         return "{written}" in self.command
+
+    @property
+    def needs_hub(self) -> bool:
+        """Whether it needs the extra ``hub``."""
+        return any(word in ("{model}", "hf://{model}") for word in self.command)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,8 @@ class Row:
 
     ``memory`` is the limit on its peak of resident memory in MiB; with ``per_gb`` each time is divided by the bytes of
     the program's own checkpoint. ``runs`` is how often each program runs, after one run that is not counted if
-    ``warm_up``. ``pictures`` names the pictures that show the row: "memory" (over time), "time" (by size).
+    ``warm_up``. ``pictures`` names the pictures that show the row: "memory" (over time), "time" (by size). With a
+    ``line`` a hub on this machine serves the checkpoints behind it, over TLS if ``tls``.
     """
 
     name: str
@@ -63,6 +71,8 @@ class Row:
     runs: int = 5
     warm_up: bool = True
     pictures: tuple[str, ...] = ()
+    line: Line | None = None
+    tls: bool = False
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -77,10 +87,10 @@ class Row:
         return replace(self, checkpoint=small, against=tuple(against), memory=None, runs=1, warm_up=False)
 
 
-def clipgguf(outtype: str) -> Program:
+def clipgguf(outtype: str, checkpoint: str = "{checkpoint}") -> Program:
     """Return our conversion to an element type."""
     options = ("--outtype", outtype, "--quiet")
-    return Program("clipgguf", ("{python}", "-m", "clipgguf", "{checkpoint}", "-o", "{out}", *options))
+    return Program("clipgguf", ("{python}", "-m", "clipgguf", checkpoint, "-o", "{out}", *options))
 
 
 def llama_cpp(outtype: str) -> Program:
@@ -115,12 +125,25 @@ def cat_cp(at_most: float | None = None) -> tuple[Entry, ...]:
     return Entry(shell("cat + cp", CAT, CP), at_most), Entry(shell("cat + cp + sync", CAT, CP, SYNC))
 
 
+# A hub's file by itself: one answer, whose bytes are thrown away. And what is done without ranges: the whole checkpoint
+# is loaded, and takes its own size on the disk besides the file that is made of it.
+READ = """import os, sys, urllib.request
+with urllib.request.urlopen(os.environ["PLAIN_WEB"] + sys.argv[1]) as answer, open(sys.argv[2], "w"):
+    while answer.read(1 << 18): pass"""
+LINE_ALONE = Program("the line alone", ("{python}", "-c", READ, "/{model}/model.safetensors", "{out}/nothing"))
+DOWNLOAD = '"$1" -m huggingface_hub.cli.hf download "$2" --local-dir "$3/model"'
+CONVERT = '"$1" -m clipgguf "$3/model" -o "$3/downloaded.gguf" --outtype f16 --quiet && rm -r "$3/model"'
+FIRST_LOADED = ("sh", "-c", f"{DOWNLOAD} && {CONVERT}", "sh", "{python}", "{model}", "{out}")
+FAR_F16 = clipgguf("f16", "hf://{model}")
+LINE = Line(latency=0.05, bandwidth=100e6)
+
 SIZES = ("vit-b-32", "vit-l-14-336", "vit-h-14", "vit-bigg-14")
 VIT_B, VIT_L, VIT_H, BIGG = (Checkpoint(name, REAL[name]) for name in SIZES)
 VIT_L_BF16, BIGG_F16 = replace(VIT_L, dtype="BF16"), replace(BIGG, dtype="F16")
 # No CLIP model has so many tensors, but clipgguf does not know that. Both are 0.38 GB.
 MANY_SMALL = Checkpoint("many-small-tensors", towers(112, 312, 313), small=towers(8, 3, 3))
 FEW_LARGE = Checkpoint("few-large-tensors", towers(1984, 1, 1))
+FAR_VIT_L = FarCheckpoint("vit-l-14-336", REAL["vit-l-14-336"])
 QWEN, INTERN = Checkpoint("Qwen2.5-VL-7B", QWEN2_5_VL_7B, "BF16"), Checkpoint("InternVL2.5-78B", INTERN_VIT_6B, "BF16")
 
 ROWS = (
@@ -143,5 +166,27 @@ ROWS = (
             ("f16", ()),
             ("q8_0", (llama_quantize(model, "Q8_0", 0.5),)),
         )
+    ),
+    # 1.11: at least 0.9 of the line's rate.
+    Row(
+        "ViT-L/14-336 over 100 MB/s and 50 ms",
+        FAR_VIT_L,
+        FAR_F16,
+        (Entry(LINE_ALONE, 1.11), Entry(Program("hf download, then clipgguf", FIRST_LOADED))),
+        memory=80,
+        runs=3,
+        warm_up=False,
+        line=LINE,
+    ),
+    Row(
+        "ViT-L/14-336 over 100 MB/s and 50 ms, TLS",
+        FAR_VIT_L,
+        FAR_F16,
+        (),
+        memory=80,
+        runs=3,
+        warm_up=False,
+        line=LINE,
+        tls=True,
     ),
 )

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import signal
-import ssl
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from clipgguf import convert
 from tests.checkpoints import write_model
 from tests.conftest import Run
 from tests.hub_server import Fault, HubServer
+from tests.line import CERTIFICATE
 from tests.marks import slow_but_for
 from tests.processes import command, uncovered
 from tests.test_sources import DEEP
@@ -103,17 +103,12 @@ def test_waits_are_told_on_the_command_line(hub: HubServer, run: Run) -> None:
 
 @pytest.mark.slow
 def test_https_is_trusted_as_the_system_says(hub: HubServer, run_alone: Run, tmp_path: Path) -> None:
-    # A certificate of its own for "localhost", with its key; made by openssl, and good for a hundred years.
-    certificate = Path(__file__).parent / "fixtures" / "localhost.pem"
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    for server in hub._servers.values():
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    address = hub.plain.replace("http:", "https:") + "/o/m"
+    hub.use_tls()
+    address = f"{hub.plain}/o/m"
     result = run_alone(address, "-o", "out")
     assert result.returncode == 1
     assert result.stderr.startswith(f"clipgguf: error: {address}/config.json: cannot be read: the server's certificate")
-    result = run_alone(address, "-o", "out", env={**uncovered(), "SSL_CERT_FILE": str(certificate)})
+    result = run_alone(address, "-o", "out", env={**uncovered(), "SSL_CERT_FILE": str(CERTIFICATE)})
     assert result.returncode == 0, result.stderr
     expected = convert(hub.root / "o" / "m", tmp_path / "a.gguf").path.read_bytes()
     assert (tmp_path / "work" / "out" / "model-f16.gguf").read_bytes() == expected

@@ -64,7 +64,7 @@ def test_faults_that_pass(kind: str, hub: HubServer, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_signatures_that_expire_all_the_time(hub: HubServer, tmp_path: Path) -> None:
     expected = local(hub, tmp_path)
-    hub.lifetime, hub.latency = 0.1, 0.02
+    hub.lifetime, hub.line.latency = 0.1, 0.02
     assert convert("hf://o/tiny-clip", tmp_path / "out.gguf").path.read_bytes() == expected
     assert any(r.status == 403 for r in hub.requests)
 

@@ -3,7 +3,6 @@
 import json
 import random
 import signal
-import ssl
 import subprocess
 import sys
 import time
@@ -149,10 +148,7 @@ def test_without_access(store: ObjectServer, run: Run, monkeypatch: pytest.Monke
 
 
 def test_a_certificate_that_nobody_trusts(store: ObjectServer, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(Path(__file__).parent / "fixtures" / "localhost.pem")
-    server = store._servers["store"]
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    store._servers["store"].use_tls()
     address = store.address.replace("http:", "https:").replace("127.0.0.1", "localhost")
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
     monkeypatch.delenv("AWS_ALLOW_HTTP")
@@ -261,7 +257,7 @@ def test_random_faults(seed: int, store: ObjectServer, expected: bytes, tmp_path
     endings = set()
     for number in range(25):
         out = tmp_path / f"{number}" / "out.gguf"
-        store.faults[:] = [replace(random_fault(dice), server="store") for _ in range(dice.randrange(1, 4))]
+        store.faults[:] = [random_fault(dice, ("store",)) for _ in range(dice.randrange(1, 4))]
         try:
             made = convert(MODEL, out, threads=dice.choice([1, 2, 5])).path.read_bytes()
         except ClipGGUFError as e:

@@ -51,7 +51,7 @@ def read_shards(index: File, wanted: Wanted) -> dict[str, View]:
     _check_presence(index, files)
     # As paths, among which "x" and "./x" are one.
     paths = {name: index.folder.file(PurePath(file).as_posix()) for name, file in files.items()}
-    index.folder.expect(path.name for path in paths.values())
+    index.folder.expect(dict.fromkeys(path.name for path in paths.values()))
     problems: list[str] = []
     shards: dict[File, dict[str, View]] = {}
     for path in dict.fromkeys(paths.values()):

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from clipgguf import ClipGGUFError, batches, convert
-from clipgguf.batches import Children, Ended, Line, Record, Results, read_list
+from clipgguf import ClipGGUFError, children, convert
+from clipgguf.batches import Line, Record, Results, read_list
+from clipgguf.children import Children, Ended
 from tests.checkpoints import write_model
 from tests.conftest import Run
 from tests.hub_server import HubServer
@@ -233,7 +234,7 @@ def test_what_gives_access_is_neither_shown_nor_recorded(models: Path, run: Run,
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_a_kill_costs_one_model(models: Path, run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     die = "import os, sys\nif sys.argv[-1] == 'victim.gguf': os.kill(os.getpid(), 9)\n"
-    monkeypatch.setattr(batches, "_START", die + batches._START)
+    monkeypatch.setattr(children, "_START", die + children._START)
     lines = [f"{(models / 'a').as_posix()} -o {name}.gguf" for name in ("one", "victim", "two")]
     result = run("batch", write_list(work / "list.txt", *lines), "-j", 2)
     assert result.returncode == 1
@@ -244,9 +245,9 @@ def test_a_kill_costs_one_model(models: Path, run: Run, work: Path, monkeypatch:
         "victim.gguf": 137,
     }
     # What is no message of ours is told by its last line.
-    monkeypatch.setattr(batches, "_START", "raise ValueError('for a reason')")
+    monkeypatch.setattr(children, "_START", "raise ValueError('for a reason')")
     assert "ValueError: for a reason" in run("batch", work / "list.txt").stdout
-    monkeypatch.setattr(batches, "_START", "print('no JSON')")
+    monkeypatch.setattr(children, "_START", "print('no JSON')")
     assert "gave no result" in run("batch", work / "list.txt").stdout
 
 
@@ -272,18 +273,18 @@ def test_ctrl_c_ends_all_at_once(number: int, tmp_path: Path) -> None:
 
 
 def test_what_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(children, "_GRACE_SECONDS", 0.1)
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); import sys; "
-    monkeypatch.setattr(batches, "_START", code + "print('here', file=sys.stderr, flush=True); time.sleep(600)")
-    children = batches.Children()
+    monkeypatch.setattr(children, "_START", code + "print('here', file=sys.stderr, flush=True); time.sleep(600)")
+    processes = Children()
 
     def end(text: str) -> None:
-        children.__exit__()
+        processes.__exit__()
 
-    ended = children.run([], end)
+    ended = processes.run([], end)
     assert ended.exit_code == (1 if sys.platform == "win32" else 137)
     with pytest.raises(InterruptedError):
-        children.run([], end)
+        processes.run([], end)
 
 
 def test_records_that_are_cut_off_are_passed_over(tmp_path: Path) -> None:

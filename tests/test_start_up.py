@@ -12,7 +12,7 @@ from tests.processes import uncovered
 COMMAND = "from clipgguf.__main__ import main\ntry: main()\nexcept SystemExit: pass\n"
 MODULES = "import sys; print(*sys.modules)"
 SETTINGS = "import gc, os; print(os.environ.get('OPENBLAS_NUM_THREADS'), gc.get_threshold()[0])"
-NEVER = {"torch", "transformers"}
+NEVER = {"torch", "transformers", "distributed"}
 
 
 def last_line(code: str, work: Path, arguments: Sequence[object], **environment: str) -> str:

@@ -5,7 +5,7 @@ import contextlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,8 +115,12 @@ class _Run:
             yield outcome
 
 
-def done_on(address: str) -> Doing:
-    """Return how tasks are done on the cluster of the scheduler at an address, tcp://HOST:PORT."""
+def done_on(address: str, said: Callable[[str], None]) -> Doing:
+    """Return how tasks are done on the cluster of the scheduler at an address, tcp://HOST:PORT.
+
+    ``said`` gets a line that says how many workers there are. What is done raises ClipGGUFError when no scheduler
+    answers, or the workers are not such as can do it.
+    """
 
     @contextmanager
     def doing(tasks: Sequence[Task], heard: Heard) -> Iterator[Iterator[Outcome]]:
@@ -133,6 +137,8 @@ def done_on(address: str) -> Doing:
                 raise
             except Exception as e:
                 raise ClipGGUFError(f"{address}: its workers do not run clipgguf: {type(e).__name__}: {e}") from e
+            threads = client.nthreads().values()
+            said(f"{address}: {len(threads):,} workers, {sum(threads):,} models at a time; more may come")
             run = _Run(client, name, tasks, heard)
             yield run.outcomes()
         finally:

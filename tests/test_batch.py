@@ -272,6 +272,34 @@ def test_ctrl_c_ends_all_at_once(number: int, tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} <= {"a.gguf", "b.gguf"}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_conversions_end_with_a_batch_that_is_killed(tmp_path: Path) -> None:
+    model, out = sparse_model(tmp_path / "m"), tmp_path / "out"
+    out.mkdir()
+    listed = write_list(tmp_path / "list.txt", f"{model} -o {out}/a.gguf --outtype q4_0")
+    process = subprocess.Popen(command("batch", listed), env=uncovered(), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + HANGS_AFTER
+    while not list(out.iterdir()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    # The conversion removes its temporary file when it ends early.
+    while left := [path.name for path in out.iterdir()]:
+        assert left != ["a.gguf"] and time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_without_the_extra_dask(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    listed = write_list(work / "list.txt", "nowhere")
+    result = run("batch", listed, "--dask", "tcp://127.0.0.1:8786")
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
+    assert "tcp://127.0.0.1:8786: is a Dask cluster; `pip install 'clipgguf[dask]'` lets clipgguf" in result.stderr
+    result = run("batch", listed, "--dask", "tcp://127.0.0.1:8786", "--jobs", 2)
+    assert (result.returncode, "--jobs and --dask exclude each other" in result.stderr) == (2, True)
+
+
 def test_what_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "_GRACE_SECONDS", 0.1)
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); import sys; "

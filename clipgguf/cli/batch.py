@@ -72,7 +72,7 @@ def batch_command(
         raise UsageError(
             "exclude each other: the cluster has as many at a time as its workers have threads", "jobs", "dask"
         )
-    done_by = _doing(dask, jobs or 1)
+    done_by = _doing(dask, jobs or 1, quiet)
     lines = read_list(file)
     verify_words = _verify_words(file, lines)
     lines = lines if shard is None else _shard(lines, shard)
@@ -86,7 +86,7 @@ def batch_command(
         raise typer.Exit(1)
 
 
-def _doing(dask: str | None, jobs: int) -> "Doing":
+def _doing(dask: str | None, jobs: int, quiet: bool) -> "Doing":
     from clipgguf.cli.batch_run import done_here
     from clipgguf.sources.given import has_package
 
@@ -96,7 +96,7 @@ def _doing(dask: str | None, jobs: int) -> "Doing":
         raise ClipGGUFError(f"{dask}: is a Dask cluster; `pip install 'clipgguf[dask]'` lets clipgguf convert there")
     from clipgguf.cluster import done_on
 
-    return done_on(dask)
+    return done_on(dask, (lambda text: None) if quiet else message)
 
 
 def _shard(lines: Sequence["Line"], shard: str) -> "list[Line]":

@@ -49,7 +49,7 @@ class Children:
         self.directory = directory
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[str]] = set()
-        self.is_over = False
+        self._is_over = False
 
     def __enter__(self) -> "Children":
         """Return the processes themselves."""
@@ -58,7 +58,7 @@ class Children:
     def __exit__(self, *_: object) -> None:
         """End what runs, at once: politely, and by force what does not end in a few seconds. No more are started."""
         with self._lock:
-            self.is_over = True
+            self._is_over = True
             running = tuple(self._running)
         for process in running:
             process.terminate()
@@ -77,7 +77,7 @@ class Children:
         words = [sys.executable, "-c", _START, os.pathsep.join(sys.path), *arguments]
         with tempfile.TemporaryFile() as output:
             with self._lock:
-                if self.is_over:
+                if self._is_over:
                     raise InterruptedError("no more are started")
                 process = subprocess.Popen(
                     words,

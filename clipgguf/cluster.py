@@ -48,20 +48,13 @@ class _Processes(WorkerPlugin):  # type: ignore[misc] # The extra "dask" may be 
 def _outcome(task: Task, run: str) -> Outcome:
     """Do a task on a worker, in a process of its own. What is said for it goes to the run's topic, a beginning first.
 
-    Raises Reschedule when the worker closes meanwhile: another shall do it, where the run is not over.
+    What it gives on a worker that closes meanwhile is dropped by that: the scheduler has another do it.
     """
     worker = get_worker()
-    if (processes := worker.plugins.get(run)) is None:
+    if (processes := worker.plugins.get(run)) is None:  # The run is over, which the worker has not heard yet.
         raise Reschedule
-    children = processes.children
     worker.log_event(run, [task.line.number, None])
-    try:
-        outcome = task.outcome(children, lambda number, text: worker.log_event(run, [number, text]))
-    except InterruptedError as e:
-        raise Reschedule from e
-    if children.is_over:
-        raise Reschedule
-    return outcome
+    return task.outcome(processes.children, lambda number, text: worker.log_event(run, [number, text]))
 
 
 class _Run:
@@ -133,11 +126,11 @@ def done_on(address: str, said: Callable[[str], None]) -> Doing:
         try:
             try:
                 client.register_plugin(_Processes(Path.cwd()), name=name)
+                threads = client.nthreads().values()
             except ClipGGUFError:
                 raise
             except Exception as e:
                 raise ClipGGUFError(f"{address}: its workers do not run clipgguf: {type(e).__name__}: {e}") from e
-            threads = client.nthreads().values()
             said(f"{address}: {len(threads):,} workers, {sum(threads):,} models at a time; more may come")
             run = _Run(client, name, tasks, heard)
             yield run.outcomes()
@@ -149,9 +142,9 @@ def done_on(address: str, said: Callable[[str], None]) -> Doing:
 
 def _end(client: Client, name: str, run: _Run | None) -> None:
     """Take back what is not done, and end its processes, as far as the cluster answers."""
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception, asyncio.CancelledError):
         if run is not None and run.futures:
             client.sync(client.cancel, list(run.futures), callback_timeout=_END_SECONDS)
         client.sync(client.unregister_worker_plugin, name, callback_timeout=_END_SECONDS)
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception, asyncio.CancelledError):
         client.close(timeout=_CLOSE_SECONDS)

@@ -48,6 +48,14 @@ def test_a_conversion_imports_no_more_than_it_needs(model: Path, tmp_path: Path)
     assert not modules & (others | NEVER | {"clipgguf.verification", "clipgguf.sources.line"})
 
 
+def test_a_batch_on_one_machine_knows_no_cluster(model: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{model.as_posix()} -o x.gguf\n")
+    modules = set(last_line(COMMAND + MODULES, tmp_path, ("batch", listed)).split())
+    assert "clipgguf.cli.batch_run" in modules
+    assert not modules & (NEVER | {"clipgguf.cluster", "numpy"})
+
+
 @pytest.mark.parametrize(
     ("code", "environment", "found"),
     [

@@ -23,6 +23,15 @@ _END_SECONDS, _CLOSE_SECONDS = 10.0, 2.0
 _MOST_TIMES = 16
 
 
+def _version() -> str:
+    return __version__
+
+
+def _compare_version(address: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise ClipGGUFError(f"{address}: has clipgguf {found}, should be {expected}, as where `clipgguf batch` runs")
+
+
 class _Processes(WorkerPlugin):  # type: ignore[misc] # The extra "dask" may be missing.
     """On each worker, the processes of one run; they end when the run does, or when the worker closes."""
 
@@ -32,9 +41,7 @@ class _Processes(WorkerPlugin):  # type: ignore[misc] # The extra "dask" may be 
 
     def setup(self, worker: Worker) -> None:
         """Start none yet. Raises ClipGGUFError where the directory is missing, or clipgguf is of another version."""
-        if self.version != __version__:
-            what = f"has clipgguf {__version__}, should be {self.version}, as where `clipgguf batch` runs"
-            raise ClipGGUFError(f"{worker.address}: {what}")
+        _compare_version(worker.address, __version__, self.version)
         if not self.directory.is_dir():
             what = "is missing, should be the directory that `clipgguf batch` runs in, under the same path"
             raise ClipGGUFError(f"{worker.address}: {self.directory}: {what}")
@@ -104,8 +111,13 @@ class _Run:
             except (CancelledError, asyncio.CancelledError) as e:
                 raise ClipGGUFError(f"{self._client.scheduler.address}: the scheduler does not answer any more") from e
             except Exception as e:
-                outcome = Outcome.failed(task.line, time.monotonic() - self._since[number], f"{type(e).__name__}: {e}")
+                outcome = Outcome.failed(task.line, time.monotonic() - self._since[number], _text(e))
             yield outcome
+
+
+def _text(error: Exception) -> str:
+    """Return what an error of Dask's says, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def done_on(address: str, said: Callable[[str], None]) -> Doing:
@@ -125,12 +137,13 @@ def done_on(address: str, said: Callable[[str], None]) -> Doing:
         run = None
         try:
             try:
+                _compare_version(address, client.run_on_scheduler(_version), __version__)
                 client.register_plugin(_Processes(Path.cwd()), name=name)
                 threads = client.nthreads().values()
             except ClipGGUFError:
                 raise
             except Exception as e:
-                raise ClipGGUFError(f"{address}: its workers do not run clipgguf: {type(e).__name__}: {e}") from e
+                raise ClipGGUFError(f"{address}: its scheduler and workers do not all run clipgguf: {_text(e)}") from e
             said(f"{address}: {len(threads):,} workers, {sum(threads):,} models at a time; more may come")
             run = _Run(client, name, tasks, heard)
             yield run.outcomes()

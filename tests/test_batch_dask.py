@@ -201,6 +201,27 @@ def test_nobody_answers(run_alone: Run, work: Path) -> None:
         assert f"error: {address}: is no Dask scheduler that answers: " in result.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ("import clipgguf; clipgguf.__version__ = '0.0.1'", ": has clipgguf 0.0.1, should be "),
+        ("import sys; sys.modules['clipgguf'] = None", ": its scheduler and workers do not all run clipgguf: "),
+    ],
+    ids=["version", "missing"],
+)
+def test_the_cluster_must_run_clipgguf(other: str, what: str, tmp_path: Path, work: Path, run_alone: Run) -> None:
+    (tmp_path / "other").mkdir()
+    # Not for the process that starts the cluster, which imports this project's tests.
+    (tmp_path / "other" / "sitecustomize.py").write_text(f"import sys\nif 'dask' in sys.orig_argv: {other}\n")
+    listed = write_list(work / "list.txt", f"{write_model(tmp_path / 'm')} -o m.gguf")
+    with dask_cluster("alone", tmp_path / "other") as cluster:
+        result = run_alone("batch", listed, "--dask", address_of(cluster))
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1), result.stderr
+    assert what in result.stderr
+    assert [path.name for path in work.iterdir()] == ["list.txt"]
+
+
 def test_workers_must_have_the_directory_and_the_version(tmp_path: Path) -> None:
     from clipgguf import cluster
 

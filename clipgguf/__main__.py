@@ -27,6 +27,13 @@ def _ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def _end_with_parent() -> None:
+    """Wait until the other end of standard input is closed, which the system does for a process that was killed."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _share_arenas() -> None:
     """Keep glibc's malloc from giving each thread an arena of its own (mallopt(3)): a setting of the process."""
     import contextlib
@@ -59,6 +66,16 @@ def main() -> None:
         _ignore()
         # The process ends: what is left goes with it, and need not be searched for cycles before.
         gc.freeze()
+
+
+def main_of_child() -> None:
+    """Run the command line for another process, and end, as of SIGTERM, when that one has ended."""
+    import contextlib
+    import threading
+
+    with contextlib.suppress(RuntimeError):  # A limit on threads, under which a conversion has none either.
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    main()
 
 
 if __name__ == "__main__":

@@ -1,32 +1,24 @@
-"""Many conversions, each in a process of its own: the list of them, what is recorded of each, and the processes.
+"""Lists of conversions, what is recorded of each, and what becomes of a line of one.
 
-A process of its own gives its memory back, and whatever ends it costs one model.
+Each conversion has a process of its own: it gives its memory back, and whatever ends it costs one model.
 """
 
 import json
 import os
 import shlex
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from clipgguf.children import Children, Ended
 from clipgguf.errors import ClipGGUFError, OutputError, os_reason
 from clipgguf.sources.given import is_far, shown_place
 
-# How every line of the command line's messages begins, and one that says why something cannot be done.
-MESSAGE, ERROR = "clipgguf: ", "clipgguf: error: "
 # How a record begins: a line that is cut off can be told by it from a line of another file.
 _BEGINNING = '{"arguments": '
-# A process that is told to end may take so many seconds.
-_GRACE_SECONDS = 5.0
-# It imports what this process would: "-m" alone would put the working directory first, whatever is in there.
-_START = "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from clipgguf.__main__ import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +105,10 @@ class Record:
         """The commit of the checkpoint, where it has one."""
         return self.result.get("commit") if isinstance(self.result, Mapping) else None
 
-    def is_there(self) -> bool:
-        """Return whether it is done, and the file is there with its size."""
+    def is_there(self, directory: Path) -> bool:
+        """Return whether it is done, and the file is there with its size; relative paths are meant from a directory."""
         try:
-            return not self.exit_code and Path(self.path).stat().st_size == self.bytes
+            return not self.exit_code and (directory / self.path).stat().st_size == self.bytes
         except OSError:
             return False
 
@@ -148,9 +140,9 @@ class Results:
             self._writers[Path(record.path).absolute()] = record.arguments
 
     def done(self, line: Line) -> Record | None:
-        """Return the record of a line that is done, and whose file is there; None for all others."""
+        """Return the record of a line that is done, and whose file no other has written since; None for all others."""
         record = self._last.get(line.shown)
-        is_done = record is not None and record.is_there()
+        is_done = record is not None and not record.exit_code
         return record if is_done and record and self.writer(record) == line.shown else None
 
     def writer(self, record: Record) -> tuple[str, ...] | None:
@@ -173,103 +165,73 @@ class Results:
         self._take(record)
 
 
+# Gets the number of a line, and what is run and said for it.
+Heard = Callable[[int, str], None]
+
+
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """How a process ended: its exit code, what it printed on standard output, and its errors, a line each."""
+class Outcome:
+    """What became of a line, and whether that is to be recorded: what was done before is not, unless it is verified."""
 
-    exit_code: int
-    output: str
-    errors: tuple[str, ...]
+    line: Line
+    record: Record
+    is_new: bool
 
-    @property
-    def result(self) -> dict[str, Any] | None:
-        """The JSON object that it printed, if that is what it printed."""
-        try:
-            value = json.loads(self.output)
-        except ValueError:
+    @classmethod
+    def failed(cls, line: Line, seconds: float, *errors: str, exit_code: int = 1, is_new: bool = True) -> "Outcome":
+        """Return that a line failed, why, and after how long."""
+        return cls(line, Record(line.shown, exit_code, seconds, errors), is_new)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be done for a line, here or on another machine.
+
+    ``done`` is the record of what was done before, ``verify_words`` what ``verify`` takes after the file, where that
+    is to be verified then.
+    """
+
+    line: Line
+    done: Record | None = None
+    verify_words: Sequence[str] | None = None
+
+    def outcome(self, children: Children, heard: Heard) -> Outcome:
+        """Do it, from any thread; what ``Children.run`` raises comes out."""
+        started = time.monotonic()
+        line, done = self.line, self.done
+
+        def run(*arguments: str) -> Ended:
+            heard(line.number, shlex.join(Line(line.number, arguments).shown))
+            return children.run(arguments, lambda text: heard(line.number, text))
+
+        def failed(ended: Ended, is_new: bool) -> Outcome:
+            errors = ended.errors or ("gave no result",)
+            seconds = time.monotonic() - started
+            return Outcome.failed(line, seconds, *errors, exit_code=ended.exit_code or 1, is_new=is_new)
+
+        if done is not None and done.is_there(children.directory):
+            ended = self._asked_again(done, children)
+            if ended is not None and ended.exit_code:
+                return failed(ended, False)
+            if ended is None or (ended.result or {}).get("commit") == done.commit:
+                if self.verify_words is None:
+                    return Outcome(line, done, False)
+                ended = run("verify", "--json", str(done.path), *self.verify_words)
+                if ended.exit_code:  # Without a result it could not be compared, and may be right.
+                    return failed(ended, ended.result is not None)
+                return Outcome(line, replace(done, seconds=time.monotonic() - started, verified=True), True)
+        ended = run("convert", "--json", *line.arguments)
+        if ended.exit_code or (result := ended.result) is None:
+            return failed(ended, True)
+        nbytes = (children.directory / result["path"]).stat().st_size
+        return Outcome(line, Record(line.shown, 0, time.monotonic() - started, (), result, nbytes), True)
+
+    def _asked_again(self, done: Record, children: Children) -> Ended | None:
+        """Return what a conversion would make now of what is done; None where that cannot be another commit."""
+        if done.commit is None or any(done.commit in argument for argument in self.line.arguments):
             return None
-        return value if isinstance(value, dict) else None
+        return children.run(["convert", "--dry-run", "--json", *self.line.arguments], lambda text: None)
 
 
-class Children:
-    """Processes of the command line; a context manager that ends those that still run."""
-
-    def __init__(self) -> None:
-        """Start none yet."""
-        self._lock = threading.Lock()
-        self._running: set[subprocess.Popen[str]] = set()
-        self._is_over = False
-
-    def __enter__(self) -> "Children":
-        """Return the processes themselves."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End what runs, at once: politely, and by force what does not end in a few seconds. No more are started."""
-        with self._lock:
-            self._is_over = True
-            running = tuple(self._running)
-        for process in running:
-            process.terminate()
-        for process in running:
-            try:
-                process.wait(_GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-    def run(self, arguments: Sequence[str], heard: Callable[[str], None]) -> Ended:
-        """Run the command line with arguments to its end, from any thread; ``heard`` gets its messages as they come.
-
-        Raises InterruptedError when no more are to be started, OSError when none can be.
-        """
-        environment = {**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace"}
-        words = [sys.executable, "-c", _START, os.pathsep.join(sys.path), *arguments]
-        with tempfile.TemporaryFile() as output:
-            with self._lock:
-                if self._is_over:
-                    raise InterruptedError("no more are started")
-                process = subprocess.Popen(
-                    words,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.PIPE,
-                    encoding="utf-8",
-                    errors="replace",
-                )
-                self._running.add(process)
-            try:
-                assert process.stderr is not None
-                with process.stderr as lines:
-                    errors, last = _heard(lines, heard)
-                code = process.wait()
-            finally:
-                with self._lock:
-                    self._running.discard(process)
-            output.seek(0)
-            printed = output.read().decode("utf-8", "replace")
-        if code < 0:
-            return Ended(128 - code, printed, (*errors, f"was ended by {_signal_name(-code)}"))
-        return Ended(code, printed, tuple(errors or [last or f"ended with exit code {code}"]) if code else ())
-
-
-def _heard(lines: Iterable[str], heard: Callable[[str], None]) -> tuple[list[str], str]:
-    """Hand on lines as they come; return those that are errors, and the last one that is not empty."""
-    errors, last = [], ""
-    for text in _without_ends(lines):
-        last = text
-        if text.startswith(ERROR):
-            errors.append(text.removeprefix(ERROR))
-        heard(text.removeprefix(MESSAGE))
-    return errors, last
-
-
-def _without_ends(lines: Iterable[str]) -> Iterator[str]:
-    return (text for line in lines if (text := line.rstrip()))
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+# Does tasks, and gives the outcomes as they come; what still runs when the context is left ends.
+Doing = Callable[[Sequence[Task], Heard], AbstractContextManager[Iterator[Outcome]]]

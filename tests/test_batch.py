@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from clipgguf import ClipGGUFError, batches, convert
-from clipgguf.batches import Children, Ended, Line, Record, Results, read_list
+from clipgguf import ClipGGUFError, children, convert
+from clipgguf.batches import Line, Record, Results, read_list
+from clipgguf.children import Children, Ended
 from tests.checkpoints import write_model
 from tests.conftest import Run
 from tests.hub_server import HubServer
@@ -233,7 +234,7 @@ def test_what_gives_access_is_neither_shown_nor_recorded(models: Path, run: Run,
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_a_kill_costs_one_model(models: Path, run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     die = "import os, sys\nif sys.argv[-1] == 'victim.gguf': os.kill(os.getpid(), 9)\n"
-    monkeypatch.setattr(batches, "_START", die + batches._START)
+    monkeypatch.setattr(children, "_START", die + children._START)
     lines = [f"{(models / 'a').as_posix()} -o {name}.gguf" for name in ("one", "victim", "two")]
     result = run("batch", write_list(work / "list.txt", *lines), "-j", 2)
     assert result.returncode == 1
@@ -244,9 +245,9 @@ def test_a_kill_costs_one_model(models: Path, run: Run, work: Path, monkeypatch:
         "victim.gguf": 137,
     }
     # What is no message of ours is told by its last line.
-    monkeypatch.setattr(batches, "_START", "raise ValueError('for a reason')")
+    monkeypatch.setattr(children, "_START", "raise ValueError('for a reason')")
     assert "ValueError: for a reason" in run("batch", work / "list.txt").stdout
-    monkeypatch.setattr(batches, "_START", "print('no JSON')")
+    monkeypatch.setattr(children, "_START", "print('no JSON')")
     assert "gave no result" in run("batch", work / "list.txt").stdout
 
 
@@ -271,19 +272,47 @@ def test_ctrl_c_ends_all_at_once(number: int, tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} <= {"a.gguf", "b.gguf"}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_conversions_end_with_a_batch_that_is_killed(tmp_path: Path) -> None:
+    model, out = sparse_model(tmp_path / "m"), tmp_path / "out"
+    out.mkdir()
+    listed = write_list(tmp_path / "list.txt", f"{model} -o {out}/a.gguf --outtype q4_0")
+    process = subprocess.Popen(command("batch", listed), env=uncovered(), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + HANGS_AFTER
+    while not list(out.iterdir()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    # The conversion removes its temporary file when it ends early.
+    while left := [path.name for path in out.iterdir()]:
+        assert left != ["a.gguf"] and time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_without_the_extra_dask(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    listed = write_list(work / "list.txt", "nowhere")
+    result = run("batch", listed, "--dask", "tcp://127.0.0.1:8786")
+    assert (result.returncode, len(result.stderr.splitlines())) == (1, 1)
+    assert "tcp://127.0.0.1:8786: is a Dask cluster; `pip install 'clipgguf[dask]'` lets clipgguf" in result.stderr
+    result = run("batch", listed, "--dask", "tcp://127.0.0.1:8786", "--jobs", 2)
+    assert (result.returncode, "--jobs and --dask exclude each other" in result.stderr) == (2, True)
+
+
 def test_what_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batches, "_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(children, "_GRACE_SECONDS", 0.1)
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); import sys; "
-    monkeypatch.setattr(batches, "_START", code + "print('here', file=sys.stderr, flush=True); time.sleep(600)")
-    children = batches.Children()
+    monkeypatch.setattr(children, "_START", code + "print('here', file=sys.stderr, flush=True); time.sleep(600)")
+    processes = Children()
 
     def end(text: str) -> None:
-        children.__exit__()
+        processes.__exit__()
 
-    ended = children.run([], end)
+    ended = processes.run([], end)
     assert ended.exit_code == (1 if sys.platform == "win32" else 137)
     with pytest.raises(InterruptedError):
-        children.run([], end)
+        processes.run([], end)
 
 
 def test_records_that_are_cut_off_are_passed_over(tmp_path: Path) -> None:

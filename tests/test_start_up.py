@@ -12,7 +12,7 @@ from tests.processes import uncovered
 COMMAND = "from clipgguf.__main__ import main\ntry: main()\nexcept SystemExit: pass\n"
 MODULES = "import sys; print(*sys.modules)"
 SETTINGS = "import gc, os; print(os.environ.get('OPENBLAS_NUM_THREADS'), gc.get_threshold()[0])"
-NEVER = {"torch", "transformers"}
+NEVER = {"torch", "transformers", "distributed"}
 
 
 def last_line(code: str, work: Path, arguments: Sequence[object], **environment: str) -> str:
@@ -46,6 +46,14 @@ def test_a_conversion_imports_no_more_than_it_needs(model: Path, tmp_path: Path)
     assert families == {"bases", "clip", "tower_tables"}
     others = {"rich", "clipgguf.checkpoint.torch_state", "clipgguf.checkpoint.gguf_reader", "clipgguf.clip_file"}
     assert not modules & (others | NEVER | {"clipgguf.verification", "clipgguf.sources.line"})
+
+
+def test_a_batch_on_one_machine_knows_no_cluster(model: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{model.as_posix()} -o x.gguf\n")
+    modules = set(last_line(COMMAND + MODULES, tmp_path, ("batch", listed)).split())
+    assert "clipgguf.cli.batch_run" in modules
+    assert not modules & (NEVER | {"clipgguf.cluster", "numpy"})
 
 
 @pytest.mark.parametrize(

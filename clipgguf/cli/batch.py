@@ -15,7 +15,7 @@ from clipgguf.errors import ClipGGUFError, UsageError
 from clipgguf.options import Options
 
 if TYPE_CHECKING:
-    from clipgguf.batches import Line
+    from clipgguf.batches import Doing, Line
 
 # What all wrong usage is for the library under typer, which has no public name for it.
 _WrongUsage: Any = typer.BadParameter.__base__
@@ -30,8 +30,17 @@ def batch_command(
         ),
     ],
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, max=MOST_JOBS, metavar="N", help="How many to convert at a time.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            "--jobs", "-j", min=1, max=MOST_JOBS, metavar="N", help="How many to convert at a time. [default: 1]"
+        ),
+    ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            "--dask", metavar="ADDRESS", help="Convert on the Dask cluster whose scheduler is at tcp://HOST:PORT."
+        ),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option("--shard", metavar="I/N", help="Convert part I of N equal parts of the list alone."),
@@ -59,17 +68,35 @@ def batch_command(
     from clipgguf.batches import Results, read_list
     from clipgguf.cli.batch_run import BatchRun
 
+    if dask is not None and jobs is not None:
+        raise UsageError(
+            "exclude each other: the cluster has as many at a time as its workers have threads", "jobs", "dask"
+        )
+    done_by = _doing(dask, jobs or 1, quiet)
     lines = read_list(file)
     verify_words = _verify_words(file, lines)
     lines = lines if shard is None else _shard(lines, shard)
     batch = BatchRun(Results(results or file.with_name(f"{file.name}.jsonl")), verify_words if verify else {}, quiet)
-    batch.run(lines, jobs)
+    batch.run(lines, done_by)
     if not quiet:
         message(batch.summary)
     if failed := batch.failed:
         rows = ((line.number, shlex.join(line.shown), "; ".join(record.errors)) for line, record in failed)
         show(table({"line": RIGHT, "model": FOLD, "why": FOLD}, rows))
         raise typer.Exit(1)
+
+
+def _doing(dask: str | None, jobs: int, quiet: bool) -> "Doing":
+    from clipgguf.cli.batch_run import done_here
+    from clipgguf.sources.given import has_package
+
+    if dask is None:
+        return done_here(jobs)
+    if not has_package("distributed"):
+        raise ClipGGUFError(f"{dask}: is a Dask cluster; `pip install 'clipgguf[dask]'` lets clipgguf convert there")
+    from clipgguf.cluster import done_on
+
+    return done_on(dask, (lambda text: None) if quiet else message)
 
 
 def _shard(lines: Sequence["Line"], shard: str) -> "list[Line]":

@@ -1,15 +1,27 @@
-"""A run of ``clipgguf batch``: threads start processes and hear them, the caller's takes results and shows them."""
+"""A run of ``clipgguf batch``: tasks are done here or on a cluster, and their results recorded and shown."""
 
-import shlex
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from clipgguf.batches import Children, Ended, Line, Record, Results
+from clipgguf.batches import Doing, Heard, Line, Outcome, Record, Results, Task
+from clipgguf.children import Children
 from clipgguf.cli.output import message, size
 from clipgguf.workers import Workers
+
+
+def done_here(jobs: int) -> Doing:
+    """Return how tasks are done in processes of this machine, so many at a time, each heard by a thread."""
+
+    @contextmanager
+    def doing(tasks: Sequence[Task], heard: Heard) -> Iterator[Iterator[Outcome]]:
+        with Workers(jobs, "batch") as workers, Children() as children:
+            running = [workers.submit(task.outcome, children, heard) for task in tasks]
+            yield (future.result() for future in as_completed(running))
+
+    return doing
 
 
 class BatchRun:
@@ -37,19 +49,18 @@ class BatchRun:
         done = len(self.records) - failed - kept
         return f"{len(self.records):,} models: {done:,} done, {kept:,} done before, {failed:,} failed"
 
-    def run(self, lines: Sequence[Line], jobs: int) -> None:
-        """Convert the models of lines, so many at a time."""
-        with Workers(jobs, "batch") as workers, Children() as children:
-            running = {workers.submit(self._outcome, line, children): line for line in lines}
-            for number, future in enumerate(as_completed(running), 1):
-                line = running[future]
-                record, is_new = future.result()
+    def run(self, lines: Sequence[Line], done_by: Doing) -> None:
+        """Convert the models of lines."""
+        tasks = [Task(line, self.results.done(line), self.verify_words.get(line)) for line in lines]
+        with done_by(tasks, self._say) as outcomes:
+            for number, outcome in enumerate(outcomes, 1):
+                line, record = outcome.line, outcome.record
                 self.records[line] = record
-                if is_new:
+                if outcome.is_new:
                     self.results.add(record)
                 elif not record.exit_code:
                     self.kept.add(line)
-                self._show(line, record, f"{number:,} of {len(lines):,}", is_new=is_new)
+                self._show(outcome, f"{number:,} of {len(lines):,}")
                 if record.path is not None:
                     self._refuse_one_file_of_two(line, Path(record.path).absolute())
 
@@ -63,51 +74,17 @@ class BatchRun:
             self.records[one] = replace(self.records[one], exit_code=1, errors=(why,), result=None, bytes=None)
             self.results.add(self.records[one])
 
-    def _show(self, line: Line, record: Record, count: str, *, is_new: bool) -> None:
+    def _show(self, outcome: Outcome, count: str) -> None:
+        record = outcome.record
         if record.exit_code:
             said = f"failed after {record.seconds:.1f} s"
-        elif not is_new:
+        elif not outcome.is_new:
             said = f"was done before: {record.path}"
         else:
             what = "agrees with its checkpoint" if record.verified else size(record.bytes or 0)
             said = f"{what}, {record.seconds:.1f} s: {record.path}"
-        self._say(line, f"{said} ({count})")
+        self._say(outcome.line.number, f"{said} ({count})")
 
-    def _outcome(self, line: Line, children: Children) -> tuple[Record, bool]:
-        """Return what becomes of a line, and whether that is to be recorded; runs in any thread."""
-        started = time.monotonic()
-
-        def failed(ended: Ended) -> Record:
-            errors = ended.errors or ("gave no result",)
-            return Record(line.shown, ended.exit_code or 1, time.monotonic() - started, errors)
-
-        if (done := self.results.done(line)) is not None:
-            ended = self._asked_again(line, done, children)
-            if ended is not None and ended.exit_code:
-                return failed(ended), False
-            if ended is None or (ended.result or {}).get("commit") == done.commit:
-                if line not in self.verify_words:
-                    return done, False
-                ended = self._run(line, children, "verify", "--json", str(done.path), *self.verify_words[line])
-                if ended.exit_code:  # Without a result it could not be compared, and may be right.
-                    return failed(ended), ended.result is not None
-                return replace(done, seconds=time.monotonic() - started, verified=True), True
-        ended = self._run(line, children, "convert", "--json", *line.arguments)
-        if ended.exit_code or (result := ended.result) is None:
-            return failed(ended), True
-        nbytes = Path(result["path"]).stat().st_size
-        return Record(line.shown, 0, time.monotonic() - started, (), result, nbytes), True
-
-    def _asked_again(self, line: Line, done: Record, children: Children) -> Ended | None:
-        """Return what a conversion would make now of what is done; None where that cannot be another commit."""
-        if done.commit is None or any(done.commit in argument for argument in line.arguments):
-            return None
-        return children.run(["convert", "--dry-run", "--json", *line.arguments], lambda text: None)
-
-    def _run(self, line: Line, children: Children, *arguments: str) -> Ended:
-        self._say(line, shlex.join(Line(line.number, arguments).shown))
-        return children.run(arguments, lambda text: self._say(line, text))
-
-    def _say(self, line: Line, text: str) -> None:
+    def _say(self, number: int, text: str) -> None:
         if not self.quiet:
-            message(f"line {line.number}: {text}")
+            message(f"line {number}: {text}")

@@ -35,6 +35,7 @@ OLD = ("file_type", "description", "has_text", "has_vision", "gelu")
 # What llama.cpp takes without: a wrong type aborts it all the same.
 OPTIONAL = (
     *("name", "description", "has_vision", "has_audio", "gelu", "silu", "projector", "audio.projector"),
+    "has_gen_audio",
     *(f"vision.{name}" for name in ("projector", "feature_layer", "pinpoints", "merge_type")),
 )
 

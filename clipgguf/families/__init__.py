@@ -97,6 +97,8 @@ _NOT_COMPUTED: Mapping[str, str] = {
     "the layout of model_type 'Glmasr', as it was published first, is supported",
     "musicflamingo": "it rotates the features by their times (rotary time embeddings), which readers do not; "
     "model_type 'audioflamingo3' is supported",
+    "pocket_tts": "transformers' layout of Pocket TTS has other names; the one that was published first, without a "
+    "config.json, is supported",
 }
 LLAVA_KEYS = ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -108,8 +110,8 @@ EXPECTED = (
 )
 # Mistral's own layout.
 PARAMS = "params.json"
-# A tensor of Pocket TTS, which no other model has.
-POCKET_TTS = "flow_lm.bos_emb"
+# What names begin with in Pocket TTS, and in no other model.
+POCKET_TTS = "flow_lm.flow_net."
 
 
 def open_model(given: PathLike, options: Options, told: Told | None = None) -> Model:
@@ -246,9 +248,11 @@ def _is_mistrals_own(model: Folder | File, directory: Folder) -> bool:
 
 
 def _is_pocket_tts(model: Folder | File, directory: Folder) -> bool:
-    """Return whether weights without a config.json are Pocket TTS's, by a tensor's name."""
-    weights = model if isinstance(model, File) else directory.file("model.safetensors")
-    return weights.is_present and POCKET_TTS in Checkpoint.open_file(weights, lambda name: name == POCKET_TTS).tensors
+    """Return whether weights without a config.json are Pocket TTS's, by their names."""
+    first = next((name for name in CONTAINERS if name in directory), "")
+    weights = model if isinstance(model, File) else directory.file(first)
+    is_safetensors = ".safetensors" in weights.name
+    return is_safetensors and bool(Checkpoint.open_file(weights, lambda n: n.startswith(POCKET_TTS)).tensors)
 
 
 def _is_open_clip(model: Folder | File, directory: Folder, options: Options) -> bool:

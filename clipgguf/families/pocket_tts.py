@@ -20,6 +20,7 @@ from clipgguf.family import Family
 from clipgguf.inputs import Config, Inputs, parts_of
 from clipgguf.layers import linear, norm
 from clipgguf.model import Model, open_family
+from clipgguf.shape import shape_text
 from clipgguf.table import BEGUN, F16, Rule, Section, Types, Value
 from clipgguf.tensor import View
 
@@ -48,29 +49,29 @@ def transformer(width: str, ffn: str) -> tuple[Rule, ...]:
 def residual(theirs: str, ours: str, stage: int) -> tuple[Rule, ...]:
     """Return SEANet's residual unit of a stage: a convolution to fewer channels, and one of a single step back."""
     return (
-        *linear(f"{theirs}.block.1.conv", f"{ours}.res_conv1", f"hidden_{stage}", f"stage_{stage} residual_kernel"),
+        *linear(f"{theirs}.block.1.conv", f"{ours}.res_conv1", f"hidden_{stage}", f"stage_{stage} 3"),
         *linear(f"{theirs}.block.3.conv", f"{ours}.res_conv2", f"stage_{stage}", f"hidden_{stage} 1"),
     )
 
 
 def seanet_encoder() -> Iterator[Rule]:
     """Yield SEANet's encoder: activations without weights have numbers, too. Each stage has longer strides."""
-    yield from linear("0.conv", "conv_in", "stage_0", "1 kernel")
+    yield from linear("0.conv", "conv_in", "stage_0", "1 7")
     for i, stride in enumerate((4, 5, 6)):
         yield from residual(f"{3 * i + 1}", f"blk.{i}", i)
         yield from linear(f"{3 * i + 3}.conv", f"blk.{i}.scale_conv", f"stage_{i + 1}", f"stage_{i} {2 * stride}")
-    yield from linear("11.conv", "conv_out", "width", "stage_3 last_kernel")
+    yield from linear("11.conv", "conv_out", "width", "stage_3 3")
 
 
 def seanet_decoder() -> Iterator[Rule]:
     """Yield SEANet's decoder, the encoder backwards; transposed convolutions have their input's channels first."""
-    yield from linear("0.conv", "conv_in", "stage_3", "gen_width kernel")
+    yield from linear("0.conv", "conv_in", "stage_3", "gen_width 7")
     for i, stride in enumerate((6, 5, 4)):
         wide, narrow = f"stage_{3 - i}", f"stage_{2 - i}"
         yield Rule(f"{3 * i + 2}.convtr.weight", f"blk.{i}.scale_conv.weight", f"{wide} {narrow} {2 * stride}")
         yield Rule(f"{3 * i + 2}.convtr.bias", f"blk.{i}.scale_conv.bias", narrow)
         yield from residual(f"{3 * i + 3}", f"blk.{i}", 2 - i)
-    yield from linear("11.conv", "conv_out", "1", "stage_0 last_kernel")
+    yield from linear("11.conv", "conv_out", "1", "stage_0 3")
 
 
 FLOW = (
@@ -157,7 +158,7 @@ FAMILY = Family(
     values=VALUES,
     sections=tuple(replace(section, part="audio") for section in SECTIONS),
     left_out=(r"flow_lm\.(bos_emb$|bos_before_voice$|conditioner\.|out_norm\.|transformer\.)",),
-    # ggml's convolutions have no way for bf16.
+    # As llama.cpp's converter has them, for convolutions that have no way for bf16.
     types=(
         Types("a.*seanet.*.weight", F16),
         Types("a.downsample.conv.weight", F16),
@@ -185,12 +186,12 @@ def _sizes(tensors: Mapping[str, View], where: str) -> dict[str, Any]:
     ):
         if name not in tensors:
             problems.append(f"{where}: no file has tensor {name!r}, whose shape should tell the size {size}")
-        elif len(shape := tensors[name].shape) != axes:
-            problems.append(f"{tensors[name].file}: tensor {name!r} has shape {shape}, should have {axes} axes")
+        elif len(shape := tensors[name].shape) != axes or (size == "width" and shape[0] % HEAD):
+            asked = f"{axes} axes" if axes > 1 else f"one axis, a multiple of {HEAD}"
+            has = f"tensor {name!r} has shape {shape_text(shape)}"
+            problems.append(f"{tensors[name].file}: {has}, Pocket TTS asks for {asked}")
         else:
             found[size] = shape[0]
-    if (width := found.get("width", HEAD)) % HEAD:
-        problems.append(f"{where}: tensors {ENCODER + '*'!r} have width {width}, should be a multiple of {HEAD}")
     CheckpointError.raise_all(problems)
     numbers = (re.match(rf"{re.escape(ENCODER)}(\d+)\.", name) for name in tensors)
     found["blocks"] = max(int(match[1]) for match in numbers if match) + 1

@@ -18,6 +18,8 @@ class Doubt(str):
 
 _Types = frozenset[GGMLQuantizationType]
 
+# Matrices that have one row only.
+_OF_ONE_ROW = frozenset({"a.gen.out_eos.weight"})
 # The kernels that ggml's depthwise convolution takes; it aborts on f32.
 DEPTHWISE_KERNELS = frozenset({GGMLQuantizationType.F16, GGMLQuantizationType.BF16})
 
@@ -85,7 +87,7 @@ def has_types(file: ClipFile, matrices: _Types, kernels: _Types, prefixes: tuple
         del taken[3]  # In files of other families, three axes may be those of anything.
     refused: dict[int, dict[str, list[str]]] = {axes: {} for axes in taken}
     for tensor in file.tensors.values():
-        axes = len(squeeze(tensor.shape))
+        axes = 2 if tensor.name in _OF_ONE_ROW else len(squeeze(tensor.shape))
         if (
             tensor.name.startswith(prefixes)
             and axes in taken

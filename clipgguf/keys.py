@@ -37,16 +37,15 @@ class Key:
         return tuple(item.value) if self.is_array else item.value
 
 
-def _tower(tower: str, starts: str = "") -> dict[str, Key]:
-    """Return the keys that every tower has, vision, text or audio; ``starts`` is how the short names begin."""
-    starts = starts or f"{tower}."
+def _tower(tower: str) -> dict[str, Key]:
+    """Return the keys that every tower has, vision, text or audio."""
     return {
-        f"{starts}width": Key(f"clip.{tower}.embedding_length", _UINT32),
-        f"{starts}ffn": Key(f"clip.{tower}.feed_forward_length", _UINT32),
-        f"{starts}projection": Key(f"clip.{tower}.projection_dim", _UINT32),
-        f"{starts}heads": Key(f"clip.{tower}.attention.head_count", _UINT32),
-        f"{starts}epsilon": Key(f"clip.{tower}.attention.layer_norm_epsilon", _FLOAT32),
-        f"{starts}blocks": Key(f"clip.{tower}.block_count", _UINT32),
+        f"{tower}.width": Key(f"clip.{tower}.embedding_length", _UINT32),
+        f"{tower}.ffn": Key(f"clip.{tower}.feed_forward_length", _UINT32),
+        f"{tower}.projection": Key(f"clip.{tower}.projection_dim", _UINT32),
+        f"{tower}.heads": Key(f"clip.{tower}.attention.head_count", _UINT32),
+        f"{tower}.epsilon": Key(f"clip.{tower}.attention.layer_norm_epsilon", _FLOAT32),
+        f"{tower}.blocks": Key(f"clip.{tower}.block_count", _UINT32),
     }
 
 
@@ -56,7 +55,6 @@ KEYS: Mapping[str, Key] = {
     "has_text": Key("clip.has_text_encoder", _BOOL),
     "has_vision": Key("clip.has_vision_encoder", _BOOL),
     "has_audio": Key("clip.has_audio_encoder", _BOOL),
-    "has_gen_audio": Key("clip.has_gen_audio_encoder", _BOOL),
     "has_llava": Key("clip.has_llava_projector", _BOOL),
     "file_type": Key("general.file_type", _UINT32),
     "quantization_version": Key("general.quantization_version", _UINT32),
@@ -121,9 +119,16 @@ KEYS: Mapping[str, Key] = {
     "audio.window": Key("clip.audio.window_size", _UINT32),
     "audio.local_blocks": Key("clip.audio.local_block_count", _UINT32),
     "audio.group": Key("clip.audio.local_group_size", _UINT32),
-    # Of what gives sound, which stands beside what hears.
+    # What speaks, of models whose ears are for voices.
+    "has_gen_audio": Key("clip.has_gen_audio_encoder", _BOOL),
     "audio.gen_projector": Key("clip.gen.audio.projector_type", _STRING),
-    **_tower("gen.audio", "audio.gen_"),
+    "audio.gen_projection": Key("clip.gen.audio.projection_dim", _UINT32),
+    "audio.gen_width": Key("clip.gen.audio.embedding_length", _UINT32),
+    "audio.gen_ffn": Key("clip.gen.audio.feed_forward_length", _UINT32),
+    "audio.gen_blocks": Key("clip.gen.audio.block_count", _UINT32),
+    "audio.gen_heads": Key("clip.gen.audio.attention.head_count", _UINT32),
+    "audio.gen_kv_heads": Key("clip.gen.audio.attention.head_count_kv", _UINT32),
+    "audio.gen_epsilon": Key("clip.gen.audio.attention.layer_norm_epsilon", _FLOAT32),
     "audio.gen_variant": Key("clip.gen.audio.model_variant", _STRING),
     "rope_base": Key("clip.rope.freq_base", _FLOAT32),
     "has_minicpmv": Key("clip.has_minicpmv_projector", _BOOL),

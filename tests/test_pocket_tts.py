@@ -1,5 +1,6 @@
 """Pocket TTS, which has no config.json: what it is met by, and what its weights tell."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from clipgguf import Options, convert, inspect, plan, verify
 from clipgguf.errors import CheckpointError, ClipGGUFError, ConfigError
+from clipgguf.keys import KEYS
 from tests.family_fixtures import FIXTURES, Fixture
 from tests.gguf_bytes import rewritten
 from tests.gguf_reading import read
@@ -91,6 +93,7 @@ def test_it_sees_nothing(tmp_path: Path) -> None:
         ("clip.gen.audio.model_variant", None),
         ("clip.has_gen_audio_encoder", False),
         ("clip.gen.audio.block_count", False),
+        ("clip.gen.audio.projector_type", False),
     ],
 )
 def test_without_a_key(key: str, reads: bool | None, tmp_path: Path) -> None:
@@ -98,3 +101,21 @@ def test_without_a_key(key: str, reads: bool | None, tmp_path: Path) -> None:
     (verdict,) = inspect(rewritten(path, tmp_path / "y.gguf", without=[key])).verdicts[-1:]
     assert verdict.reads is reads
     assert key in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("has_gen_audio", False, r"clip\.has_gen_audio_encoder is false, should be true"),
+        ("audio.gen_heads", 0, r"clip\.gen\.audio\.attention\.head_count is 0"),
+        ("audio.gen_heads", 3, r"clip\.gen\.audio\.embedding_length is 128, no multiple of .*head_count, 3"),
+        ("audio.gen_width", 64, r"'a\.gen\.wav\..*' has shape"),
+        ("audio.gen_projector", "x", r"clip\.gen\.audio\.projector_type is 'x', of which no family is known"),
+    ],
+)
+def test_with_another_value(key: str, value: Any, reason: str, tmp_path: Path) -> None:
+    path = convert(FIXTURE.write(tmp_path / "m"), tmp_path / "x.gguf").path
+    changed = rewritten(path, tmp_path / "y.gguf", metadata=[KEYS[key].item(value)])
+    (verdict,) = inspect(changed).verdicts[-1:]
+    assert verdict.reads is (None if value == "x" else False)
+    assert any(re.search(reason, found) for found in verdict.reasons), verdict.reasons

@@ -72,8 +72,8 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "paddleocr_vl": (("paddleocr_vl", "PaddleOCRVisionModel"), ("paddleocr",)),
     "phi4_siglip": (("phi4-siglip", "Phi4ForCausalLMV"), ("phi4",)),
     "pixtral": (("llava+pixtral", "mistral3"), ("pixtral",)),
-    # It is met by its weights, which have no JSON beside them.
-    "pocket_tts": ((), ("pockettts_spkenc+pockettts_gen",)),
+    # It is met by its weights, POCKET_TTS, which have no JSON beside them.
+    "pocket_tts": ((), ("pockettts_spkenc+pockettts_gen", "pockettts_spkenc")),
     "qwen2_5_omni": (("qwen2_5_omni", "Qwen2_5OmniModel"), ("qwen2.5o",)),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
     "qwen2_audio": (("qwen2_audio",), ("qwen2a",)),

@@ -193,6 +193,7 @@ def _sizes(tensors: Mapping[str, View], where: str) -> dict[str, Any]:
         else:
             found[size] = shape[0]
     CheckpointError.raise_all(problems)
-    numbers = (re.match(rf"{re.escape(ENCODER)}(\d+)\.", name) for name in tensors)
+    # Longer numbers are unknown names.
+    numbers = (re.match(rf"{re.escape(ENCODER)}([0-9]{{1,9}})\.", name) for name in tensors)
     found["blocks"] = max(int(match[1]) for match in numbers if match) + 1
     return found

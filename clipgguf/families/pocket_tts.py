@@ -1,10 +1,11 @@
 """Pocket TTS: Mimi's encoder for the voice that is to speak, the flow network that gives latents, Mimi's decoder.
 
 Names: kyutai-labs' pocket_tts; llama.cpp's ``conversion/pockettts.py`` and ``tools/mtmd/models/pockettts-*.cpp``. All
-lies in one model.safetensors, in a folder for each language and without a config.json, so that the tensors' shapes tell
-the sizes; the folder's name is the variant, by which readers know a temperature. Readers have built in heads of 64, the
-strides 4, 5 and 6, twice as long as which the kernels are, and another one of 16. The tokens' embeddings, to which
-llama.cpp's language model has learned vectors added, belong to that.
+lies in one model.safetensors, in a folder for each language and without a config.json: the tensors' shapes tell the
+sizes, and the folder's name is the variant, by which llama.cpp looks up how to sample. No tensor tells the size of a
+head, which is 64 in all models that were published. Readers have the strides 4, 5, 6 and 16 built in; the kernels are
+twice as long. The embeddings of tokens, and the learned vectors that llama.cpp's converter appends to them, are the
+language model's.
 
 It is longer than other tables for four networks that are described nowhere else.
 """

@@ -16,7 +16,7 @@ from clipgguf.families.llava import llava_family
 from clipgguf.families.llava_projectors import KINDS, NEWLINE, PROJECTOR_PREFIX, Kind
 from clipgguf.families.llava_tower import KNOWN_TOWERS
 from clipgguf.families.tower_tables import CLIP_EMBEDDINGS, MODERN_BLOCK, POST_NORM, SCRIPT_BLOCK, SIGLIP_EMBEDDINGS
-from clipgguf.family import Family
+from clipgguf.family import PROJECTOR_KEYS, Family
 from clipgguf.keys import KEYS
 from clipgguf.options import PathLike
 from clipgguf.sources.given import given_source
@@ -93,7 +93,7 @@ class ClipFile:
 
         llama.cpp looks for one of the whole file and, only where that is missing, for one of each modality.
         """
-        for names in (("projector",), ("vision.projector", "audio.projector")):
+        for names in (("projector",), PROJECTOR_KEYS):
             if told := {KEYS[name].key: text for name in names if (text := self.value(name))}:
                 return told
         return {}

@@ -13,6 +13,8 @@ from clipgguf.table import Prefix, Section, Types, Value
 
 # What a file may have: towers of these.
 PARTS = ("text", "vision", "audio")
+# The values that say what the projectors of a file with one for each modality are; the last gives sound.
+PROJECTOR_KEYS = ("vision.projector", "audio.projector", "audio.gen_projector")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +164,9 @@ class Family:
 
     @property
     def projectors(self) -> tuple[str, ...]:
-        """What its files call their projectors: one of the whole file, or the image's and the sound's."""
+        """What its files call their projectors: one of the whole file, or one for each modality."""
         told = {value.name: value.default for value in self.all_values}
-        names = (self.projector_key,) if self.projector_key == "projector" else ("vision.projector", "audio.projector")
+        names = ("projector",) if self.projector_key == "projector" else PROJECTOR_KEYS
         return tuple(told[name] for name in names if told.get(name))
 
     @property

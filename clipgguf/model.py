@@ -82,7 +82,7 @@ def matched_model(
     beside = f" ({others} beside it not read)" if others else ""
     return Model(
         family=family,
-        found=f"{family.title} in {checkpoint.container.name}{beside}, tensors {names}",
+        found=f"{family.title} in {checkpoint.container.name}{beside}{names and f', tensors {names}'}",
         values={**values, **told},
         outputs=found.outputs,
         warnings=(*inputs.warnings, *found.warnings, *warnings),

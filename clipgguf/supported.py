@@ -4,15 +4,16 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from clipgguf.families import MODULES
+from clipgguf.families import MODULES, PARAMS, POCKET_TTS
 
 
 @dataclass(frozen=True, slots=True)
 class SupportedFamily:
-    """A family: its name, what of config.json it is met by, the projectors of its files, and who runs these.
+    """A family: its name, what it is met by, the projectors of its files, and who runs these.
 
-    ``met_by`` are model_types, of which "llava+pixtral" is llava with a vision_config of model_type pixtral, and
-    classes in ``architectures``; ``projector_types`` are what ``clip.projector_type`` is.
+    ``met_by`` are model_types of config.json, of which "llava+pixtral" is llava with a vision_config of model_type
+    pixtral, and classes in its ``architectures``; without a config.json another file, or what names of tensors begin
+    with. ``projector_types`` are what ``clip.projector_type`` is.
     """
 
     title: str
@@ -26,6 +27,8 @@ _OTHERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "clip": ("CLIP, SigLIP, OpenCLIP", ("clip.cpp",)),
     "llava": ("LLaVA", ("llama.cpp", "PowerInfer")),
 }
+# Those whose checkpoints have no config.json: by what else they are met.
+_NO_CONFIG: Mapping[str, tuple[str, ...]] = {"mistral": (PARAMS,), "pocket_tts": (f"{POCKET_TTS}*",)}
 
 
 def supported_families() -> tuple[SupportedFamily, ...]:
@@ -33,8 +36,7 @@ def supported_families() -> tuple[SupportedFamily, ...]:
     found = []
     for module, (names, projector_types) in MODULES.items():
         title, readers = _OTHERS.get(module) or (_title(module), ("llama.cpp",))
-        # Mistral's own layout has no config.json.
-        met_by = names or ("params.json",)
+        met_by = names or _NO_CONFIG[module]
         found.append(SupportedFamily(title, met_by, projector_types, readers))
     return tuple(sorted(found, key=lambda family: family.title.lower()))
 

@@ -82,8 +82,8 @@ class Fixture:
 
     @property
     def config_name(self) -> str:
-        """The file with its configuration; Mistral's own layout has no config.json."""
-        return "config.json" if "config.json" in self.files else "params.json"
+        """The file with its configuration; Mistral's own layout has no config.json, and Pocket TTS's has nothing."""
+        return next((name for name in ("config.json", "params.json") if name in self.files), "")
 
     @classmethod
     def read(cls, path: Path) -> "Fixture":
@@ -103,7 +103,7 @@ class Fixture:
         for name, value in self.files.items():
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             write_json(directory / name, value)
-        stem = "model" if self.config_name == "config.json" else "consolidated"
+        stem = "consolidated" if self.config_name == "params.json" else "model"
         for folder, shapes in by_folder(self.shapes).items():
             arrays = {name: weights(f"{folder}{name}", shape) for name, shape in shapes.items()}
             own = 1 if folder else shards

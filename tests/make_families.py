@@ -62,7 +62,7 @@ def reference(fixture: Fixture, home: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         models = {d: write_for_reference(fixture, Path(directory, d, fixture.name), d) for d in DTYPES}
         files = {(d, outtype): Path(directory, f"{d}-{outtype}.gguf") for d in DTYPES for outtype in OUTTYPES}
-        native = [] if "config.json" in fixture.files else ["--mistral-format"]
+        native = ["--mistral-format"] if fixture.config_name == "params.json" else []
         convert_all(
             home,
             [

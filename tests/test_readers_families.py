@@ -40,6 +40,8 @@ UNUSED = {
     "lfm2_audio": r"a\.(position_embd_norm|embd_to_logits)\.",
     # What it hears is quantized: the nearest code may be the same one.
     "mimo_v2": r"a\.(?!rvq)",
+    # It speaks with these, and nobody asks it to.
+    "pocket_tts": r"a\.gen\.|clip\.has_gen_audio_encoder",
 }
 # The keys that mean llama.cpp's own value where they are missing, which is not the fixture's.
 MEANT = {"clip.vision.projector.scale_factor", "clip.vision.preproc_min_tiles", "clip.vision.preproc_max_tiles"}

@@ -26,17 +26,20 @@ from tests.weights import write_file
 
 def test_what_llama_cpp_alone_converts(tmp_path: Path) -> None:
     model = write_clip(tmp_path / "m")
-    classes = ["PocketTTSModel", 7]
-    write_json(model / "config.json", {"model_type": "pocket_tts", "architectures": classes})
-    assert (
-        "is of model_type 'pocket_tts', which is not supported; llama.cpp's converter writes an mmproj of it"
-        in refused(model)
+    classes = ["Qwen3TTSForConditionalGeneration", 7]
+    write_json(model / "config.json", {"model_type": "x", "architectures": classes})
+    assert "is of model_type 'x', which is not supported; llama.cpp's converter writes an mmproj of it" in refused(
+        model
     )
 
 
 @pytest.mark.parametrize(
     ("model_type", "why"),
-    [("glmasr", "has rotary positions"), ("musicflamingo", "rotates the features by their times")],
+    [
+        ("glmasr", "has rotary positions"),
+        ("musicflamingo", "rotates the features by their times"),
+        ("pocket_tts", "has other names"),
+    ],
 )
 def test_what_looks_like_a_family_and_is_not_computed(model_type: str, why: str, tmp_path: Path) -> None:
     model = write_clip(tmp_path / "m")

@@ -75,6 +75,8 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "paddleocr_vl": (("paddleocr_vl", "PaddleOCRVisionModel"), ("paddleocr",)),
     "phi4_siglip": (("phi4-siglip", "Phi4ForCausalLMV"), ("phi4",)),
     "pixtral": (("llava+pixtral", "mistral3"), ("pixtral",)),
+    # It is met by its weights, POCKET_TTS, which have no JSON beside them.
+    "pocket_tts": ((), ("pockettts_spkenc+pockettts_gen", "pockettts_spkenc")),
     "qwen2_5_omni": (("qwen2_5_omni", "Qwen2_5OmniModel"), ("qwen2.5o",)),
     "qwen2_5_vl": (("qwen2_5_vl",), ("qwen2.5vl_merger",)),
     "qwen2_audio": (("qwen2_audio",), ("qwen2a",)),
@@ -91,13 +93,15 @@ MODEL_TYPES = {model_type: module for module, (model_types, _) in MODULES.items(
 PROJECTORS = {projector: module for module, (_, projectors) in MODULES.items() for projector in projectors}
 # The classes of which llama.cpp's converter makes an mmproj and nobody here does: its MmprojModel classes of release
 # 0.3.36 of llama-cpp-python that generate sound.
-_LLAMA_CPP_ALONE = frozenset({"PocketTTSModel", "Qwen3TTSForConditionalGeneration"})
+_LLAMA_CPP_ALONE = frozenset({"Qwen3TTSForConditionalGeneration"})
 # What looks like a family that is supported, by model_type, and why no reader computes it.
 _NOT_COMPUTED: Mapping[str, str] = {
     "glmasr": "transformers' layout of GLM-ASR has rotary positions, readers add a table of positions, which it lacks; "
     "the layout of model_type 'Glmasr', as it was published first, is supported",
     "musicflamingo": "it rotates the features by their times (rotary time embeddings), which readers do not; "
     "model_type 'audioflamingo3' is supported",
+    "pocket_tts": "transformers' layout of Pocket TTS has other names; the one that was published first, without a "
+    "config.json, is supported",
 }
 LLAVA_KEYS = ("mm_vision_tower", "mm_projector_type", "mm_hidden_size")
 OPEN_CLIP_CONFIG = "open_clip_config.json"
@@ -109,6 +113,8 @@ EXPECTED = (
 )
 # Mistral's own layout.
 PARAMS = "params.json"
+# What names begin with in Pocket TTS, and in no other model.
+POCKET_TTS = "flow_lm.flow_net."
 
 
 def open_model(given: PathLike, options: Options, told: Told | None = None) -> Model:
@@ -175,8 +181,10 @@ def _open(model: Folder | File, options: Options, told: Told | None) -> Model:
     is_mistrals = not is_open_clip and _is_mistrals_own(model, directory)
     if is_mistrals:
         path = directory.file(PARAMS)
-    values = read_json_object(path)
-    module = "open_clip" if is_open_clip else "mistral" if is_mistrals else module_of(values)
+    is_pocket_tts = not path.is_present and _is_pocket_tts(model, directory)
+    values = {} if is_pocket_tts else read_json_object(path)
+    met = "open_clip" if is_open_clip else "mistral" if is_mistrals else "pocket_tts" if is_pocket_tts else None
+    module = met or module_of(values)
     if options.llava_projector is not None and not is_open_clip:
         module = "llava"
     if module is None:
@@ -240,6 +248,14 @@ def _is_mistrals_own(model: Folder | File, directory: Folder) -> bool:
         return PARAMS in directory
     weights = model.name if isinstance(model, File) else next((n for n in CONTAINERS if n in directory), "")
     return weights.startswith("consolidated")
+
+
+def _is_pocket_tts(model: Folder | File, directory: Folder) -> bool:
+    """Return whether weights without a config.json are Pocket TTS's, by their names."""
+    first = next((name for name in CONTAINERS if name in directory), "")
+    weights = model if isinstance(model, File) else directory.file(first)
+    is_safetensors = ".safetensors" in weights.name
+    return is_safetensors and bool(Checkpoint.open_file(weights, lambda n: n.startswith(POCKET_TTS)).tensors)
 
 
 def _is_open_clip(model: Folder | File, directory: Folder, options: Options) -> bool:

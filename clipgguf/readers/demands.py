@@ -18,6 +18,8 @@ class Doubt(str):
 
 _Types = frozenset[GGMLQuantizationType]
 
+# Matrices that have one row only.
+_OF_ONE_ROW = frozenset({"a.gen.out_eos.weight"})
 # The kernels that ggml's depthwise convolution takes; it aborts on f32.
 DEPTHWISE_KERNELS = frozenset({GGMLQuantizationType.F16, GGMLQuantizationType.BF16})
 
@@ -85,7 +87,7 @@ def has_types(file: ClipFile, matrices: _Types, kernels: _Types, prefixes: tuple
         del taken[3]  # In files of other families, three axes may be those of anything.
     refused: dict[int, dict[str, list[str]]] = {axes: {} for axes in taken}
     for tensor in file.tensors.values():
-        axes = len(squeeze(tensor.shape))
+        axes = 2 if tensor.name in _OF_ONE_ROW else len(squeeze(tensor.shape))
         if (
             tensor.name.startswith(prefixes)
             and axes in taken
@@ -107,13 +109,15 @@ def has_sizes(file: ClipFile, part: str) -> Iterator[str]:
     """Sizes that contradict themselves: zero, heads that do not divide the width, too few values for the channels."""
     if not file.tells(part):
         return
-    names = [f"{part}.{name}" for name in ("width", "ffn", "heads", "image", "patch") if f"{part}.{name}" in KEYS]
     always = _zeros(file.family)
-    yield from (f"{KEYS[name].key} is 0" for name in names if file.value(name) == 0 and name not in always)
-    width, heads = file.value(f"{part}.width"), file.value(f"{part}.heads")
-    if width and heads and width % heads:
-        keys = KEYS[f"{part}.width"].key, KEYS[f"{part}.heads"].key
-        yield f"{keys[0]} is {width:,}, no multiple of {keys[1]}, {heads:,}"
+    # What gives sound stands beside what hears.
+    for starts in (f"{part}.", f"{part}.gen_"):
+        names = [f"{starts}{name}" for name in ("width", "ffn", "heads", "image", "patch") if f"{starts}{name}" in KEYS]
+        yield from (f"{KEYS[name].key} is 0" for name in names if file.value(name) == 0 and name not in always)
+        width, heads = (file.value(name) if name in KEYS else None for name in (f"{starts}width", f"{starts}heads"))
+        if width and heads and width % heads:
+            keys = KEYS[f"{starts}width"].key, KEYS[f"{starts}heads"].key
+            yield f"{keys[0]} is {width:,}, no multiple of {keys[1]}, {heads:,}"
     for name in (f"{part}.mean", f"{part}.std"):
         values = file.value(name) if name in KEYS else None
         if values and len(values) < 3:

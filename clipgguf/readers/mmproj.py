@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from clipgguf.clip_file import CLASS_EMBEDDING, ClipFile
 from clipgguf.families.llava import LDP_GRID, llava_family
 from clipgguf.families.llava_projectors import KINDS
-from clipgguf.family import Family
+from clipgguf.family import PROJECTOR_KEYS, Family
 from clipgguf.keys import KEYS
 from clipgguf.mending import mended
 from clipgguf.readers.demands import Doubt, held_to
@@ -33,6 +33,7 @@ _TAKEN: Mapping[str, tuple[str, ...]] = {
     "vision.window_pattern": ("exaone4_5",),
     "vision.window": ("exaone4_5",),
     "gelu": ("hunyuan_vl", "minimax_m3"),
+    "audio.gen_variant": (),
 }
 # What it does not look for.
 _IGNORED = frozenset({"has_text", "has_minicpmv", "rope_base"})
@@ -75,7 +76,8 @@ def has_projector_type(file: ClipFile) -> Iterator[str]:
     if not told:
         yield f"{PROJECTOR_TYPE} is missing{'; clipgguf upgrade adds it' if kind else ''}"
     elif PROJECTOR_TYPE not in told:
-        needed = (KEYS[f"{part}.projector"].key for part in ("vision", "audio") if file.tells(part))
+        parts = zip(("vision", "audio", "gen_audio"), PROJECTOR_KEYS, strict=True)
+        needed = (KEYS[name].key for part, name in parts if file.tells(part))
         yield from (f"it lacks the metadata {key}" for key in needed if key not in told)
     for key, text in told.items():
         if kind is not None and kind.projector_type != text:

@@ -78,6 +78,7 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "qwen2_vl": (("qwen2_vl", "sarashina2_vision"), ("qwen2vl_merger",)),
     "qwen3_asr": (("qwen3_asr",), ("qwen3a",)),
     "qwen3_omni_moe": (("qwen3_omni_moe",), ("qwen3vl_merger+qwen3a",)),
+    "qwen3_tts": (("qwen3_tts", "Qwen3TTSForConditionalGeneration"), ("qwen3tts_spkenc",)),
     "qwen3_vl": (("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), ("qwen3vl_merger",)),
     "step3p7": (("step3p7", "StepVLForConditionalGeneration", "Step3p7ForConditionalGeneration"), ("step3vl",)),
     "ultravox": (("ultravox", "UltravoxModel"), ("ultravox",)),
@@ -88,7 +89,7 @@ MODEL_TYPES = {model_type: module for module, (model_types, _) in MODULES.items(
 PROJECTORS = {projector: module for module, (_, projectors) in MODULES.items() for projector in projectors}
 # The classes of which llama.cpp's converter makes an mmproj and nobody here does: its MmprojModel classes of release
 # 0.3.36 of llama-cpp-python that generate sound.
-_LLAMA_CPP_ALONE = frozenset({"PocketTTSModel", "Qwen3TTSForConditionalGeneration"})
+_LLAMA_CPP_ALONE = frozenset({"PocketTTSModel"})
 # What looks like a family that is supported, by model_type, and why no reader computes it.
 _NOT_COMPUTED: Mapping[str, str] = {
     "glmasr": "transformers' layout of GLM-ASR has rotary positions, readers add a table of positions, which it lacks; "

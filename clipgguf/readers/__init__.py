@@ -34,7 +34,8 @@ TEXT = tuple(f"text.{name}" for name in ("positions", *_TOWER, "tokens"))
 OLD = ("file_type", "description", "has_text", "has_vision", "gelu")
 # What llama.cpp takes without: a wrong type aborts it all the same.
 OPTIONAL = (
-    *("name", "description", "has_vision", "has_audio", "gelu", "silu", "projector", "audio.projector"),
+    *("name", "description", "has_vision", "has_audio", "has_gen_audio", "gelu", "silu", "projector"),
+    "audio.projector",
     *(f"vision.{name}" for name in ("projector", "feature_layer", "pinpoints", "merge_type")),
 )
 
@@ -130,8 +131,9 @@ def llama_cpp(file: ClipFile) -> Iterator[str]:
     yield from demands.has_key_types(whole, OPTIONAL, known=(*VISION, *AUDIO))
     for part, keys in (("vision", VISION), ("audio", AUDIO)):
         yield from demands.has_keys(file, keys, part)
-    for part in parts:
-        yield from demands.has_flag(file, f"has_{part}", True)
+    speaks = file.family is not None and any(value.name == "has_gen_audio" for value in file.family.values)
+    for flag in (*(f"has_{part}" for part in parts), *(("has_gen_audio",) if speaks else ())):
+        yield from demands.has_flag(file, flag, True)
     yield from mmproj.has_projector_type(file)
     yield from mmproj.has_one_width(file)
     for part in parts:

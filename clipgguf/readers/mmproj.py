@@ -33,6 +33,7 @@ _TAKEN: Mapping[str, tuple[str, ...]] = {
     "vision.window_pattern": ("exaone4_5",),
     "vision.window": ("exaone4_5",),
     "gelu": ("hunyuan_vl", "minimax_m3"),
+    "audio.gen_kv_heads": ("qwen3_tts",),
 }
 # What it does not look for.
 _IGNORED = frozenset({"has_text", "has_minicpmv", "rope_base"})

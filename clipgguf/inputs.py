@@ -185,10 +185,10 @@ def parts_of(family: Family, inputs: Inputs) -> Family:
         folder = inputs.directory.folder(name)
         folder.expect(("config.json",), CONTAINERS)
         if not (file := folder.file("config.json")).is_present:
-            others = [f"--{other}-only" for other in there if other != part]
+            others = " or ".join(f"--{other}-only" for other in there if other != part)
             raise ConfigError(
                 f"{file}: is missing, the {family.title} checkpoint's part for {_MEDIA[part]} should be in that folder"
-                f"; {' or '.join(others)} does without"
+                + (f"; {others} does without" if others else "")
             )
         inputs.inner[name] = Config(file, read_json_object(file))
     return chosen

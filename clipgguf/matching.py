@@ -179,15 +179,16 @@ class Match:
             self.problems.append(f"{self.where}: {self.config_name} asks for {count:,} {tensors}, {has}")
             return
         found = [output for one in rule.each(count) for output in self._rule(one, section, starts)]
-        views = tuple(output.source for output in found if isinstance(output.source, View))
+        parts = tuple(part for output in found for part in output.source.parts)
+        views = tuple(part for part in parts if isinstance(part, View))
         if len(dtypes := sorted({view.dtype for view in views})) > 1:
             self.problems.append(f"{views[0].file}: {tensors} are of several types, {', '.join(dtypes)}")
-        elif views and len(views) == count:
+        elif parts and len(parts) == count:
             lengths = [output.shape[0] for output in found]
             if rule.padded:
                 self.told[self.family.size(section.part, rule.padded)] = lengths
                 self.sizes[self.family.size(section.part, rule.length)] = max(lengths)
-            source = padded(views, max(lengths)) if rule.padded else Joined(views)
+            source = padded(views, max(lengths)) if rule.padded else Joined(parts)
             yield Output(found[0].name, source, (count, max(lengths), *found[0].shape[1:]))
 
     def _rule(self, rule: Rule, section: Section, starts: list[str]) -> Iterator[Output]:
@@ -207,7 +208,9 @@ class Match:
             yield from self._rule(rule.otherwise, section, starts)
             return
         is_optional = rule.optional and not is_there
-        wanted = [replace(rule, theirs=name, optional=is_optional) for name in (rule.theirs, *rule.beside)]
+        beside = replace(rule, shape=rule.beside_shape or rule.shape)
+        named = ((rule, rule.theirs), *((beside, name) for name in rule.beside))
+        wanted = [replace(one, theirs=name, optional=is_optional) for one, name in named]
         found = [fit for one in wanted if (fit := self._tensor(one, section, starts)) is not None]
         if len(found) < len(wanted):
             return

@@ -102,7 +102,8 @@ class Rule:
 
     Several spellings of the checkpoint's name are separated by ``|``. Several names in the file cut the leading axis of
     the shape's right side; a tensor without any is known, and not written. ``then`` makes the file's values from the
-    checkpoint's; those of the tensors ``beside``, which are of the same shape, it is given as well, as they are stored.
+    checkpoint's; those of the tensors ``beside``, which are of the same shape or of one of their own, it is given as
+    well, as they are stored.
     ``becomes`` is the shape in the file where that is another one, or that a file is held to where it tells less.
     ``otherwise`` is the rule where no tensor has this one's name. Of an ``optional`` tensor that stands in every block,
     all are there or none. With ``stack``, tensors whose names have numbers for ``{}`` are one in the file, along an
@@ -116,6 +117,7 @@ class Rule:
     shape: str
     then: Then | None = None
     beside: tuple[str, ...] = ()
+    beside_shape: str = ""
     becomes: str = ""
     optional: bool = False
     otherwise: "Rule | None" = None
@@ -146,7 +148,12 @@ class Rule:
 
     def each(self, count: int) -> "list[Rule]":
         """Return the rules of the tensors of which one is stacked."""
-        rules = [replace(self, theirs=self.theirs.replace("{}", str(number)), stack="") for number in range(count)]
+
+        def one(number: int) -> Rule:
+            theirs, *beside = (name.replace("{}", str(number)) for name in (self.theirs, *self.beside))
+            return replace(self, theirs=theirs, beside=tuple(beside), stack="")
+
+        rules = [one(number) for number in range(count)]
         if not self.padded:
             return rules
         length = re.compile(rf"\b{self.length}\b")

@@ -93,14 +93,14 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Views of one dtype, one after the other along the first axis of the file's tensor."""
+    """Views of one dtype, or computed tensors, one after the other along the first axis of the file's tensor."""
 
-    parts: tuple[View, ...]
+    parts: "tuple[View | Computed, ...]"
 
     @property
     def stored(self) -> tuple[View, ...]:
         """The views of the checkpoint that it is made of."""
-        return self.parts
+        return tuple(view for part in self.parts for view in part.stored)
 
     @property
     def name(self) -> str:
@@ -133,7 +133,8 @@ class Computed:
 
     ``rows(read, start, stop)`` returns those from ``start`` up to ``stop``, from whatever it reads of ``inputs``. It
     computes in the inputs' own type where that is float16 and in float32 otherwise, as torch does. ``within`` is by how
-    much the values of other programs may differ, which have sines or logarithms of their own.
+    much the values of other programs may differ, which have sines or logarithms of their own, and ``relative`` by how
+    much besides of each value's own size.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Computed:
     inputs: tuple[View, ...]
     rows: "Callable[[Read, int, int], NDArray[Any]]"
     within: float = 0.0
+    relative: float = 0.0
 
     dtype = "F32"
     itemsize = 4

@@ -62,6 +62,8 @@ _OMNI = "It looks for thinker.visual.* under a name that it has taken away befor
 _OMNI_VISUAL = ((r"^thinker\.visual\.", "model.visual."),)
 # Some values of torch's softplus, which are below 1 here, are off by one in the last bit.
 SOFTPLUS = ((r"a\.blk\.\d+\.per_dim_scale\.weight", 6e-8),)
+# So are some of its exponentials, and of what is divided by them; which are below 2 here.
+SNAKE = ((r"a\.gen\.wav\.dac\..*\.(alpha|beta)", 5e-7),)
 # By the fixture's name.
 CORRECTIONS: dict[str, Correction] = {
     "cogvlm": Correction(
@@ -159,4 +161,5 @@ CORRECTIONS: dict[str, Correction] = {
     ),
     "qwen3_omni_moe": Correction(why=_OMNI, checkpoint=_OMNI_VISUAL, within=SINUSOIDS),
     "qwen3_omni_moe--flat": Correction(why=_OMNI, checkpoint=_OMNI_VISUAL, within=SINUSOIDS),
+    "qwen3_tts": Correction(within=SNAKE),
 }

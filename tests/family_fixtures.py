@@ -180,7 +180,7 @@ def weights(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     count = int(np.prod(shape, dtype=np.int64))
     flat = np.concatenate([*values(seed, count), np.empty(0, np.float32)])
     array = np.asarray((flat.reshape(shape) * np.float32(0.25)).astype(np.float32))
-    if name.endswith("running_var"):
+    if name.endswith(("running_var", "cluster_usage")):
         array = np.abs(array)
     if name.endswith(("_max", "_min")):  # Bounds, which should leave something.
         array = np.asarray((np.abs(array) + 4) * (1 if name.endswith("_max") else -1))

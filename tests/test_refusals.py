@@ -24,15 +24,6 @@ from tests.weights import write_file
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 
-def test_what_llama_cpp_alone_converts(tmp_path: Path) -> None:
-    model = write_clip(tmp_path / "m")
-    classes = ["Qwen3TTSForConditionalGeneration", 7]
-    write_json(model / "config.json", {"model_type": "x", "architectures": classes})
-    assert "is of model_type 'x', which is not supported; llama.cpp's converter writes an mmproj of it" in refused(
-        model
-    )
-
-
 @pytest.mark.parametrize(
     ("model_type", "why"),
     [

@@ -83,6 +83,10 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "qwen2_vl": (("qwen2_vl", "sarashina2_vision"), ("qwen2vl_merger",)),
     "qwen3_asr": (("qwen3_asr",), ("qwen3a",)),
     "qwen3_omni_moe": (("qwen3_omni_moe",), ("qwen3vl_merger+qwen3a",)),
+    "qwen3_tts": (
+        ("qwen3_tts", "Qwen3TTSForConditionalGeneration"),
+        ("qwen3tts_spkenc+qwen3tts_gen", "qwen3tts_spkenc"),
+    ),
     "qwen3_vl": (("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), ("qwen3vl_merger",)),
     "step3p7": (("step3p7", "StepVLForConditionalGeneration", "Step3p7ForConditionalGeneration"), ("step3vl",)),
     "ultravox": (("ultravox", "UltravoxModel"), ("ultravox",)),
@@ -91,9 +95,6 @@ MODULES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 MODEL_TYPES = {model_type: module for module, (model_types, _) in MODULES.items() for model_type in model_types}
 PROJECTORS = {projector: module for module, (_, projectors) in MODULES.items() for projector in projectors}
-# The classes of which llama.cpp's converter makes an mmproj and nobody here does: its MmprojModel classes of release
-# 0.3.36 of llama-cpp-python that generate sound.
-_LLAMA_CPP_ALONE = frozenset({"Qwen3TTSForConditionalGeneration"})
 # What looks like a family that is supported, by model_type, and why no reader computes it.
 _NOT_COMPUTED: Mapping[str, str] = {
     "glmasr": "transformers' layout of GLM-ASR has rotary positions, readers add a table of positions, which it lacks; "
@@ -225,10 +226,10 @@ def _met_by(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _why_not_supported(config: Mapping[str, Any]) -> str:
-    """Return what is said of a config.json of no family: what it is, what is like it, and who else converts it."""
+    """Return what is said of a config.json of no family: what it is, and what is like it."""
     import difflib  # Only an error needs it.
 
-    model_type, architectures = config.get("model_type"), config.get("architectures")
+    model_type = config.get("model_type")
     if model_type is None:
         return "has no model_type; `clipgguf families` lists what is supported"
     if isinstance(model_type, str) and model_type in _NOT_COMPUTED:
@@ -237,9 +238,7 @@ def _why_not_supported(config: Mapping[str, Any]) -> str:
     known = [name for name in MODEL_TYPES if "+" not in name]
     if isinstance(model_type, str) and (nearest := difflib.get_close_matches(model_type, known, 3, 0.6)):
         what += f"; {', '.join(map(repr, nearest))} {'are' if len(nearest) > 1 else 'is'}"
-    names = set(map(str, architectures)) if isinstance(architectures, list) else set()
-    theirs = "writes an mmproj of it" if names & _LLAMA_CPP_ALONE else "does not know it either"
-    return f"{what}; llama.cpp's converter {theirs}; `clipgguf families` lists what is supported"
+    return f"{what}; llama.cpp's converter does not know it either; `clipgguf families` lists what is supported"
 
 
 def _is_mistrals_own(model: Folder | File, directory: Folder) -> bool:

@@ -34,6 +34,7 @@ _TAKEN: Mapping[str, tuple[str, ...]] = {
     "vision.window": ("exaone4_5",),
     "gelu": ("hunyuan_vl", "minimax_m3"),
     "audio.gen_variant": (),
+    "audio.gen_kv_heads": ("qwen3_tts",),
 }
 # What it does not look for.
 _IGNORED = frozenset({"has_text", "has_minicpmv", "rope_base"})

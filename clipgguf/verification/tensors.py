@@ -72,7 +72,8 @@ def _ahead(
         started[tensor.name] = start + count
         # The stream uses its buffer again.
         data = chunk.data if isinstance(chunk.data, SourceRange) else np.frombuffer(bytes(chunk.data), np.uint8)
-        within = tensor.source.within if isinstance(tensor.source, Computed) else 0.0
+        made = tensor.source if isinstance(tensor.source, Computed) else None
+        within = (made.within, made.relative) if made else (0.0, 0.0)
         compared = workers.submit(_compare, data, tensor.source.dtype, count, file, target, start, within)
         under_way.append((chunk.nbytes, tensor.name, compared))
         if len(under_way) == most:
@@ -81,11 +82,17 @@ def _ahead(
 
 
 def _compare(
-    data: SourceRange | Bytes, source_dtype: str, count: int, file: Source, stored: View, first: int, within: float
+    data: SourceRange | Bytes,
+    source_dtype: str,
+    count: int,
+    file: Source,
+    stored: View,
+    first: int,
+    within: tuple[float, float],
 ) -> Comparison:
     """Compare ``count`` values of a source with those of a file's tensor from ``first`` on, a piece at a time.
 
-    ``within`` is the error that values may have which others compute otherwise.
+    ``within`` is the error that values may have which others compute otherwise, and how much more of their own size.
     """
     ggml_type = GGMLQuantizationType[stored.dtype]
     block, block_nbytes = GGML_QUANT_SIZES[ggml_type]

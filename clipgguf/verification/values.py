@@ -166,13 +166,17 @@ COMPARABLE = frozenset(_TYPES)
 
 
 def compare_values(
-    source: Bytes, source_dtype: str, data: Bytes, ggml_type: GGMLQuantizationType, within: float = 0.0
+    source: Bytes,
+    source_dtype: str,
+    data: Bytes,
+    ggml_type: GGMLQuantizationType,
+    within: tuple[float, float] = (0.0, 0.0),
 ) -> Comparison:
     """Compare values of a safetensors dtype with the bytes of a GGML type in COMPARABLE, whole blocks of it.
 
-    A copy must have the source's very bits, or differ by ``within`` where others compute the values otherwise. What was
-    rounded must have the bits that rounding gives; but where that is no number, any that is none will do: which one
-    depends on the processor.
+    A copy must have the source's very bits, or differ by ``within`` where others compute the values otherwise: by the
+    first, and by the second times its own size. What was rounded must have the bits that rounding gives; but where that
+    is no number, any that is none will do: which one depends on the processor.
     """
     is_copy = source_dtype == ggml_type.name
     if is_copy and np.array_equal(source.view("<u2"), data.view("<u2")):
@@ -186,8 +190,8 @@ def compare_values(
         if is_copy:
             assert isinstance(kind, _Float)
             wrong = np.flatnonzero((source.reshape(stored.units.shape) != stored.units).any(axis=1))
-            if within:
-                wrong = wrong[~(error[wrong] <= within)]
+            if any(within):
+                wrong = wrong[~(error[wrong] <= within[0] + within[1] * np.abs(single[wrong]))]
             allowed: Floats = kind.powers(single)
         else:
             wrong, allowed = kind.check(single, stored, error)

@@ -1,11 +1,14 @@
 """The promise of constant memory, over a line: the command line's peak, measured by the operating system."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.hub_process import hub_process
 from tests.hub_server import Fault, HubServer
+from tests.line import Line
 from tests.object_server import ObjectServer
 from tests.processes import MIB, peak_rss
 from tests.test_interruption import sparse_model
@@ -22,6 +25,16 @@ def test_peak_memory_over_a_line(tmp_path: Path) -> None:
         assert peak_rss(*words) <= 68 * MIB
         assert hub.sent("*.safetensors") > 600e6
         assert hub.faults[0].times == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("huggingface_hub") is None, reason="the extra hub is not installed")
+def test_peak_memory_from_the_hub_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sparse_model(tmp_path / "root" / "o" / "vit")
+    with hub_process(tmp_path / "root", Line(latency=0.01), tmp_path / "home", tls=True) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        assert peak_rss("-m", "clipgguf", "hf://o/vit", "-o", tmp_path / "out") <= 80 * MIB
 
 
 @pytest.mark.slow

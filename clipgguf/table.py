@@ -102,7 +102,7 @@ class Rule:
 
     Several spellings of the checkpoint's name are separated by ``|``. Several names in the file cut the leading axis of
     the shape's right side; a tensor without any is known, and not written. ``then`` makes the file's values from the
-    checkpoint's; those of the tensors ``beside``, which are of the same shape or of one of their own, it is given as
+    checkpoint's; those of the tensors ``beside``, which are of the same shape or of ``beside_shape``, it is given as
     well, as they are stored.
     ``becomes`` is the shape in the file where that is another one, or that a file is held to where it tells less.
     ``otherwise`` is the rule where no tensor has this one's name. Of an ``optional`` tensor that stands in every block,

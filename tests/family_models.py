@@ -62,7 +62,11 @@ class FamilyModel:
             prefix = section.prefix
             start = prefix.default + self._spelled(prefix.tail) if isinstance(prefix, Prefix) else self._spelled(prefix)
             for number, _ in enumerate(numbers(section, family, values)):
-                beside = [replace(rule, theirs=name) for rule in section.rules for name in rule.beside]
+                beside = [
+                    replace(rule, theirs=name, shape=rule.beside_shape or rule.shape)
+                    for rule in section.rules
+                    for name in rule.beside
+                ]
                 for rule in (*section.rules, *beside):
                     if rule.optional and not any(word in rule.theirs for word in self.optional):
                         continue

@@ -21,15 +21,15 @@ TALKER = Prefix("code_predictor.model.norm.weight", "talker.")
 PREDICTOR = "talker_config.code_predictor_config"
 
 
-def voice(inputs: Inputs) -> str:
-    """Return what the encoder is called; ConfigError where a model has voices of its own instead of one."""
+def hears_a_voice(inputs: Inputs) -> bool:
+    """Return true; ConfigError for a model that has voices of its own instead of an encoder."""
     where, found = inputs.find("speaker_encoder_config")
     if found is None:
         raise ConfigError(
             f"{where} is missing, should be an object: llama.cpp runs models that speak with any voice, of "
             "tts_model_type 'base'"
         )
-    return "qwen3tts_spkenc"
+    return True
 
 
 def acoustic(values: Mapping[str, Any]) -> int:
@@ -64,7 +64,7 @@ FAMILY = Family(
     projector="qwen3tts_spkenc",
     base=MTMD,
     values=(
-        Value("voice", voice),
+        Value("audio.hears_a_voice", hears_a_voice),
         Value("audio.projection", "talker_config.hidden_size", 1024),
         Value("audio.mel_bins", default=128),
         # The encoder has no attention; llama.cpp wants the keys.

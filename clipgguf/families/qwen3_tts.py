@@ -1,8 +1,9 @@
 """Qwen3-TTS, which speaks: an encoder of a voice, what predicts a frame's codes, and what decodes these.
 
 The encoder is ECAPA-TDNN's, for the voice to speak with; llama.cpp loads it as it does other models' ears, and beside
-it what speaks (``clip.gen.audio``). Names: Qwen's Qwen3TTSForConditionalGeneration; llama.cpp's
-``conversion/qwen3tts.py`` and ``tools/mtmd/models/qwen3tts-{spkenc,gen}.cpp``.
+it what speaks (``clip.gen.audio``). The table is longer than others for these two models in one. Names: Qwen's
+Qwen3TTSForConditionalGeneration; llama.cpp's ``conversion/qwen3tts.py`` and
+``tools/mtmd/models/qwen3tts-{spkenc,gen}.cpp``.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,9 @@
 """Qwen3-TTS's decoder of codes as tables: sound from 16 codes a frame, which lies in a folder of its own.
 
 Codes are looked up and added, a transformer with a window follows, two convolutions that double the rate, and a decoder
-as DAC's, four times. Names: Qwen's Qwen3TTSTokenizerV2Decoder; llama.cpp's ``conversion/qwen3tts.py`` and
-``tools/mtmd/models/qwen3tts-gen.cpp``, which has the numbers of its blocks and the settings below built in.
+as DAC's, four times: it is longer than other tables for these, and for what no other family computes. Names: Qwen's
+Qwen3TTSTokenizerV2Decoder; llama.cpp's ``conversion/qwen3tts.py`` and ``tools/mtmd/models/qwen3tts-gen.cpp``, which
+has the numbers of its blocks and the settings below built in.
 """
 
 from collections.abc import Mapping

@@ -22,9 +22,10 @@ def hub_process(root: Path, line: Line, home: Path, *, tls: bool = False) -> Ite
 
     ``home`` is for what it keeps, and ``PLAIN_WEB`` the address of the same files on a plain web server.
     """
-    words = [sys.executable, "-m", "tests.hub_process", str(root), "--tls" if tls else "--no-tls"]
+    words = [sys.executable, "-m", "tests.hub_process", str(root.absolute()), "--tls" if tls else "--no-tls"]
     words += ["--latency", str(line.latency), "--bandwidth", str(line.bandwidth)]
-    with subprocess.Popen(words, env=uncovered(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    project, pipe = Path(__file__).parent.parent, subprocess.PIPE
+    with subprocess.Popen(words, cwd=project, env=uncovered(), stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
         try:
             told = json.loads(process.stdout.readline())

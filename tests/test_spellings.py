@@ -85,7 +85,6 @@ def test_other_spellings_of_the_names(
         ("ling3_vl", "vision_config", "spatial_merge_size", 4),
         ("lighton_ocr", None, "vision_feature_layer", -2),
         ("mistral", "vision_encoder", "rope_theta", 500.0),
-        ("muse_glimmer", "vision_config", "layer_types", ["full_attention"] * 3),
         ("muse_glimmer", "vision_config", "pos_emb_width", 8),
         ("muse_glimmer", None, "projector_hidden_act", "silu"),
         ("pixtral", "vision_config", "rope_parameters", {"rope_theta": 500.0}),

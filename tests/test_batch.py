@@ -96,6 +96,7 @@ def test_what_is_done_is_verified(models: Path, run: Run, work: Path) -> None:
     assert run("batch", listed).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_shard_is_a_part(models: Path, run: Run, work: Path) -> None:
     lines = [f"{(models / 'a').as_posix()} -o {number}.gguf" for number in range(5)]
     listed = write_list(work / "list.txt", *lines)
@@ -218,6 +219,7 @@ def test_another_commit_is_done_again(tmp_path: Path, run: Run, work: Path, monk
     assert len(records(work / "list.txt.jsonl")) == 2
 
 
+@pytest.mark.slow
 def test_what_gives_access_is_neither_shown_nor_recorded(models: Path, run: Run, work: Path) -> None:
     with HubServer(models) as hub:
         address = hub.plain.replace("://", "://user:secret@")

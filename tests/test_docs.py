@@ -23,6 +23,7 @@ from tests.family_fixtures import fixtures
 from tests.gguf_bytes import rewritten
 from tests.llava_checkpoints import Llava, write_hf, write_original, write_projector
 from tests.make_commands import COMMANDS, reference, row
+from tests.marks import slow_but_for
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -142,7 +143,9 @@ def commands(page: Path) -> Iterator[list[str]]:
             yield shlex.split(match[1], comments=True)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if list(commands(page))], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", slow_but_for([page for page in PAGES if list(commands(page))], README), ids=lambda page: page.name
+)
 def test_commands_run(page: Path, place: Path) -> None:
     for arguments in commands(page):
         run_line(arguments)

@@ -60,6 +60,7 @@ def test_ctrl_c_ends_at_once(kind: str, hub: HubServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+@pytest.mark.slow
 def test_progress_shows_what_comes_over_the_line(hub: HubServer, tmp_path: Path) -> None:
     import pty
 

@@ -88,6 +88,7 @@ def test_random_faults_of_a_web_server(seed: int, hub: HubServer, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", slow_but_for(("stored", "deflated"), "stored"))
+@pytest.mark.slow
 def test_archives_of_torch(kind: str, hub: HubServer, tmp_path: Path) -> None:
     archive = deflated(model := write_model(hub.root / "o" / "m", DEEP))
     if kind == "stored":

@@ -136,6 +136,7 @@ def test_a_file_that_changes_in_between(hub: HubServer) -> None:
         file.read(0, memoryview(bytearray(9)))
 
 
+@pytest.mark.slow
 def test_the_whole_wait_is_told(
     hub: HubServer, expected: bytes, converted: Convert, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -62,6 +62,7 @@ def test_a_bare_name_is_the_hubs_where_it_is_no_path(hub: HubServer, work: Path,
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_revisions(hub: HubServer, run: Run) -> None:
     commit = hub.commit("o/tiny-clip")
     for words in (

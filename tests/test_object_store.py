@@ -156,6 +156,7 @@ def test_a_certificate_that_nobody_trusts(store: ObjectServer, run: Run, monkeyp
     assert result.stderr == f"clipgguf: error: {MODEL}/: cannot be read: the store's certificate is not trusted\n"
 
 
+@pytest.mark.slow
 def test_dry_run_verify_and_inspect(store: ObjectServer, tmp_path: Path, run: Run) -> None:
     model = store.root / "b" / "models" / "m"
     path = convert(model, tmp_path / "a.gguf").path

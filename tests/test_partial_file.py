@@ -92,6 +92,7 @@ def test_a_broken_line(hub: HubServer, out: Path, expected: bytes, caplog: pytes
     assert any("x.gguf: goes on after " in line for line in caplog.messages)
 
 
+@pytest.mark.slow
 def test_it_breaks_again_and_again(hub: HubServer, out: Path, expected: bytes, broken: Break) -> None:
     whole = convert(f"{hub.plain}/o/m", out.with_name("y.gguf")).bytes_read
     out.with_name("y.gguf").unlink()
@@ -111,6 +112,7 @@ def killed(hub: HubServer, out: Path, places: list[str]) -> list[dict[str, Any]]
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_kills_at_many_places(hub: HubServer, out: Path, expected: bytes) -> None:
     ended = killed(hub, out, PLACES)
     assert [e["code"] for e in ended[:3]] == [-9] * 3
@@ -180,6 +182,7 @@ def test_what_is_not_trusted(what: str, hub: HubServer, out: Path, expected: byt
     assert out.read_bytes() == expected
 
 
+@pytest.mark.slow
 def test_another_request_or_checkpoint(hub: HubServer, out: Path, expected: bytes, broken: Break) -> None:
     broken()
     whole = again(hub, out, Options(outtype="f32"))
@@ -269,6 +272,7 @@ def test_others_leave_it_for_a_week(hub: HubServer, out: Path, broken: Break, tm
     assert files(out) == [".gguf"]
 
 
+@pytest.mark.slow
 def test_another_conversion_into_the_file_removes_it(hub: HubServer, out: Path, expected: bytes, broken: Break) -> None:
     left = broken()
     for path in (left, record_of(left)):  # As two processes at once may leave two.
@@ -280,6 +284,7 @@ def test_another_conversion_into_the_file_removes_it(hub: HubServer, out: Path, 
     assert files(out) == [".gguf"]
 
 
+@pytest.mark.slow
 def test_what_another_process_writes_is_left_alone(hub: HubServer, out: Path, expected: bytes, broken: Break) -> None:
     left = broken()
     with left.open("rb") as file:

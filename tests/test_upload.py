@@ -66,6 +66,7 @@ def test_names(store: ObjectServer, model: Path, run: Run) -> None:
     assert json.loads(result.stdout)["path"] == "s3://b/x.gguf"
 
 
+@pytest.mark.slow
 def test_from_a_store_into_it(store: ObjectServer, tmp_path: Path) -> None:
     expected = convert(store.root / "b" / "models" / "m", tmp_path / "a.gguf").path.read_bytes()
     for _ in range(2):  # The second one replaces the first.
@@ -132,6 +133,7 @@ def test_a_checkpoint_that_breaks_off(store: ObjectServer, large: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT to send to one process")
+@pytest.mark.slow
 def test_ctrl_c_aborts(store: ObjectServer, tmp_path: Path) -> None:
     model = sparse_model(tmp_path / "m")
     store.faults.append(Fault("wait", "*", server="store", method="PUT", seconds=2, times=99))

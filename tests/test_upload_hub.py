@@ -32,6 +32,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _no_hub: None) -> Itera
         yield cast(UploadHub, server)
 
 
+@pytest.mark.slow
 def test_an_upload_is_the_local_file(hub: UploadHub, model: Path, tmp_path: Path, run: Run) -> None:
     expected = convert(model, tmp_path / "a.gguf").path.read_bytes()
     result = run(model, "-o", "hf://o/tiny-clip")

@@ -1,6 +1,5 @@
 """What a conversion will write, before a byte of it exists; it knows names, views and values, and no towers."""
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -106,6 +105,8 @@ class Plan:
 
         That are the metadata, all tensors, and where each comes from. None where a source has no version.
         """
+        import hashlib  # It brings OpenSSL, which takes 3 MiB, and only what is far away has use for it.
+
         digest = hashlib.sha256(head)
         for tensor in self.tensors:
             for part in tensor.source.parts:
@@ -153,7 +154,7 @@ def make_plan(model: Model, outtype: Outtype) -> Plan:
 def _values_key(model: Model) -> str:
     """Return what stands for a model's values. The tokens are left out, which the metadata have."""
     values = {name: value for name, value in model.values.items() if not isinstance(value, Vocabulary)}
-    return hashlib.sha256(repr((model.family.title, sorted(values.items()))).encode()).hexdigest()
+    return repr((model.family.title, sorted(values.items())))
 
 
 def _metadata(model: Model, outtype: Outtype, general: Sequence[MetadataItem]) -> tuple[MetadataItem, ...]:

@@ -13,7 +13,7 @@ from clipgguf.writer import write_plan
 from tests import torch_bytes
 from tests.checkpoints import Clip, Text, Vision
 from tests.clip_checkpoints import write_clip, write_tower
-from tests.family_fixtures import Fixture, fixtures
+from tests.family_fixtures import Fixture, by_folder, fixtures
 from tests.fuzz.mutate import Chance, Mutate, mutate_gguf, mutate_json, mutate_safetensors, mutate_tensors, mutate_torch
 from tests.gguf_bytes import rewritten
 from tests.json_files import write_json
@@ -82,14 +82,16 @@ def _family(fixture: Fixture) -> Target:
     weights = "model.safetensors" if fixture.config_name == "config.json" else "consolidated.safetensors"
 
     def build(directory: Path) -> None:
-        (directory / "model").mkdir()
+        for folder, shapes in folders.items():
+            (directory / "model" / folder).mkdir(exist_ok=True)
+            write_sparse_safetensors(directory / "model" / folder / weights, shapes)
         for name, value in fixture.files.items():
             write_json(directory / "model" / name, value)
-        write_sparse_safetensors(directory / "model" / weights, fixture.shapes)
 
+    folders = by_folder(fixture.shapes)
     return Target(
         f"{FAMILY}{fixture.name}",
-        tuple(f"model/{name}" for name in (*fixture.files, weights)),
+        tuple(f"model/{name}" for name in (*fixture.files, *(folder + weights for folder in folders))),
         build,
         _convert_and_verify,
     )

@@ -26,6 +26,8 @@ from tests.test_interruption import sparse_model
 # when there is something of the file, with the signal whose number is in the name.
 FATAL = """
 import os, sys, threading, time
+
+pytestmark = pytest.mark.slow
 def end_worker(number):
     while not os.listdir("out"):
         time.sleep(0.001)

@@ -24,6 +24,8 @@ from tests.store_models import stored
 from tests.test_interruption import sparse_model
 from tests.test_sources import DEEP
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:

@@ -20,7 +20,7 @@ from huggingface_hub import constants  # isort: skip
 
 TOKEN = "hf_secret"
 # What huggingface_hub 2.4 calls in httpx2 for an upload without Xet.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning"), pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)

@@ -34,9 +34,6 @@ class Correction:
     within: tuple[tuple[str, float], ...] = ()
 
 
-# What the reference's files have of audio.
-AUDIO = (r"clip\.audio\.", r"clip\.has_audio_encoder", r"a\.", r"mm\.a\.")
-
 _ROW_END = Correction(
     why="It drops whatever is called language_model.*, and with it the row of the embeddings that tools/mtmd asks for.",
     checkpoint=((r"^(model\.)?language_model\.(model\.)?embed_tokens\.", "model.embed_tokens."),),

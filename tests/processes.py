@@ -12,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,6 +94,31 @@ def uncovered() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
 
 
+def read_terminal(controller: int) -> str:
+    """Return what is shown on a terminal until nobody holds its other end; close it."""
+    shown = b""
+    with contextlib.suppress(OSError):  # What a terminal raises on Linux when nobody holds its other end any more.
+        while data := os.read(controller, 65_536):
+            shown += data
+    os.close(controller)
+    return shown.decode()
+
+
+def without_colours(shown: str) -> str:
+    """Return what a terminal shows without colours and the like."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+
+
+def interrupted(process: "subprocess.Popen[str]", number: int = signal.SIGINT, within: float = 10) -> None:
+    """Send a signal to a process; it must end by it within so many seconds, without a traceback."""
+    process.send_signal(number)
+    started = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - started < within
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors
+
+
 def on_a_terminal(columns: int, *args: object) -> str:
     """Return what ``clipgguf`` prints on standard output where that is a terminal, without colours and the like."""
     import fcntl
@@ -106,13 +132,9 @@ def on_a_terminal(columns: int, *args: object) -> str:
         command(*args), stdin=terminal, stdout=terminal, stderr=subprocess.DEVNULL, env={**environment, "TERM": "xterm"}
     )
     os.close(terminal)
-    shown = b""
-    with contextlib.suppress(OSError):  # What a terminal raises on Linux when nobody holds its other end any more.
-        while data := os.read(controller, 65_536):
-            shown += data
-    os.close(controller)
+    shown = read_terminal(controller)
     process.wait(timeout=60)
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r\n", "\n")
+    return without_colours(shown).replace("\r\n", "\n")
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The command line as its user meets it: its two streams, its exit code and, where it matters, a real process."""
 
-import contextlib
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from tests.checkpoints import write_model
 from tests.conftest import Run
 from tests.gguf_reading import value
 from tests.json_files import edit_json
-from tests.processes import HANGS_AFTER, command, run_process, uncovered
+from tests.processes import HANGS_AFTER, command, read_terminal, run_process, uncovered
 
 
 def test_the_form_that_everyone_types(model: Path, tmp_path: Path, run_alone: Run) -> None:
@@ -221,14 +220,10 @@ def test_progress_bar_on_a_terminal(model: Path, tmp_path: Path) -> None:
     words = command(model, "-o", tmp_path / "out")
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=terminal, env=environment)
     os.close(terminal)
-    shown = b""
-    with contextlib.suppress(OSError):  # What a terminal raises on Linux when nobody holds its other end any more.
-        while data := os.read(controller, 65_536):
-            shown += data
-    os.close(controller)
+    shown = read_terminal(controller)
     stdout, _ = process.communicate(timeout=HANGS_AFTER)
     assert stdout.decode() == f"{tmp_path / 'out' / 'model-f16.gguf'}\n"
-    assert "221.9/221.9 kB" in shown.decode()
+    assert "221.9/221.9 kB" in shown
 
 
 def test_the_public_names_are_all_there_before_they_are_imported() -> None:

@@ -1,9 +1,7 @@
 """The command line while it reads over a line: Ctrl-C, the progress, and what it waits for."""
 
-import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +16,7 @@ from tests.conftest import Run
 from tests.hub_server import Fault, HubServer
 from tests.line import CERTIFICATE
 from tests.marks import slow_but_for
-from tests.processes import command, uncovered
+from tests.processes import command, interrupted, read_terminal, uncovered, without_colours
 from tests.test_sources import DEEP
 
 WAIT = Fault("status", status=429, headers={"Retry-After": "1"}, skip=3)
@@ -50,12 +48,7 @@ def test_ctrl_c_ends_at_once(kind: str, hub: HubServer, tmp_path: Path) -> None:
         assert process.poll() is None, "ended before it could be interrupted"
         time.sleep(0.01)
     time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    started = time.monotonic()
-    _, errors = process.communicate(timeout=60)
-    assert time.monotonic() - started < 10
-    assert process.returncode == 130
-    assert "Traceback" not in errors
+    interrupted(process)
     assert not (tmp_path / "out").exists()
 
 
@@ -70,15 +63,9 @@ def test_progress_shows_what_comes_over_the_line(hub: HubServer, tmp_path: Path)
     environment = {**uncovered(), "TERM": "xterm", "COLUMNS": "160"}
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=terminal, env=environment)
     os.close(terminal)
-    shown = b""
-    with contextlib.suppress(OSError):  # What a terminal raises on Linux when nobody holds its other end any more.
-        while data := os.read(controller, 65_536):
-            shown += data
-    os.close(controller)
+    shown = read_terminal(controller)
     assert process.wait(timeout=60) == 0
-    assert re.search(
-        r"[0-9.]+ [kM]B over the line, [0-9.]+ [kM]?B/s", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    )
+    assert re.search(r"[0-9.]+ [kM]B over the line, [0-9.]+ [kM]?B/s", without_colours(shown))
 
 
 def test_a_proxy_is_the_environments(hub: HubServer, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,12 @@ def fused_qkv(theirs: str = "attn.qkv", *, bias: Bias = True) -> tuple[Rule, ...
     return (weight, added) if bias else (weight,)
 
 
+def separate_qkv(theirs: str, *, bias: Bias = True) -> tuple[Rule, ...]:
+    """Linear layers of queries, keys and values; ``{}`` in the module's name is the letter."""
+    layers = (linear(theirs.replace("{}", x), f"attn_{x}", "width", "width'", bias=bias) for x in "qkv")
+    return tuple(rule for rules in layers for rule in rules)
+
+
 def with_tail(theirs: str, tail: str) -> str:
     """Return every spelling of a module's name with a parameter's name after it."""
     return "|".join(f"{name}.{tail}" for name in theirs.split("|"))

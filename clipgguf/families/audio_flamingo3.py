@@ -5,12 +5,9 @@ kernels in f32, since they were trained in bf16.
 """
 
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled
-from clipgguf.families.whisper import TYPES_IN_F32, sections, values
+from clipgguf.families.whisper import TYPES_IN_F32, projector, sections, values
 from clipgguf.family import Family
 from clipgguf.layers import linear
-from clipgguf.table import Prefix, Section
-
-PROJECTOR = Prefix("linear_1.weight", "multi_modal_projector.")
 
 FAMILY = Family(
     title="Audio Flamingo 3",
@@ -24,14 +21,9 @@ FAMILY = Family(
     ),
     sections=(
         *sections(),
-        Section(
-            PROJECTOR,
-            "mm.a.",
-            (
-                *linear("linear_1", "mlp.1", "hidden", "width"),
-                *linear("linear_2", "mlp.2", "projection", "hidden"),
-            ),
-            part="audio",
+        projector(
+            *linear("linear_1", "mlp.1", "hidden", "width"),
+            *linear("linear_2", "mlp.2", "projection", "hidden"),
         ),
     ),
     left_out=LANGUAGE_MODEL,

@@ -6,7 +6,7 @@ names, and no table of positions.
 """
 
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled
-from clipgguf.families.whisper import POSITIONS, TYPES, blocks, convolution, stacked, whisper_values
+from clipgguf.families.whisper import TYPES, blocks, embeddings, stacked, whisper_values
 from clipgguf.family import Family
 from clipgguf.layers import linear, norm
 from clipgguf.table import Prefix, Rule, Section, Value
@@ -26,12 +26,7 @@ FAMILY = Family(
         settled("mlp_adapter_act", "gelu"),
     ),
     sections=(
-        Section(
-            TOWER,
-            "a.",
-            (*convolution("conv1", "conv1d.1", "mel_bins"), *convolution("conv2", "conv1d.2", "width'"), POSITIONS),
-            part="audio",
-        ),
+        embeddings(TOWER),
         blocks(TOWER),
         Section(
             ADAPTER,

@@ -14,7 +14,7 @@ from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, activation, settled, s
 from clipgguf.families.tower_tables import TOWER
 from clipgguf.family import Family
 from clipgguf.inputs import Inputs
-from clipgguf.layers import fused_qkv, linear, norm
+from clipgguf.layers import fused_qkv, linear, norm, separate_qkv
 from clipgguf.table import SIDE, Prefix, Rule, Section, Value
 
 IMAGENET_STATISTICS = ImageStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), is_default=True)
@@ -70,7 +70,6 @@ def sections(*, own: bool) -> tuple[Section, ...]:
     projector = "mlp1." if own else Prefix("linear_1.weight", "multi_modal_projector.")
     norms = name("norm1", "layernorm_before"), name("norm2", "layernorm_after")
     attention = name("attn", "attention")
-    separate = (linear(f"attention.{x}_proj", f"attn_{x}", "width", "width'", bias="optional") for x in "qkv")
     embeddings = (
         Rule(name("embeddings.class_embedding", "embeddings.cls_token"), "class_embd", "1 1' width"),
         *linear(tower.landmark.removesuffix(".weight"), "patch_embd", "width", "channels patch patch'"),
@@ -81,7 +80,7 @@ def sections(*, own: bool) -> tuple[Section, ...]:
         ),
     )
     block = (
-        *(fused_qkv(bias="optional") if own else (rule for rules in separate for rule in rules)),
+        *(fused_qkv(bias="optional") if own else separate_qkv("attention.{}_proj", bias="optional")),
         *linear(name("attn.proj", "attention.projection_layer"), "attn_out", "width", "width'"),
         *linear("mlp.fc1", "ffn_up", "ffn", "width"),
         *linear("mlp.fc2", "ffn_down", "width", "ffn"),

@@ -10,12 +10,12 @@ from clipgguf.batch_norm import folded
 from clipgguf.families.bases import MTMD, settled
 from clipgguf.families.conformer_tables import TYPES, block, subsampling
 from clipgguf.family import Family
-from clipgguf.layers import linear, norm
+from clipgguf.layers import linear, norm, separate_qkv
 from clipgguf.table import Prefix, Rule, Section, Value
 
 TOWER = Prefix("pre_encode.out.weight", "conformer.")
 ATTENTION = (
-    *(rule for name in "qkv" for rule in linear(f"self_attn.linear_{name}", f"attn_{name}", "width", "width'")),
+    *separate_qkv("self_attn.linear_{}"),
     *linear("self_attn.linear_out", "attn_out", "width", "width'"),
     # The relative positions, which the reader computes, are of the same width.
     *linear("self_attn.linear_pos", "linear_pos", "width", "width'", bias=False),

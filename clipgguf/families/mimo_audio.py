@@ -12,7 +12,7 @@ from typing import Any
 
 from clipgguf.families import whisper
 from clipgguf.families.bases import settled
-from clipgguf.layers import linear, norm
+from clipgguf.layers import linear, norm, separate_qkv
 from clipgguf.table import F32, INTEGERS, Prefix, Rule, Section, Types, Value
 
 FOLDER = "audio_tokenizer"
@@ -124,7 +124,7 @@ SECTIONS = (
         "mm.a.local_blk.{}.",
         (
             *norm("input_layernorm", "ln1", bias=False),
-            *(rule for name in "qkv" for rule in linear(f"self_attn.{name}_proj", f"attn_{name}", "width", "width'")),
+            *separate_qkv("self_attn.{}_proj"),
             *linear("self_attn.o_proj", "attn_out", "width", "width'", bias=False),
             *norm("post_attention_layernorm", "ln2", bias=False),
             *linear("mlp.gate_proj", "ffn_gate", "local_ffn", "width", bias=False),

@@ -19,7 +19,6 @@ from clipgguf.transforms import reordered
 
 TOWER = Prefix("pre_layrnorm.weight", "vision_tower.vision_model.")
 PROJECTOR = Prefix("multi_modal_projector.linear_1.weight")
-TURNED = ("attn_q.weight", "attn_q.bias", "attn_k.weight", "attn_k.bias")
 
 
 def by_axis(values: Mapping[str, Any]) -> list[int]:

@@ -8,10 +8,8 @@ from clipgguf.families import qwen2_5_vl
 from clipgguf.families.bases import MTMD, inside
 from clipgguf.families.whisper import SINUSOIDS, TOWER, TYPES, sections, values
 from clipgguf.family import Family
-from clipgguf.layers import linear
+from clipgguf.layers import linear, separate_qkv
 from clipgguf.table import Section, Value
-
-QKV = tuple(rule for name in "qkv" for rule in linear(f"attn.{name}", f"attn_{name}", "width", "width'"))
 
 FAMILY = Family(
     title="Qwen2.5-Omni",
@@ -23,7 +21,7 @@ FAMILY = Family(
         *(inside("thinker_config", value) for value in (*qwen2_5_vl.VALUES, *values())),
     ),
     sections=(
-        *qwen2_5_vl.sections(QKV),
+        *qwen2_5_vl.sections(separate_qkv("attn.{}")),
         *sections(post_norm="ln_post", positions=SINUSOIDS),
         Section(TOWER, "mm.a.", linear("proj", "fc", "projection", "width"), part="audio"),
     ),

@@ -5,12 +5,10 @@ half of what ``linear_1`` gives gates the other.
 """
 
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD
-from clipgguf.families.whisper import TYPES, sections, stacked, values
+from clipgguf.families.whisper import TYPES, projector, sections, stacked, values
 from clipgguf.family import Family
 from clipgguf.layers import linear, norm
-from clipgguf.table import Prefix, Section, Value
-
-PROJECTOR = Prefix("linear_1.weight", "multi_modal_projector.")
+from clipgguf.table import Value
 
 FAMILY = Family(
     title="Ultravox",
@@ -22,16 +20,11 @@ FAMILY = Family(
     ),
     sections=(
         *sections(),
-        Section(
-            PROJECTOR,
-            "mm.a.",
-            (
-                *norm("ln_pre", "norm_pre", "stacked", bias=False),
-                *linear("linear_1", "mlp.1", "(2 gated)", "stacked", bias=False),
-                *norm("ln_mid", "norm_mid", "gated", bias=False),
-                *linear("linear_2", "mlp.2", "projection", "gated", bias=False),
-            ),
-            part="audio",
+        projector(
+            *norm("ln_pre", "norm_pre", "stacked", bias=False),
+            *linear("linear_1", "mlp.1", "(2 gated)", "stacked", bias=False),
+            *norm("ln_mid", "norm_mid", "gated", bias=False),
+            *linear("linear_2", "mlp.2", "projection", "gated", bias=False),
         ),
     ),
     left_out=LANGUAGE_MODEL,

@@ -8,12 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipgguf.families.bases import LANGUAGE_MODEL, MTMD, settled
-from clipgguf.families.whisper import TYPES, sections, stacked, values
+from clipgguf.families.whisper import TYPES, projector, sections, stacked, values
 from clipgguf.family import Family
 from clipgguf.layers import linear
-from clipgguf.table import Prefix, Section, Value
-
-PROJECTOR = Prefix("linear_1.weight", "multi_modal_projector.")
+from clipgguf.table import Value
 
 
 def frames_per_token(values: Mapping[str, Any]) -> int:
@@ -37,14 +35,9 @@ FAMILY = Family(
     ),
     sections=(
         *sections(),
-        Section(
-            PROJECTOR,
-            "mm.a.",
-            (
-                *linear("linear_1", "mlp.1", "hidden", "stacked", bias=False),
-                *linear("linear_2", "mlp.2", "projection", "hidden", bias=False),
-            ),
-            part="audio",
+        projector(
+            *linear("linear_1", "mlp.1", "hidden", "stacked", bias=False),
+            *linear("linear_2", "mlp.2", "projection", "hidden", bias=False),
         ),
     ),
     left_out=LANGUAGE_MODEL,

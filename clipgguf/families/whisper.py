@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TOWER = Prefix("conv1.weight", "audio_tower.")
+PROJECTOR = Prefix("linear_1.weight", "multi_modal_projector.")
 # llama.cpp's own converter takes f16 for kernels, whatever is asked for: ggml's convolution wants it.
 TYPES = (Types("a.conv1d.*.weight", F16),)
 TYPES_IN_F32 = (Types("a.conv1d.*.weight", F32),)
@@ -96,19 +97,21 @@ SINUSOIDS = Rule("", "position_embd.weight", "1500 width", made=sinusoids)
 def sections(tower: Prefix = TOWER, post_norm: str = "layer_norm", positions: Rule = POSITIONS) -> tuple[Section, ...]:
     """Return the encoder after a prefix; ``post_norm`` is the checkpoint's name of the last norm."""
     return (
-        Section(
-            tower,
-            "a.",
-            (
-                *convolution("conv1", "conv1d.1", "mel_bins"),
-                *convolution("conv2", "conv1d.2", "width'"),
-                positions,
-            ),
-            part="audio",
-        ),
+        embeddings(tower, positions),
         blocks(tower),
         Section(tower, "a.", norm(post_norm, "post_ln"), part="audio"),
     )
+
+
+def embeddings(tower: Prefix, positions: Rule = POSITIONS) -> Section:
+    """Return what comes before the encoder's blocks."""
+    rules = (*convolution("conv1", "conv1d.1", "mel_bins"), *convolution("conv2", "conv1d.2", "width'"), positions)
+    return Section(tower, "a.", rules, part="audio")
+
+
+def projector(*rules: Rule) -> Section:
+    """Return the projector of two layers that transformers calls so."""
+    return Section(PROJECTOR, "mm.a.", rules, part="audio")
 
 
 def blocks(tower: Prefix = TOWER, *, key_bias: bool = False) -> Section:

@@ -139,7 +139,7 @@ def _found(file: ClipFile) -> str:
 
 
 def _has(file: ClipFile, part: str) -> bool:
-    """Return whether a tower is there; GLM-ASR's tokens before and after a sound are called as if they were one's."""
+    """Return whether a tower is there, which of a file that does not tell of one of its family's it is not."""
     return file.has(part) and (file.family is None or part in file.family.parts)
 
 

@@ -89,7 +89,7 @@ class Workspace:
 class Job:
     """A chunk that is still to be encoded: ``nbytes`` of a source, from ``start`` on, or a block of a view.
 
-    ``kept`` are the sources that it needs, and ``position`` is its place in the file's tensor data.
+    ``kept`` are the sources that it needs, and ``position`` is its place in the target.
     """
 
     tensor: PlannedTensor

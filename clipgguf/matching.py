@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from clipgguf.blocks import begun, numbers, sizes_in, the_prefix
 from clipgguf.errors import CheckpointError
 from clipgguf.family import Family
-from clipgguf.shape import lengths, shape_of, shape_text, size_name, with_ones_of
+from clipgguf.shape import Pattern, lengths, parse, shape_of, shape_text, size_name, with_ones_of
 from clipgguf.sources import Folder
 from clipgguf.table import BEGUN, Prefix, Rule, Section
 from clipgguf.tensor import DTYPES, Joined, Tensor, View, padded
@@ -208,10 +208,10 @@ class Match:
             yield from self._rule(rule.otherwise, section, starts)
             return
         is_optional = rule.optional and not is_there
-        beside = replace(rule, shape=rule.beside_shape or rule.shape)
-        named = ((rule, rule.theirs), *((beside, name) for name in rule.beside))
-        wanted = [replace(one, theirs=name, optional=is_optional) for one, name in named]
-        found = [fit for one in wanted if (fit := self._tensor(one, section, starts)) is not None]
+        beside_shape = rule.beside_shape or rule.shape
+        wanted = ((rule.theirs, rule.shape), *((name, beside_shape) for name in rule.beside))
+        fits = (self._tensor(name, parse(shape), section, starts, is_optional) for name, shape in wanted)
+        found = [fit for fit in fits if fit is not None]
         if len(found) < len(wanted):
             return
         (tensor, parts), *others = found
@@ -227,17 +227,18 @@ class Match:
                 continue
             yield Output(ours, made, self._written(rule, section.part, made) or shape)
 
-    def _tensor(self, rule: Rule, section: Section, starts: list[str]) -> tuple[View, dict[str, int]] | None:
-        """Return a rule's tensor and the lengths of all parts of its axes; None where it is not there or does not fit.
+    def _tensor(
+        self, spellings: str, pattern: Pattern, section: Section, starts: list[str], is_optional: bool
+    ) -> tuple[View, dict[str, int]] | None:
+        """Return a tensor and the lengths of all parts of its axes; None where it is not there or does not fit.
 
         What is wrong is then among the problems, and what sizes it tells among the sizes.
         """
-        names = [start + theirs for start in starts for theirs in rule.theirs.split("|")]
+        names = [start + theirs for start in starts for theirs in spellings.split("|")]
         name = next((name for name in names if name in self.tensors), None)
-        pattern = rule.pattern
         known = self.family.sizes_of(pattern.stored, section.part, self.sizes)
         if name is None:
-            if not rule.optional:
+            if not is_optional:
                 # Of several spellings the one of which a weight or a bias is there.
                 layers = ((name, name.rpartition(".")[0]) for name in names)
                 beside = (name for name, layer in layers if self.tensors.keys() & {f"{layer}.weight", f"{layer}.bias"})
@@ -260,7 +261,7 @@ class Match:
             if ones is not None and (parts := lengths(pattern.stored, ones, known)) is not None:
                 tensor = tensor.with_ones(ones)
         if parts is None:
-            self.problems.append(self._misfit(rule, section.part, tensor, known))
+            self.problems.append(self._misfit(pattern, section.part, tensor, known))
             return None
         for part, length in parts.items():
             if (word := size_name(part)) is not None:
@@ -284,7 +285,7 @@ class Match:
         is_whole = len(told) == len(shape) and math.prod(told) * made.itemsize == made.nbytes
         return told if is_whole else made.shape
 
-    def _misfit(self, rule: Rule, part: str, tensor: View, known: Mapping[str, int]) -> str:
+    def _misfit(self, pattern: Pattern, part: str, tensor: View, known: Mapping[str, int]) -> str:
         where = f"{tensor.file}: tensor {tensor.name!r} has shape {shape_text(tensor.shape)}"
         if 0 in tensor.shape:
             return f"{where}, no axis should be of length 0"
@@ -292,6 +293,6 @@ class Match:
         origins = {word: self.origins[self.family.size(part, word)] for word in known}
         configured = {word: size for word, size in known.items() if origins[word] == self.config_name}
         asks = self.config_name
-        if lengths(rule.pattern.stored, tensor.shape, configured) is not None:
+        if lengths(pattern.stored, tensor.shape, configured) is not None:
             asks = next(origin for origin in origins.values() if origin != self.config_name)
-        return f"{where}, {asks} asks for {shape_text(shape_of(rule.pattern.stored, known))}"
+        return f"{where}, {asks} asks for {shape_text(shape_of(pattern.stored, known))}"

@@ -54,15 +54,15 @@ class ChunkStream:
         *,
         ranges: bool = False,
         target: Target | None = None,
-        alignment: int = ALIGNMENT,
+        starts: Sequence[int] | None = None,
     ) -> None:
         """Open the source files of the tensors. Raises CheckpointError when one is gone or has become shorter.
 
         With ``ranges``, what needs no encoding and is not small is handed out unread, as ranges of the sources. With a
-        target, the threads write there what they encode, at positions where every tensor begins at a multiple of the
-        alignment.
+        target, the threads write there what they encode; ``starts`` are where the tensors begin in it.
         """
-        self._tensors, self._target, self._alignment = tensors, target, alignment
+        self._tensors, self._target = tensors, target
+        self._starts = itertools.repeat(0) if starts is None else starts
         # More than there are chunks would find nothing to do; but every small model takes the same.
         chunks = 1 + sum(tensor.source.nbytes + tensor.nbytes for tensor in tensors) // BUFFER_NBYTES
         self._threads = min(threads, max(chunks, MOST_THREADS))
@@ -126,9 +126,7 @@ class ChunkStream:
 
     def _jobs(self) -> Iterator[Job | Chunk]:
         numbers = itertools.count()
-        position = 0
-        for tensor in self._tensors:
-            position = aligned(position, self._alignment)
+        for tensor, position in zip(self._tensors, self._starts, strict=False):
             for part in tensor.source.parts:
                 kept = [self._keeping.of(next(numbers)) for _ in part.stored]
                 taken = part if self._ahead is None else self._ahead.taken(part)

@@ -20,7 +20,7 @@ from clipgguf.workers import thread_count
 from clipgguf.write_back import writing_back
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer
+    pass
 
 Progress = Callable[[int, int], None]
 # Takes a chunk that was encoded: the number of its tensor, its position in the file, and itself.
@@ -46,10 +46,9 @@ def write_plan(
         with _partial(plan, path, temporary, layout) as partial, PlacedFile(temporary) as file:
             first = 0 if partial is None else partial.beginning.tensors
             overflows = {} if partial is None else dict(partial.beginning.overflows)
-            target = _TensorData(file, layout.starts[first])
-            rest = plan.tensors[first:]
+            rest, starts = plan.tensors[first:], layout.starts[first:]
             with (
-                ChunkStream(rest, thread_count(threads), target=target, alignment=layout.alignment) as stream,
+                ChunkStream(rest, thread_count(threads), target=file, starts=starts) as stream,
                 writing_back(file.fileno()) as written,
             ):
 
@@ -72,7 +71,6 @@ class Layout:
     """What is where in a file: the header, and where each tensor begins and ends; last, where another would begin."""
 
     header: Sequence[bytes]
-    alignment: int
     starts: Sequence[int]
     ends: Sequence[int]
 
@@ -85,23 +83,12 @@ class Layout:
         for tensor in plan.tensors:
             ends.append(starts[-1] + tensor.nbytes)
             starts.append(aligned(ends[-1], alignment))
-        return cls(head, alignment, starts, ends)
+        return cls(head, starts, ends)
 
     @property
     def size(self) -> int:
         """The bytes of the file."""
         return self.starts[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class _TensorData:
-    """The part of a file that begins at ``start``."""
-
-    file: PlacedFile
-    start: int
-
-    def write(self, position: int, parts: "Sequence[Buffer]") -> None:
-        self.file.write(self.start + position, parts)
 
 
 def _partial(plan: Plan, path: Path, temporary: Path, layout: Layout) -> AbstractContextManager[Partial | None]:
